@@ -1,0 +1,90 @@
+//! The operator's tool: everything around the agent that a person does. A file of its own, so that the agent stays small.
+
+mod boards;
+mod check;
+mod decode;
+mod watch;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Look after rigs: check their files, watch them, read their messages.
+#[derive(Parser)]
+#[command(
+    name = "rigd-ctl",
+    version,
+    propagate_version = true,
+    after_help = "Start here:\n  rigd-ctl boards                        which boards are known\n  rigd-ctl check                         is this rig's configuration right?\n  rigd-ctl watch --broker mqtt://broker  what are the rigs doing?"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Check the configuration and the board file, and show what they mean on this machine
+    Check(check::Arguments),
+    /// Watch rigs live over MQTT: a table on a terminal, plain lines elsewhere
+    Watch(watch::Arguments),
+    /// Decode a message of a rig into JSON
+    Decode(decode::Arguments),
+    /// List the built-in boards, or print one to start from
+    Boards(boards::Arguments),
+    /// Print completions for a shell
+    #[command(after_help = "Example:\n  rigd-ctl completions bash > /etc/bash_completion.d/rigd-ctl")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().verb {
+        Verb::Check(arguments) => check::run(&arguments),
+        Verb::Watch(arguments) => watch::run(arguments),
+        Verb::Decode(arguments) => decode::run(&arguments),
+        Verb::Boards(arguments) => boards::run(&arguments),
+        Verb::Completions { shell } => completions(shell),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With stderr gone too there is nobody left to tell.
+            let _ = writeln!(std::io::stderr(), "rigd-ctl: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `rigd-ctl watch | head` ends when head has seen enough.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Everything that is printed goes through here, so that a full disk is an error and not a panic.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("could not write to standard output")
+}
+
+fn completions(shell: Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "rigd-ctl", &mut script);
+    print(&String::from_utf8_lossy(&script))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

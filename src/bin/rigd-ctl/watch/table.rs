@@ -1,0 +1,287 @@
+//! The table, the lines: text from what is known, nothing else.
+
+use std::fmt::Write;
+use std::time::Instant;
+
+use rigd::reading::{Missing, Reading};
+use rigd::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
+use rigd::wire::{Birth, Message, Power, RigId, Telemetry, Value};
+
+use super::fleet::{Fleet, Rig};
+
+/// The screen: one rig in full, several in a line each.
+pub(super) fn draw(fleet: &Fleet, state: &str, width: usize, height: usize, now: Instant) -> String {
+    let mut text = format!("rigd-ctl watch · {state} · {} rigs · Ctrl-C ends\n\n", fleet.rigs.len());
+    let mut rigs = fleet.rigs.iter();
+    match (rigs.next(), rigs.next()) {
+        (None, _) => text.push_str("No rig has been heard of yet.\n"),
+        (Some((name, rig)), None) => text.push_str(&one(name, rig, now)),
+        _ => text.push_str(&all(fleet, now)),
+    }
+    let lines = text.lines().take(height.saturating_sub(1).max(1));
+    lines.map(|line| line.chars().take(width).collect::<String>() + "\n").collect()
+}
+
+/// A line per rig.
+fn all(fleet: &Fleet, now: Instant) -> String {
+    let mut text =
+        row(&["RIG", "STATE", "INPUT", "RAILS", "HOTTEST", "FANS", "DRIVE", "ZONE", "ALARMS", "MISSED", "AGE"]);
+    for (name, rig) in &fleet.rigs {
+        let Some((_, telemetry)) = rig.named() else {
+            text += &row(&[name.as_str(), state(rig), "", "", "", "", "", "", "", "", ""]);
+            continue;
+        };
+        let input = telemetry.supplies.iter().map(|supply| supply.input.mw.0);
+        let rails = telemetry.rails.iter().map(|rail| rail.mw.0);
+        let hottest = telemetry.sensors.iter().map(|sensor| sensor.0.map(|t| t.0)).reduce(worst);
+        let speeds: Vec<Rpm> = telemetry.fans.iter().filter_map(|fan| fan.rpm.0.ok()).collect();
+        let fans = match (speeds.iter().min(), speeds.iter().max()) {
+            (Some(low), Some(high)) => format!("{}-{}", low.0, high.0),
+            _ => "-".to_owned(),
+        };
+        let zone = telemetry.zones.iter().max_by_key(|zone| zone.stage);
+        text += &row(&[
+            name.as_str(),
+            state(rig),
+            &sum(input),
+            &sum(rails),
+            &hottest.map_or("-".to_owned(), |t| cell(Value(t.map(Millicelsius)), celsius)),
+            &fans,
+            &zone.map_or("-".to_owned(), |zone| percent(zone.duty)),
+            &zone.map_or("-".to_owned(), |zone| zone.stage.to_string()),
+            &telemetry.alarms.len().to_string(),
+            &rig.missed.to_string(),
+            &age(rig, now),
+        ]);
+    }
+    text
+}
+
+fn row(cells: &[&str]) -> String {
+    const WIDTHS: [usize; 11] = [16, 10, 9, 9, 8, 11, 7, 11, 6, 6, 5];
+    let mut line = String::new();
+    for (cell, width) in cells.iter().zip(WIDTHS) {
+        let pad = width.saturating_sub(cell.chars().count());
+        line += cell;
+        line += &" ".repeat(pad + 1);
+    }
+    line.trim_end().to_owned() + "\n"
+}
+
+/// Everything of one rig.
+fn one(name: &RigId, rig: &Rig, now: Instant) -> String {
+    let mut text = String::new();
+    let Some((birth, telemetry)) = rig.named() else { return format!("{name}  {}  (no readings yet)\n", state(rig)) };
+    let simulated = if birth.simulated { "  SIMULATED" } else { "" };
+    text += &format!(
+        "{name}  {}  {} revision {}  rigd {}{simulated}  {} old  {} missed\n",
+        state(rig),
+        birth.board.name,
+        birth.board.revision,
+        birth.agent,
+        age(rig, now),
+        rig.missed
+    );
+    power_table(&mut text, birth, telemetry);
+    text += "\nSENSOR          °C    FAN           RPM    DRIVE     ZONE          DRIVE    STATE\n";
+    let rows = telemetry.sensors.len().max(telemetry.fans.len()).max(telemetry.zones.len());
+    for i in 0..rows {
+        let sensor = birth.sensors.get(i).zip(telemetry.sensors.get(i));
+        let (a, b) = sensor.map_or_else(Default::default, |(info, value)| (info.name.clone(), cell(*value, celsius)));
+        let fan = birth.fans.get(i).zip(telemetry.fans.get(i));
+        let (c, d, e) = fan.map_or_else(Default::default, |(info, fan)| {
+            let rpm = cell(fan.rpm, |rpm: Rpm| rpm.0.to_string());
+            (info.name.clone(), rpm, cell(fan.duty, percent))
+        });
+        let zone = birth.zones.get(i).zip(telemetry.zones.get(i));
+        let (f, g, h) = zone.map_or_else(Default::default, |(info, zone)| {
+            (info.name.clone(), percent(zone.duty), zone.stage.to_string())
+        });
+        let line = format!("{a:<12} {b:>7}    {c:<10} {d:>7} {e:>8}     {f:<12} {g:>6}    {h}");
+        text += line.trim_end();
+        text.push('\n');
+    }
+    alarms(&mut text, birth, telemetry);
+    for event in rig.events.iter().rev() {
+        let edge = if event.raised { "raised" } else { "over" };
+        text += &format!("event  {:?} {} {edge} at {} s\n", event.alarm, event.name, event.uptime_ms / 1000);
+    }
+    text
+}
+
+fn power_table(text: &mut String, birth: &Birth, telemetry: &Telemetry) {
+    *text += "\nRAIL              V        A        W    SUPPLY             V        A        W\n";
+    let supplies: Vec<(String, Power)> = birth
+        .supplies
+        .iter()
+        .zip(&telemetry.supplies)
+        .flat_map(|(info, supply)| {
+            [(format!("{} in", info.name), supply.input), (format!("{} out", info.name), supply.output)]
+        })
+        .collect();
+    for i in 0..telemetry.rails.len().max(supplies.len()) {
+        let rail = birth.rails.get(i).zip(telemetry.rails.get(i)).map(|(info, power)| power_cells(&info.name, power));
+        let supply = supplies.get(i).map(|(name, power)| power_cells(name, power));
+        let line = format!("{:<38}  {}", rail.unwrap_or_default(), supply.unwrap_or_default());
+        *text += line.trim_end();
+        text.push('\n');
+    }
+}
+
+fn power_cells(name: &str, power: &Power) -> String {
+    let volts = cell(power.mv, |mv: Millivolts| milli(mv.0, 3));
+    let amps = cell(power.ma, |ma: Milliamps| milli(ma.0, 2));
+    let watts = cell(power.mw, |mw: Milliwatts| milli(mw.0, 1));
+    format!("{name:<12} {volts:>7} {amps:>8} {watts:>8}")
+}
+
+fn alarms(text: &mut String, birth: &Birth, telemetry: &Telemetry) {
+    text.push('\n');
+    if telemetry.alarms.is_empty() {
+        *text += "No alarm.\n";
+    }
+    for alarm in &telemetry.alarms {
+        *text += &format!("ALARM  {:?} {:?}\n", alarm.alarm, alarm.subject);
+    }
+    for trouble in &telemetry.troubles {
+        let chip = birth.chips.get(usize::from(trouble.chip)).map_or("?", |chip| &chip.refdes);
+        let lost = trouble.lost.map(|reason| format!(" lost: {reason}")).unwrap_or_default();
+        let faults: Vec<String> = trouble.faults.iter().map(|fault| format!("{fault:?}")).collect();
+        *text += &format!("chip   {chip}{lost} {}\n", faults.join(" "));
+    }
+}
+
+/// A message as one line, for files and pipes.
+pub(super) fn line(fleet: &Fleet, name: &RigId, message: &Message) -> String {
+    let mut line = format!("{name} ");
+    let written = match message {
+        Message::Online(online) => {
+            writeln!(line, "{} ({:?})", if online.online { "online" } else { "offline" }, online.reason)
+        }
+        Message::Birth(birth) => {
+            let simulated = if birth.simulated { " simulated" } else { "" };
+            writeln!(
+                line,
+                "birth board={} agent={} connection={}{simulated}",
+                birth.board.name, birth.agent, birth.connection
+            )
+        }
+        Message::Event(event) => {
+            writeln!(line, "event {:?} {} {}", event.alarm, event.name, if event.raised { "raised" } else { "over" })
+        }
+        Message::Telemetry(telemetry) => {
+            let birth =
+                fleet.rigs.get(name).and_then(|rig| rig.birth.as_ref()).filter(|birth| birth.id == telemetry.birth);
+            telemetry_line(&mut line, birth, telemetry)
+        }
+    };
+    if written.is_err() { String::new() } else { line }
+}
+
+fn telemetry_line(line: &mut String, birth: Option<&Birth>, telemetry: &Telemetry) -> std::fmt::Result {
+    write!(line, "telemetry")?;
+    let rail = |i: usize| {
+        birth.and_then(|birth| birth.rails.get(i)).map_or_else(|| format!("rail{i}"), |info| info.name.clone())
+    };
+    for (i, power) in telemetry.rails.iter().enumerate() {
+        write!(line, " {}={}W", rail(i), cell(power.mw, |mw: Milliwatts| milli(mw.0, 1)))?;
+    }
+    let supply = |i: usize| {
+        birth.and_then(|birth| birth.supplies.get(i)).map_or_else(|| format!("supply{i}"), |info| info.name.clone())
+    };
+    for (i, power) in telemetry.supplies.iter().enumerate() {
+        write!(line, " {}={}W", supply(i), cell(power.input.mw, |mw: Milliwatts| milli(mw.0, 1)))?;
+    }
+    let sensor = |i: usize| {
+        birth.and_then(|birth| birth.sensors.get(i)).map_or_else(|| format!("sensor{i}"), |info| info.name.clone())
+    };
+    for (i, value) in telemetry.sensors.iter().enumerate() {
+        write!(line, " {}={}C", sensor(i), cell(*value, celsius))?;
+    }
+    let fan = |i: usize| {
+        birth.and_then(|birth| birth.fans.get(i)).map_or_else(|| format!("fan{i}"), |info| info.name.clone())
+    };
+    for (i, value) in telemetry.fans.iter().enumerate() {
+        write!(line, " {}={}rpm", fan(i), cell(value.rpm, |rpm: Rpm| rpm.0.to_string()))?;
+    }
+    for zone in &telemetry.zones {
+        write!(line, " drive={} stage={}", percent(zone.duty), zone.stage)?;
+    }
+    writeln!(line, " alarms={}", telemetry.alarms.len())
+}
+
+const fn state(rig: &Rig) -> &'static str {
+    match &rig.online {
+        Some(online) if online.online => "online",
+        Some(_) => "OFFLINE",
+        None => "unknown",
+    }
+}
+
+fn age(rig: &Rig, now: Instant) -> String {
+    rig.heard.map_or("-".to_owned(), |heard| format!("{} s", now.saturating_duration_since(heard).as_secs()))
+}
+
+fn cell<T>(value: Value<T>, show: impl Fn(T) -> String) -> String {
+    match value.0 {
+        Ok(value) => show(value),
+        Err(missing) => short(missing).to_owned(),
+    }
+}
+
+/// A reason that fits a column.
+const fn short(missing: Missing) -> &'static str {
+    match missing {
+        Missing::NotPresent => "absent",
+        Missing::Off => "off",
+        Missing::Bus => "bus",
+        Missing::Stale => "stale",
+        Missing::Implausible => "absurd",
+    }
+}
+
+/// Thousandths as units with so many decimals, cut and not rounded: a screen.
+fn milli(value: impl Into<i64>, decimals: u32) -> String {
+    let value: i64 = value.into();
+    let sign = if value < 0 { "-" } else { "" };
+    let magnitude = value.unsigned_abs();
+    if decimals == 0 {
+        return format!("{sign}{}", magnitude / 1000);
+    }
+    let step = 10_u64.pow(3 - decimals.min(3));
+    let fraction = magnitude % 1000 / step;
+    let width = usize::try_from(decimals).unwrap_or(0);
+    format!("{sign}{}.{fraction:0width$}", magnitude / 1000)
+}
+
+fn celsius(t: Millicelsius) -> String {
+    milli(t.0, 1)
+}
+
+fn percent(duty: Duty) -> String {
+    format!("{} %", duty.hundredths() / 100)
+}
+
+/// The sum of what is known; a `+` where something is missing.
+fn sum(powers: impl Iterator<Item = Reading<Milliwatts>>) -> String {
+    let (mut total, mut missing) = (0_i64, false);
+    for power in powers {
+        match power {
+            Ok(power) => total += i64::from(power.0),
+            Err(_) => missing = true,
+        }
+    }
+    format!("{} W{}", milli(total, 0), if missing { "+" } else { "" })
+}
+
+/// The hotter of two; a missing one hides nothing.
+fn worst(a: Reading<i32>, b: Reading<i32>) -> Reading<i32> {
+    match (a, b) {
+        (Ok(a), Ok(b)) => Ok(a.max(b)),
+        (Ok(a), Err(_)) | (Err(_), Ok(a)) => Ok(a),
+        (Err(reason), Err(_)) => Err(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+use rigd::board::Board;
+use rigd::reading::{Health, Snapshot, Stage, Zone};
+use rigd::wire::{Encoding, Header, Kind};
+
+use super::*;
+
+fn fleet(rigs: &[&str]) -> (Fleet, Instant) {
+    let board = Board::load("simulated-8gpu").unwrap();
+    let now = rigd::clock::now();
+    let mut fleet = Fleet::default();
+    for name in rigs {
+        let rig: RigId = name.parse().unwrap();
+        let birth = Birth::new(rig.clone(), &board, Encoding::Postcard, 1000, 0);
+        let power =
+            |mw| rigd::reading::Power { voltage: Ok(Millivolts(12_015)), current: Ok(Milliamps(-1_250)), power: mw };
+        let fan = rigd::reading::Fan { rpm: Ok(Rpm(2950)), duty: Ok(Duty::from_percent(49).unwrap()), fault: false };
+        let snapshot = Snapshot {
+            tick: 1,
+            rails: [vec![power(Ok(Milliwatts(250_040))); 7], vec![power(Err(Missing::Bus))]].concat(),
+            supplies: vec![[power(Ok(Milliwatts(2_100_000))), power(Ok(Milliwatts(1_950_000)))]],
+            sensors: vec![Ok(Millicelsius(47_312)), Err(Missing::Stale), Ok(Millicelsius(-500))],
+            fans: vec![fan; 6],
+            zones: vec![Zone { duty: Duty::FULL, stage: Stage::Blind }],
+            chips: vec![(Health::Failed(Missing::NotPresent), rigd::reading::Faults::NONE)],
+            repairs: 0,
+            alarms: Vec::new(),
+        };
+        let telemetry = Telemetry::new(birth.id, 0, 0, &snapshot, 0, 0);
+        fleet.take(rig.clone(), (Header::new(Kind::Birth, 1, 0), Message::Birth(birth)), now);
+        fleet.take(rig, (Header::new(Kind::Telemetry, 1, 1), Message::Telemetry(telemetry)), now);
+    }
+    (fleet, now)
+}
+
+#[test]
+fn one_rig_shows_every_reading_and_every_reason() {
+    let (fleet, now) = fleet(&["rig-1"]);
+    let text = draw(&fleet, "x", 200, 100, now);
+    for expected in [
+        "gpu0          12.015    -1.25    250.0",
+        "psu1 in",
+        "2100.0",
+        "47.3",
+        "stale",
+        "-0.5",
+        "2950",
+        "49 %",
+        "blind",
+        "SIMULATED",
+        "U20 lost: not present",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in\n{text}");
+    }
+    let rail = text.lines().find(|line| line.starts_with("gpu7")).unwrap();
+    assert!(rail.contains("bus"), "{rail}");
+}
+
+#[test]
+fn several_rigs_have_a_line_each_and_fit_the_screen() {
+    let (fleet, now) = fleet(&["rig-1", "rig-2", "rig-3"]);
+    let text = draw(&fleet, "x", 60, 5, now);
+    assert_eq!(text.lines().count(), 4);
+    assert!(text.lines().all(|line| line.chars().count() <= 60));
+    let wide = draw(&fleet, "x", 200, 50, now);
+    assert!(wide.contains("1750 W+"), "what is missing is said\n{wide}");
+}
+
+#[test]
+fn thousandths_are_cut_to_decimals() {
+    for (value, decimals, expected) in [(12_345, 3, "12.345"), (12_345, 1, "12.3"), (-950, 2, "-0.95"), (5, 1, "0.0")] {
+        assert_eq!(milli(value, decimals), expected);
+    }
+}

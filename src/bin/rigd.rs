@@ -1,0 +1,198 @@
+//! The agent. Knows how to run, how to leave the fans safe, and its version; all else is the operator's tool's.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use log::{error, info, warn};
+use rigd::board::{Board, Problems};
+use rigd::bus::Host;
+use rigd::config::{self, Config};
+use rigd::control::{self, Outputs, Stop};
+use rigd::mqtt::{self, Inputs, Start};
+use rigd::reading::Snapshot;
+use rigd::{clock, logger};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+const HELP: &str = "\
+rigd - the agent on each rig of a GPU fleet
+
+Usage: rigd [run | leave-safe] [--config FILE]
+
+  run          read sensors, drive fans, publish to the broker (the default)
+  leave-safe   set every driven fan to full air and end: for ExecStopPost=
+
+  --config FILE  settings [default: /etc/rigd/rigd.toml]
+  --version      print the version
+  --help         print this
+
+Signals: SIGTERM and SIGINT leave the fans at full air, tell the broker, and end.
+Environment: RIGD_LOG=error|warn|info|debug
+Exit: 0 stopped on purpose, 1 failed, 2 wrong usage or configuration
+Check a configuration without running it: rigd-ctl check
+";
+
+/// Wrong usage or configuration; systemd is told not to try again.
+const EXIT_CONFIGURATION: u8 = 2;
+
+enum Verb {
+    Run,
+    LeaveSafe,
+    Say(String),
+}
+
+fn main() -> ExitCode {
+    logger::start();
+    let (verb, path) = match arguments(std::env::args().skip(1)) {
+        Ok(parsed) => parsed,
+        Err(text) => return refuse(&text),
+    };
+    let start = match verb {
+        // Whoever asked may have gone away (`rigd --help | head -1`); that is no failure.
+        Verb::Say(text) => {
+            return if std::io::stdout().write_all(text.as_bytes()).is_ok() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            };
+        }
+        Verb::Run => run,
+        Verb::LeaveSafe => leave_safe,
+    };
+    match load(&path) {
+        Ok(rig) => start(rig),
+        Err(problems) => refuse(&problems.to_string()),
+    }
+}
+
+fn arguments(arguments: impl Iterator<Item = String>) -> Result<(Verb, PathBuf), String> {
+    let mut verb = Verb::Run;
+    let mut path = PathBuf::from(config::PATH);
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "run" => verb = Verb::Run,
+            "leave-safe" => verb = Verb::LeaveSafe,
+            "--config" => path = arguments.next().ok_or("--config needs a file")?.into(),
+            "--version" | "-V" => return Ok((Verb::Say(format!("rigd {}\n", env!("CARGO_PKG_VERSION"))), path)),
+            "--help" | "-h" => return Ok((Verb::Say(HELP.to_owned()), path)),
+            other => match other.strip_prefix("--config=") {
+                Some(file) => path = file.into(),
+                None => return Err(format!("unknown argument `{other}`; see rigd --help")),
+            },
+        }
+    }
+    Ok((verb, path))
+}
+
+struct Rig {
+    config: Config,
+    board: Arc<Board>,
+    host: Host,
+    password: Option<String>,
+}
+
+fn load(path: &Path) -> Result<Rig, Problems> {
+    let config = Config::load(path)?;
+    let board = Arc::new(Board::load(&config.board)?);
+    let host = config.host(path, &board)?;
+    let password = config.broker.password()?;
+    Ok(Rig { config, board, host, password })
+}
+
+fn refuse(text: &str) -> ExitCode {
+    for line in text.lines() {
+        error!("{line}");
+    }
+    ExitCode::from(EXIT_CONFIGURATION)
+}
+
+fn leave_safe(rig: Rig) -> ExitCode {
+    let Rig { board, host, .. } = rig;
+    if control::leave_safe(&board, &host) {
+        info!("every driven fan is at full air");
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn run(rig: Rig) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!("could not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(serve(rig));
+    // A name look-up may still hang in its own thread; it is not waited for.
+    runtime.shutdown_background();
+    code
+}
+
+async fn serve(rig: Rig) -> ExitCode {
+    let Rig { config, board, host, password } = rig;
+    let start = Start { boot: random(), at: clock::now(), unix_ms: clock::unix_ms(), seed: random().into() };
+    info!(
+        "rigd {}: rig {}, board {} revision {}{}",
+        env!("CARGO_PKG_VERSION"),
+        config.rig,
+        board.name,
+        board.revision,
+        if board.simulated() { ", simulated" } else { "" }
+    );
+    let (snapshot, snapshots) = watch::channel(Snapshot::default());
+    let (events, edges) = mpsc::channel(control::EVENTS);
+    let (stopping, stopped) = watch::channel(false);
+    let lost_events = Arc::new(AtomicU32::new(0));
+    let outputs = Outputs { snapshot, events, lost_events: Arc::clone(&lost_events) };
+    let stop = Stop::default();
+    let control = match control::spawn(Arc::clone(&board), &host, config.tick, outputs, stop.clone()) {
+        Ok(control) => control,
+        Err(error) => {
+            error!("could not start the control thread: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let inputs = Inputs { snapshot: snapshots, events: edges, lost_events, stop: stopped };
+    let publisher = mqtt::run(&config, password, board, start, inputs);
+    let watcher = async {
+        let name = asked_to_stop().await;
+        info!("{name}: stopping");
+        stop.stop();
+        // Nobody listening means that the publisher has ended already.
+        let _ = stopping.send(true);
+    };
+    tokio::join!(publisher, watcher);
+    // Bounded by control's own deadline for leaving.
+    if control.join().is_err() {
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+async fn asked_to_stop() -> &'static str {
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        },
+        (Err(error), _) | (_, Err(error)) => {
+            warn!("signals cannot be caught ({error}); fans are left to the chips' watchdogs on a stop");
+            std::future::pending().await
+        }
+    }
+}
+
+/// From the kernel; the clock stands in on a kernel that has no randomness yet, which is good enough to tell starts apart.
+fn random() -> u32 {
+    let mut bytes = [0; 4];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK) {
+        Ok(_) => u32::from_le_bytes(bytes),
+        Err(_) => u32::try_from(clock::unix_ms() & u64::from(u32::MAX)).unwrap_or(1),
+    }
+}

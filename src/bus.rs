@@ -1,0 +1,142 @@
+//! Buses: one OS thread per adapter, so that a slow or stuck bus delays nobody else.
+//!
+//! ```text
+//! control ── sync_channel<Order>, one a tick ──> bus thread: duties, then a pass over the chips ── watch<BusSnapshot> ──> control
+//! ```
+//!
+//! A bus thread has no clock of its own: it works when control has finished a tick and sends an [`Order`]. So a chip's
+//! watchdog is fed by finished ticks alone, and when control ends, for whatever reason, its end of the channel closes and
+//! the thread's last deed is full air.
+//!
+//! A [`Device`] is one chip's place on a bus and implements `embedded_hal::i2c::I2c`; what is behind it is the adapter's
+//! business: raw I2C or SMBus calls of the kernel, or the simulated rig's socket.
+
+mod linux;
+mod slot;
+pub mod socket;
+mod worker;
+
+use embedded_hal::i2c::{ErrorKind, ErrorType, I2c, NoAcknowledgeSource, Operation};
+
+pub use linux::{AdapterInfo, adapters};
+pub use worker::{Handle, Order, Worker, spawn};
+
+use std::path::PathBuf;
+
+use crate::board::Adapter;
+
+/// What a transfer failed of.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Nobody acknowledged: no chip there, or one that refuses this command.
+    #[error("no acknowledge")]
+    NoAcknowledge,
+    /// The adapter gave up waiting: a stuck clock or data line.
+    #[error("timed out")]
+    TimedOut,
+    /// Another master won.
+    #[error("arbitration lost")]
+    ArbitrationLost,
+    /// A kernel driver owns the address; its readings are in hwmon.
+    #[error("a kernel driver owns this address: read it as [hwmon.*] instead")]
+    Owned,
+    /// There is no such adapter, device or socket now.
+    #[error("{0}")]
+    Gone(String),
+    /// The adapter carried out fewer messages than asked and called that a success.
+    #[error("only {done} of {asked} messages were transferred")]
+    Short {
+        /// Messages done.
+        done: u32,
+        /// Messages asked for.
+        asked: u32,
+    },
+    /// The adapter cannot do this kind of transfer.
+    #[error("this adapter speaks SMBus only and cannot do a {0}: it needs a raw I2C adapter")]
+    Unsupported(&'static str),
+    /// Anything else, by the system's error number.
+    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
+    Os(i32),
+}
+
+impl embedded_hal::i2c::Error for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoAcknowledge | Self::Owned => ErrorKind::NoAcknowledge(NoAcknowledgeSource::Unknown),
+            Self::ArbitrationLost => ErrorKind::ArbitrationLoss,
+            Self::TimedOut | Self::Gone(_) | Self::Short { .. } | Self::Os(_) => ErrorKind::Bus,
+            Self::Unsupported(_) => ErrorKind::Other,
+        }
+    }
+}
+
+/// One chip's place on a bus.
+pub struct Device {
+    addr: u8,
+    link: Link,
+}
+
+enum Link {
+    Raw(linux::Raw),
+    Smbus(linux::Smbus),
+    Socket(socket::Socket),
+}
+
+impl Device {
+    /// The chip's address, 7 bits.
+    #[must_use]
+    pub const fn addr(&self) -> u8 {
+        self.addr
+    }
+}
+
+impl ErrorType for Device {
+    type Error = Error;
+}
+
+impl I2c for Device {
+    fn transaction(&mut self, address: u8, operations: &mut [Operation<'_>]) -> Result<(), Error> {
+        match &mut self.link {
+            Link::Raw(raw) => raw.transaction(operations),
+            Link::Smbus(smbus) => smbus.transaction(operations),
+            Link::Socket(socket) => socket.transaction(address, operations),
+        }
+    }
+}
+
+/// Where buses are found on this machine.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// `/sys`, or a copy of it.
+    pub sysfs: PathBuf,
+    /// `/dev`.
+    pub dev: PathBuf,
+    /// Directory of the simulated rig's sockets.
+    pub simulation: Option<PathBuf>,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self { sysfs: PathBuf::from("/sys"), dev: PathBuf::from("/dev"), simulation: None }
+    }
+}
+
+impl Host {
+    /// Opens a chip's place on a bus. The kernel refuses an address that a driver of its own owns; we do not go around it.
+    ///
+    /// # Errors
+    /// `Gone` where there is no such bus now, `Owned`, or what the system says.
+    pub fn open(&self, adapter: &Adapter, addr: u8) -> Result<Device, Error> {
+        let link = match adapter {
+            Adapter::Kernel(name) => linux::open(self, name, addr)?,
+            Adapter::Socket(name) => {
+                let directory = self.simulation.as_ref();
+                let directory =
+                    directory.ok_or_else(|| Error::Gone("`simulation` is not set in rigd.toml".to_owned()))?;
+                Link::Socket(socket::Socket::connect(&directory.join(name))?)
+            }
+            Adapter::Hwmon => return Err(Error::Gone("hwmon has no addresses".to_owned())),
+        };
+        Ok(Device { addr, link })
+    }
+}

@@ -1,0 +1,278 @@
+//! The kernel's I2C adapters: `/dev/i2c-N`, found by name.
+//!
+//! linux-embedded-hal transfers by the ioctl I2C_RDWR only. SMBus adapters, which every PC main board has (i2c-i801,
+//! i2c-piix4, also i2c-stub), refuse that with EOPNOTSUPP, so the adapter's function bits decide: with I2C_FUNC_I2C its
+//! `I2cdev` is used, without it the same embedded-hal calls are mapped to SMBus ioctls as far as they have an equivalent.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use embedded_hal::i2c::Operation;
+use linux_embedded_hal::I2cdev;
+use linux_embedded_hal::i2cdev::core::{I2CDevice, I2CMessage, I2CTransfer};
+use linux_embedded_hal::i2cdev::linux::{LinuxI2CDevice, LinuxI2CError, LinuxI2CMessage};
+use rustix::io::Errno;
+
+use super::{Error, Host, Link};
+
+/// `I2C_FUNC_I2C` of include/uapi/linux/i2c.h: plain I2C messages.
+const FUNC_I2C: u64 = 0x0000_0001;
+/// `I2C_FUNC_SMBUS_READ_I2C_BLOCK`.
+const FUNC_READ_I2C_BLOCK: u64 = 0x0400_0000;
+/// `I2C_FUNC_SMBUS_WRITE_I2C_BLOCK`.
+const FUNC_WRITE_I2C_BLOCK: u64 = 0x0800_0000;
+/// The ioctl that tells them (include/uapi/linux/i2c-dev.h).
+const I2C_FUNCS: rustix::ioctl::Opcode = 0x0705;
+/// `I2C_SMBUS_BLOCK_MAX`.
+const BLOCK_MAX: usize = 32;
+
+/// An adapter of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterInfo {
+    /// Contents of its `name` file: what a board file gives.
+    pub name: String,
+    /// Its device file; the number in it changes from boot to boot.
+    pub path: PathBuf,
+}
+
+/// The adapters there are now, in the order of their device names; none where the kernel has no i2c-dev.
+#[must_use]
+pub fn adapters(host: &Host) -> Vec<AdapterInfo> {
+    let Ok(entries) = fs::read_dir(host.sysfs.join("class/i2c-dev")) else { return Vec::new() };
+    let mut found: Vec<AdapterInfo> = entries
+        .filter_map(Result::ok)
+        .filter_map(|entry| {
+            let name = fs::read_to_string(entry.path().join("name")).ok()?;
+            Some(AdapterInfo { name: name.trim_end().to_owned(), path: host.dev.join(entry.file_name()) })
+        })
+        .collect();
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+/// Opens a chip's place on the adapter of this name.
+pub(super) fn open(host: &Host, name: &str, addr: u8) -> Result<Link, Error> {
+    let found = adapters(host).into_iter().find(|adapter| adapter.name == name);
+    let path = found.ok_or_else(|| Error::Gone(format!("there is no adapter `{name}`")))?.path;
+    let functions = functions(&path)?;
+    if functions & FUNC_I2C != 0 {
+        let mut dev = I2cdev::new(&path)?;
+        dev.set_slave_address(addr.into())?;
+        Ok(Link::Raw(Raw(dev)))
+    } else {
+        let dev = LinuxI2CDevice::new(&path, addr.into())?;
+        Ok(Link::Smbus(Smbus { dev, functions }))
+    }
+}
+
+/// The adapter's function bits.
+fn functions(path: &Path) -> Result<u64, Error> {
+    let file = File::options().read(true).write(true).open(path).map_err(|error| from_io(&error))?;
+    // SAFETY: I2C_FUNCS takes a pointer to one `unsigned long` and writes nothing else (drivers/i2c/i2c-dev.c).
+    let bits = unsafe { rustix::ioctl::ioctl(&file, rustix::ioctl::Getter::<I2C_FUNCS, libc::c_ulong>::new()) };
+    #[expect(clippy::useless_conversion, reason = "c_ulong has 32 bits on 32-bit targets")]
+    bits.map(u64::from).map_err(from_errno)
+}
+
+fn from_io(error: &std::io::Error) -> Error {
+    error.raw_os_error().map_or(Error::Os(0), |errno| from_errno(Errno::from_raw_os_error(errno)))
+}
+
+/// Adapters disagree on what a missing acknowledge is: ENXIO by the kernel's own rule (Documentation/i2c/fault-codes.rst),
+/// EREMOTEIO on i2c-bcm2835, ENODEV from i2c-stub.
+fn from_errno(errno: Errno) -> Error {
+    match errno {
+        Errno::NXIO | Errno::REMOTEIO | Errno::NODEV => Error::NoAcknowledge,
+        Errno::TIMEDOUT => Error::TimedOut,
+        Errno::AGAIN => Error::ArbitrationLost,
+        Errno::BUSY => Error::Owned,
+        Errno::NOENT => Error::Gone("the adapter is gone".to_owned()),
+        other => Error::Os(other.raw_os_error()),
+    }
+}
+
+impl From<LinuxI2CError> for Error {
+    fn from(error: LinuxI2CError) -> Self {
+        match error {
+            LinuxI2CError::Errno(errno) => from_errno(Errno::from_raw_os_error(errno)),
+            LinuxI2CError::Io(error) => from_io(&error),
+        }
+    }
+}
+
+/// Raw I2C through linux-embedded-hal; one open device per chip, since it reopens its file whenever the address changes.
+pub(super) struct Raw(I2cdev);
+
+impl Raw {
+    /// Goes below linux-embedded-hal's own `transaction`, which drops the count of messages done (i2c-virtio reports an
+    /// absent chip that way: zeros would become readings) and sends neighbouring writes without a start between them
+    /// as messages that most adapters cannot do. Neighbours of one kind are joined here instead, which is what
+    /// embedded-hal's contract says they mean.
+    pub(super) fn transaction(&mut self, operations: &mut [Operation<'_>]) -> Result<(), Error> {
+        if let [Operation::Write(bytes), Operation::Read(buffer)] = operations {
+            return self.transfer(&mut [LinuxI2CMessage::write(bytes), LinuxI2CMessage::read(buffer)]);
+        }
+        let mut runs = join(operations);
+        let mut messages: Vec<LinuxI2CMessage<'_>> = runs
+            .iter_mut()
+            .map(|run| match run {
+                Run::Write(bytes) => LinuxI2CMessage::write(bytes),
+                Run::Read(buffer) => LinuxI2CMessage::read(buffer),
+            })
+            .collect();
+        self.transfer(&mut messages)?;
+        drop(messages);
+        scatter(&runs, operations);
+        Ok(())
+    }
+
+    fn transfer(&mut self, messages: &mut [LinuxI2CMessage<'_>]) -> Result<(), Error> {
+        let asked = u32::try_from(messages.len()).unwrap_or(u32::MAX);
+        let done = self.0.transfer(messages)?;
+        if done == asked { Ok(()) } else { Err(Error::Short { done, asked }) }
+    }
+}
+
+/// Neighbouring operations of one direction, as one message.
+#[derive(Debug, PartialEq, Eq)]
+enum Run {
+    Write(Vec<u8>),
+    Read(Vec<u8>),
+}
+
+fn join(operations: &[Operation<'_>]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for operation in operations {
+        match (operation, runs.last_mut()) {
+            (Operation::Write(bytes), Some(Run::Write(all))) => all.extend_from_slice(bytes),
+            (Operation::Write(bytes), _) => runs.push(Run::Write(bytes.to_vec())),
+            (Operation::Read(buffer), Some(Run::Read(all))) => all.resize(all.len() + buffer.len(), 0),
+            (Operation::Read(buffer), _) => runs.push(Run::Read(vec![0; buffer.len()])),
+        }
+    }
+    runs
+}
+
+/// Hands what was read back to the buffers it was read for.
+fn scatter(runs: &[Run], operations: &mut [Operation<'_>]) {
+    let mut read = runs.iter().filter_map(|run| if let Run::Read(bytes) = run { Some(bytes) } else { None }).flatten();
+    for operation in operations {
+        if let Operation::Read(buffer) = operation {
+            for (to, from) in buffer.iter_mut().zip(&mut read) {
+                *to = *from;
+            }
+        }
+    }
+}
+
+/// The same calls on an adapter that speaks SMBus only.
+pub(super) struct Smbus {
+    dev: LinuxI2CDevice,
+    functions: u64,
+}
+
+impl Smbus {
+    pub(super) fn transaction(&mut self, operations: &mut [Operation<'_>]) -> Result<(), Error> {
+        match operations {
+            [Operation::Write(bytes)] => self.write(bytes),
+            [Operation::Write([register]), Operation::Read(buffer)] => self.write_read(*register, buffer),
+            [Operation::Read([byte])] => {
+                *byte = self.dev.smbus_read_byte()?;
+                Ok(())
+            }
+            [Operation::Read(_)] => Err(Error::Unsupported("read of several bytes without a register")),
+            [Operation::Write(_), Operation::Read(_)] => {
+                Err(Error::Unsupported("read with a register number of several bytes"))
+            }
+            _ => Err(Error::Unsupported("transaction of several parts")),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        match bytes {
+            [register] => self.dev.smbus_write_byte(*register)?,
+            [register, value] => self.dev.smbus_write_byte_data(*register, *value)?,
+            [register, low, high] => self.dev.smbus_write_word_data(*register, u16::from_le_bytes([*low, *high]))?,
+            [register, block @ ..] if block.len() <= BLOCK_MAX && self.functions & FUNC_WRITE_I2C_BLOCK != 0 => {
+                self.dev.smbus_write_i2c_block_data(*register, block)?;
+            }
+            _ => return Err(Error::Unsupported("write of this length")),
+        }
+        Ok(())
+    }
+
+    fn write_read(&mut self, register: u8, buffer: &mut [u8]) -> Result<(), Error> {
+        match buffer {
+            [byte] => *byte = self.dev.smbus_read_byte_data(register)?,
+            // SMBus sends the low byte first, so this is the order on the wire, whatever the chip means by it.
+            [first, second] => [*first, *second] = self.dev.smbus_read_word_data(register)?.to_le_bytes(),
+            block if (1..=BLOCK_MAX).contains(&block.len()) && self.functions & FUNC_READ_I2C_BLOCK != 0 => {
+                let length = u8::try_from(block.len()).unwrap_or(u8::MAX);
+                let read = self.dev.smbus_read_i2c_block_data(register, length)?;
+                if read.len() != block.len() {
+                    return Err(Error::Short { done: 1, asked: 2 });
+                }
+                block.copy_from_slice(&read);
+            }
+            _ => return Err(Error::Unsupported("read of this length")),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_of_one_direction_become_one_message() {
+        let (mut first, mut second) = ([0; 1], [0; 2]);
+        let mut operations = [
+            Operation::Write(&[1]),
+            Operation::Write(&[2, 3]),
+            Operation::Read(&mut first),
+            Operation::Read(&mut second),
+            Operation::Write(&[4]),
+        ];
+        assert_eq!(join(&operations), [Run::Write(vec![1, 2, 3]), Run::Read(vec![0; 3]), Run::Write(vec![4])]);
+        scatter(&[Run::Write(vec![1, 2, 3]), Run::Read(vec![7, 8, 9]), Run::Write(vec![4])], &mut operations);
+        assert_eq!((first, second), ([7], [8, 9]));
+    }
+
+    #[test]
+    fn every_adapters_way_to_say_no_acknowledge_is_known() {
+        for (errno, expected) in [
+            (Errno::NXIO, Error::NoAcknowledge),
+            (Errno::REMOTEIO, Error::NoAcknowledge),
+            (Errno::NODEV, Error::NoAcknowledge),
+            (Errno::TIMEDOUT, Error::TimedOut),
+            (Errno::AGAIN, Error::ArbitrationLost),
+            (Errno::BUSY, Error::Owned),
+            (Errno::OPNOTSUPP, Error::Os(95)),
+        ] {
+            assert_eq!(from_errno(errno), expected, "{errno}");
+        }
+    }
+
+    #[test]
+    fn an_adapter_is_found_by_name_and_an_unknown_one_is_named() {
+        let directory = std::env::temp_dir().join(format!("rigd-adapters-{}", std::process::id()));
+        for (entry, name) in [("i2c-4", "SMBus I801 adapter at efa0\n"), ("i2c-0", "i915 gmbus dpc\n")] {
+            let path = directory.join("class/i2c-dev").join(entry);
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("name"), name).unwrap();
+        }
+        let host = Host { sysfs: directory.clone(), ..Host::default() };
+        let names: Vec<_> = adapters(&host).into_iter().map(|adapter| (adapter.name, adapter.path)).collect();
+        assert_eq!(
+            names,
+            [
+                ("i915 gmbus dpc".to_owned(), PathBuf::from("/dev/i2c-0")),
+                ("SMBus I801 adapter at efa0".to_owned(), PathBuf::from("/dev/i2c-4")),
+            ]
+        );
+        let error = open(&host, "i2c-gpio0", 0x40).err();
+        assert_eq!(error, Some(Error::Gone("there is no adapter `i2c-gpio0`".to_owned())));
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

@@ -1,0 +1,240 @@
+//! Chips: one file per part, over `embedded_hal::i2c::I2c`.
+//!
+//! To add a part: copy the neighbour that is most like it, keep the datasheet's register names, derive the formula,
+//! repeat the datasheet's rows as tests, and add its [`Part`] to [`PARTS`]. Nothing else in the agent needs to know.
+//!
+//! Each driver does three things: it makes sure that it talks to its part (`identify`, reads only), it brings the part
+//! into the state that the formulas assume (`configure`, after each identification), and it reads (`read`). A chip that
+//! drives fans also takes a duty. All of it is blocking and runs on the bus thread; time-outs are the adapter's.
+
+pub mod ina226;
+pub mod lm75;
+pub mod max31790;
+pub mod pmbus;
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use embedded_hal::i2c::{ErrorKind, I2c};
+
+use crate::bus;
+use crate::reading::{ChipReading, Missing};
+use crate::units::{Duty, Microohms};
+
+/// What a part is and can do. A board is checked against this, so that nothing later has to ask.
+pub struct Part {
+    /// Name in board files: the maker's, in lower case.
+    pub name: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    /// Addresses that its pins can select, 7 bits.
+    pub addresses: RangeInclusive<u8>,
+    /// Names of its power channels.
+    pub power: &'static [&'static str],
+    /// Names of its temperature channels.
+    pub temperature: &'static [&'static str],
+    /// Names of its fan channels.
+    pub fan: &'static [&'static str],
+    /// Whether it drives its fans, not only measures them.
+    pub drives_fans: bool,
+    /// Whether its current depends on a shunt on the board.
+    pub needs_shunt: bool,
+    /// Times in seconds that its own watchdog can be set to, the default first; empty without one.
+    pub watchdog_s: &'static [u8],
+    /// Opens a driver on the chip's place on the bus.
+    pub open: fn(bus::Device, &Settings) -> Box<dyn Driver<bus::Error>>,
+}
+
+impl PartialEq for Part {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Part {}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Every part that the agent knows.
+pub const PARTS: &[&Part] = &[&ina226::PART, &lm75::LM75, &lm75::TMP75, &max31790::PART, &pmbus::PART];
+
+impl Part {
+    /// The part of this name.
+    #[must_use]
+    pub fn find(name: &str) -> Option<&'static Self> {
+        PARTS.iter().copied().find(|part| part.name == name)
+    }
+
+    /// A reading with this part's channels, all missing.
+    #[must_use]
+    pub fn missing(&self, reason: Missing) -> ChipReading {
+        ChipReading::missing(self.power.len(), self.temperature.len(), self.fan.len(), reason)
+    }
+}
+
+/// What the board says about one chip.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Shunt resistance; zero where the part needs none.
+    pub shunt: Microohms,
+    /// Time of the part's own watchdog in seconds; zero where it has none.
+    pub watchdog_s: u8,
+    /// Tachometer pulses per revolution, by fan channel.
+    pub pulses: Vec<u8>,
+}
+
+/// What went wrong with a chip.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error<E> {
+    /// The transfer failed.
+    #[error("{0:?}")]
+    I2c(E),
+    /// Another part answers there.
+    #[error("register {register:#04x} reads {found:#06x}, which is not this part's")]
+    WrongPart {
+        /// The register that gave it away.
+        register: u8,
+        /// What it held.
+        found: u16,
+    },
+    /// A setting did not read back as written.
+    #[error("register {register:#04x} reads back {found:#06x} after {written:#06x} was written")]
+    ReadBack {
+        /// The register.
+        register: u8,
+        /// What was written.
+        written: u16,
+        /// What came back.
+        found: u16,
+    },
+    /// The part has no such channel.
+    #[error("no such channel")]
+    NoChannel,
+}
+
+impl<E> From<E> for Error<E> {
+    fn from(error: E) -> Self {
+        Self::I2c(error)
+    }
+}
+
+impl<E: embedded_hal::i2c::Error> Error<E> {
+    /// The reason that a reading goes missing for.
+    #[must_use]
+    pub fn missing(&self) -> Missing {
+        match self {
+            Self::I2c(error) if matches!(error.kind(), ErrorKind::NoAcknowledge(_)) => Missing::NotPresent,
+            Self::I2c(_) => Missing::Bus,
+            Self::WrongPart { .. } | Self::NoChannel => Missing::NotPresent,
+            Self::ReadBack { .. } => Missing::Implausible,
+        }
+    }
+}
+
+/// A chip in use. `E` is the error of the bus below.
+pub trait Driver<E>: Send {
+    /// Makes sure that the part is what the board says. Reads only.
+    ///
+    /// # Errors
+    /// `WrongPart` where something else answers, `I2c` where nothing does.
+    fn identify(&mut self) -> Result<(), Error<E>>;
+
+    /// Brings the part into the state that `read` assumes, and arms its watchdog where it has one.
+    ///
+    /// # Errors
+    /// `ReadBack` where a setting does not hold, `I2c` where the transfer fails.
+    fn configure(&mut self) -> Result<(), Error<E>>;
+
+    /// Measures all channels. A quantity that the chip has not got or that cannot be true goes missing by itself.
+    ///
+    /// # Errors
+    /// `I2c` where the chip as a whole does not answer; `reading` is then to be thrown away.
+    fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<E>>;
+
+    /// Sets a fan's drive.
+    ///
+    /// # Errors
+    /// `NoChannel` where the part does not drive that fan, `I2c` where the transfer fails.
+    fn set_duty(&mut self, channel: usize, duty: Duty) -> Result<(), Error<E>> {
+        let _ = (channel, duty);
+        Err(Error::NoChannel)
+    }
+}
+
+/// Reads a byte register.
+pub(crate) fn read_u8<I: I2c>(i2c: &mut I, addr: u8, register: u8) -> Result<u8, Error<I::Error>> {
+    let mut byte = [0; 1];
+    i2c.write_read(addr, &[register], &mut byte)?;
+    let [value] = byte;
+    Ok(value)
+}
+
+/// Reads a 16-bit register that has its most significant byte first (TI, Linear, Maxim).
+pub(crate) fn read_be<I: I2c>(i2c: &mut I, addr: u8, register: u8) -> Result<u16, Error<I::Error>> {
+    let mut bytes = [0; 2];
+    i2c.write_read(addr, &[register], &mut bytes)?;
+    Ok(u16::from_be_bytes(bytes))
+}
+
+/// Reads a 16-bit register that has its least significant byte first (SMBus, PMBus).
+pub(crate) fn read_le<I: I2c>(i2c: &mut I, addr: u8, register: u8) -> Result<u16, Error<I::Error>> {
+    let mut bytes = [0; 2];
+    i2c.write_read(addr, &[register], &mut bytes)?;
+    Ok(u16::from_le_bytes(bytes))
+}
+
+/// Writes a byte register and makes sure that it holds.
+pub(crate) fn write_u8<I: I2c>(i2c: &mut I, addr: u8, register: u8, value: u8) -> Result<(), Error<I::Error>> {
+    i2c.write(addr, &[register, value])?;
+    let found = read_u8(i2c, addr, register)?;
+    if found == value { Ok(()) } else { Err(Error::ReadBack { register, written: value.into(), found: found.into() }) }
+}
+
+/// Writes a 16-bit register, most significant byte first, and makes sure that it holds.
+pub(crate) fn write_be<I: I2c>(i2c: &mut I, addr: u8, register: u8, value: u16) -> Result<(), Error<I::Error>> {
+    let [high, low] = value.to_be_bytes();
+    i2c.write(addr, &[register, high, low])?;
+    let found = read_be(i2c, addr, register)?;
+    if found == value { Ok(()) } else { Err(Error::ReadBack { register, written: value, found }) }
+}
+
+/// `dividend / divisor` to the nearest whole number, halves away from zero, as the kernel's `DIV_ROUND_CLOSEST` has it;
+/// `None` for a divisor of zero or a result beyond 64 bits.
+pub(crate) fn div_round_closest(dividend: i64, divisor: i64) -> Option<i64> {
+    let half = divisor.checked_div(2)?.checked_abs()?;
+    let shifted = if dividend < 0 { dividend.checked_sub(half)? } else { dividend.checked_add(half)? };
+    shifted.checked_div(divisor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_the_kernels() {
+        for (dividend, divisor, closest) in [
+            (5, 2, Some(3)),
+            (-5, 2, Some(-3)),
+            (4, 3, Some(1)),
+            (-4, 3, Some(-1)),
+            (0, 7, Some(0)),
+            (1, 0, None),
+            (i64::MAX, 2, None),
+        ] {
+            assert_eq!(div_round_closest(dividend, divisor), closest, "{dividend} / {divisor}");
+        }
+    }
+
+    #[test]
+    fn parts_have_unique_names_and_something_to_measure() {
+        for (i, part) in PARTS.iter().enumerate() {
+            assert!(PARTS.iter().skip(i + 1).all(|other| other.name != part.name), "{part:?} is there twice");
+            assert!(part.power.len() + part.temperature.len() + part.fan.len() > 0, "{part:?} measures nothing");
+            assert!(part.drives_fans || part.watchdog_s.is_empty(), "{part:?}: a watchdog guards fans");
+        }
+    }
+}

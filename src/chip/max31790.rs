@@ -1,0 +1,286 @@
+//! MAX31790: six fans, PWM out and tachometer in (Maxim 19-6644; ADI keeps the datasheet as max31790).
+//!
+//! Driven in PWM mode: the agent decides the duty, the chip only makes it. Its I2C watchdog is what keeps the rig cool when
+//! the agent is gone: armed at configuration, restarted by any transfer to the chip, and when it runs out the chip drives
+//! all outputs to 100 % by itself. The bus thread talks to the chip only when control has finished a tick, so what feeds
+//! the watchdog is a finished tick and nothing else.
+//!
+//! The tachometer counts cycles of an 8192 Hz clock over SR pulses: with NP pulses a revolution
+//! RPM = 60 * SR * 8192 / (NP * count). The kernel's max31790 shifts the register one bit less, which is NP = 2.
+//! There is no id register: the part is known by the bits of its 11-bit and 9-bit registers that always read as zero.
+
+use embedded_hal::i2c::I2c;
+
+use super::{Driver, Error, Part, Settings, read_be, read_u8, write_be, write_u8};
+use crate::reading::{ChipReading, Fan, Fault, Faults, Missing, Reading};
+use crate::units::{Duty, Rpm};
+
+/// The part, as boards see it.
+pub static PART: Part = Part {
+    name: "max31790",
+    about: "six fans: PWM, tachometer, a watchdog that gives full air",
+    addresses: 0x20..=0x2f,
+    power: &[],
+    temperature: &[],
+    fan: &["1", "2", "3", "4", "5", "6"],
+    drives_fans: true,
+    needs_shunt: false,
+    watchdog_s: &[10, 5, 30],
+    open: |device, settings| Box::new(Max31790::new(device.addr(), device, settings)),
+};
+
+const FANS: u8 = 6;
+
+/// Register map (datasheet, "Register Map"); those of a fan are given for the first.
+mod register {
+    pub(super) const GLOBAL_CONFIGURATION: u8 = 0x00;
+    pub(super) const FAN_CONFIGURATION: u8 = 0x02;
+    pub(super) const FAN_DYNAMICS: u8 = 0x08;
+    pub(super) const FAN_FAULT_STATUS_1: u8 = 0x11;
+    pub(super) const TACH_COUNT: u8 = 0x18;
+    pub(super) const PWMOUT_TARGET_DUTY_CYCLE: u8 = 0x40;
+}
+
+/// Global Configuration bits.
+mod global {
+    /// 1 = standby: outputs off.
+    pub(super) const STANDBY: u8 = 1 << 7;
+    /// Bits 2:1, I2C watchdog: 00 off, 01 5 s, 10 10 s, 11 30 s.
+    pub(super) const WATCHDOG_SHIFT: u8 = 1;
+    /// 1 = the watchdog ran out; outputs stay at 100 % until it is written to 0.
+    pub(super) const WATCHDOG_STATUS: u8 = 1;
+    /// Bit 5 (bus time-out disable) and bit 3 (external clock) belong to the board and are left as they are.
+    pub(super) const KEPT: u8 = 1 << 5 | 1 << 3;
+}
+
+/// Fan Configuration bits: 3 enables the tachometer input; bit 7 clear is PWM mode; the rest stays at its reset value.
+const TACH_INPUT_ENABLE: u8 = 1 << 3;
+/// Fan Dynamics: speed range in bits 7:5, the rest (rate of change) as at reset (0x4c).
+const SPEED_RANGE_SHIFT: u8 = 5;
+const DYNAMICS_RESET: u8 = 0b0_1100;
+/// SR = 4 pulses, code 010: covers 480 rpm (count 2047) upwards at two pulses a revolution.
+const SPEED_RANGE: u8 = 0b010;
+/// Pulses counted over, by speed range code.
+const SR: [u32; 8] = [1, 2, 4, 8, 16, 32, 32, 32];
+
+/// Clock that the tachometer counts, Hz.
+const TACH_HZ: u32 = 8192;
+/// The 11-bit count sits in bits 15:5.
+const COUNT_SHIFT: u8 = 5;
+/// The count when no pulse came in time.
+const COUNT_STOPPED: u16 = 0x7ff;
+/// The 9-bit duty sits in bits 15:7.
+const DUTY_SHIFT: u8 = 7;
+const DUTY_FULL: u16 = 0x1ff;
+
+/// RPM = 60 * SR * 8192 / (NP * count).
+fn rpm(raw: u16, pulses_counted: u32, pulses_per_revolution: u8) -> Reading<Rpm> {
+    let count = raw >> COUNT_SHIFT;
+    if count == COUNT_STOPPED {
+        return Ok(Rpm(0));
+    }
+    let divisor = u32::from(pulses_per_revolution) * u32::from(count);
+    let rpm = (60 * pulses_counted * TACH_HZ).checked_div(divisor).ok_or(Missing::Implausible)?;
+    Ok(Rpm::try_from(i64::from(rpm))?)
+}
+
+/// 511 is 100 %.
+fn duty(raw: u16) -> Reading<Duty> {
+    Duty::from_ratio(raw >> DUTY_SHIFT, DUTY_FULL).ok_or(Missing::Implausible)
+}
+
+/// The code for a watchdog time, off for any that the chip has not got.
+const fn watchdog_code(seconds: u8) -> u8 {
+    match seconds {
+        5 => 0b01,
+        10 => 0b10,
+        30 => 0b11,
+        _ => 0b00,
+    }
+}
+
+/// Driver of one MAX31790.
+pub struct Max31790<I> {
+    i2c: I,
+    addr: u8,
+    watchdog: u8,
+    pulses: [u8; FANS as usize],
+}
+
+impl<I: I2c> Max31790<I> {
+    /// A driver for the chip at `addr`; nothing is sent yet.
+    pub fn new(addr: u8, i2c: I, settings: &Settings) -> Self {
+        let mut pulses = [2; FANS as usize];
+        for (ours, board) in pulses.iter_mut().zip(&settings.pulses) {
+            *ours = *board;
+        }
+        Self { i2c, addr, watchdog: watchdog_code(settings.watchdog_s) << global::WATCHDOG_SHIFT, pulses }
+    }
+
+    fn byte(&mut self, register: u8) -> Result<u8, Error<I::Error>> {
+        read_u8(&mut self.i2c, self.addr, register)
+    }
+
+    fn word(&mut self, register: u8) -> Result<u16, Error<I::Error>> {
+        read_be(&mut self.i2c, self.addr, register)
+    }
+
+    fn expect_zero(&mut self, register: u8, bits: u16) -> Result<(), Error<I::Error>> {
+        let found = self.word(register)?;
+        if found & bits == 0 { Ok(()) } else { Err(Error::WrongPart { register, found }) }
+    }
+}
+
+impl<I: I2c + Send> Driver<I::Error> for Max31790<I> {
+    fn identify(&mut self) -> Result<(), Error<I::Error>> {
+        for fan in 0..FANS {
+            self.expect_zero(register::TACH_COUNT + 2 * fan, (1 << COUNT_SHIFT) - 1)?;
+            self.expect_zero(register::PWMOUT_TARGET_DUTY_CYCLE + 2 * fan, (1 << DUTY_SHIFT) - 1)?;
+        }
+        Ok(())
+    }
+
+    /// Outputs keep their drive while this runs: only the mode, the tachometers and the watchdog are touched.
+    fn configure(&mut self) -> Result<(), Error<I::Error>> {
+        for fan in 0..FANS {
+            write_u8(&mut self.i2c, self.addr, register::FAN_CONFIGURATION + fan, TACH_INPUT_ENABLE)?;
+            let dynamics = SPEED_RANGE << SPEED_RANGE_SHIFT | DYNAMICS_RESET;
+            write_u8(&mut self.i2c, self.addr, register::FAN_DYNAMICS + fan, dynamics)?;
+        }
+        let kept = self.byte(register::GLOBAL_CONFIGURATION)? & global::KEPT;
+        write_u8(&mut self.i2c, self.addr, register::GLOBAL_CONFIGURATION, kept | self.watchdog)
+    }
+
+    fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<I::Error>> {
+        let global = self.byte(register::GLOBAL_CONFIGURATION)?;
+        let faulty = self.byte(register::FAN_FAULT_STATUS_1)?;
+        for ((fan, channel), pulses) in (0..FANS).zip(&mut reading.fan).zip(self.pulses) {
+            let dynamics = read_u8(&mut self.i2c, self.addr, register::FAN_DYNAMICS + fan)?;
+            let counted = SR.get(usize::from(dynamics >> SPEED_RANGE_SHIFT)).copied().unwrap_or(1);
+            let tach = read_be(&mut self.i2c, self.addr, register::TACH_COUNT + 2 * fan)?;
+            let target = read_be(&mut self.i2c, self.addr, register::PWMOUT_TARGET_DUTY_CYCLE + 2 * fan)?;
+            *channel = Fan { rpm: rpm(tach, counted, pulses), duty: duty(target), fault: faulty & 1 << fan != 0 };
+        }
+        let ran_out = global & global::WATCHDOG_STATUS != 0;
+        reading.faults = Faults::NONE.with(Fault::Watchdog, ran_out).with(Fault::Off, global & global::STANDBY != 0);
+        if global & !global::KEPT != self.watchdog {
+            // Ran out, put to standby or reset behind our back: the outputs obey again only after this.
+            write_u8(&mut self.i2c, self.addr, register::GLOBAL_CONFIGURATION, global & global::KEPT | self.watchdog)?;
+        }
+        Ok(())
+    }
+
+    fn set_duty(&mut self, channel: usize, duty: Duty) -> Result<(), Error<I::Error>> {
+        let fan = u8::try_from(channel).ok().filter(|fan| *fan < FANS).ok_or(Error::NoChannel)?;
+        let raw = duty.of(DUTY_FULL) << DUTY_SHIFT;
+        write_be(&mut self.i2c, self.addr, register::PWMOUT_TARGET_DUTY_CYCLE + 2 * fan, raw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use embedded_hal_mock::eh1::i2c::{Mock, Transaction as T};
+
+    use super::*;
+
+    const ADDR: u8 = 0x20;
+
+    fn driver(transactions: &[T], watchdog_s: u8) -> (Max31790<Mock>, Mock) {
+        let mock = Mock::new(transactions);
+        let settings = Settings { watchdog_s, pulses: vec![2, 2, 2, 2, 2, 4], ..Settings::default() };
+        (Max31790::new(ADDR, mock.clone(), &settings), mock)
+    }
+
+    #[test]
+    fn rpm_follows_the_datasheets_formula() {
+        // RPM = 60 * SR * 8192 / (NP * count), and 0x7ff means that it stands.
+        for (what, raw, sr, np, expected) in [
+            ("3000 rpm, SR 4", 327 << 5, 4, 2, Ok(Rpm(3006))),
+            ("slowest, SR 4", 2046 << 5, 4, 2, Ok(Rpm(480))),
+            ("stands", 0xffe0, 4, 2, Ok(Rpm(0))),
+            ("one pulse", 100 << 5, 1, 1, Ok(Rpm(4915))),
+            ("count of zero", 0, 4, 2, Err(Missing::Implausible)),
+            ("faster than any fan", 1 << 5, 4, 2, Err(Missing::Implausible)),
+        ] {
+            assert_eq!(rpm(raw, sr, np), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn duty_fills_nine_bits_from_the_left() {
+        assert_eq!(duty(0xff80), Ok(Duty::FULL));
+        assert_eq!(duty(0), Ok(Duty::OFF));
+        assert_eq!(Duty::FULL.of(DUTY_FULL) << DUTY_SHIFT, 0xff80);
+    }
+
+    #[test]
+    fn watchdog_codes_are_bits_2_and_1() {
+        for (seconds, bits) in [(5, 0x02), (10, 0x04), (30, 0x06), (0, 0x00)] {
+            assert_eq!(watchdog_code(seconds) << global::WATCHDOG_SHIFT, bits);
+        }
+    }
+
+    #[test]
+    fn configure_sets_pwm_mode_and_arms_the_watchdog_last() {
+        let mut expected = Vec::new();
+        for fan in 0..6 {
+            expected.push(T::write(ADDR, vec![0x02 + fan, 0x08]));
+            expected.push(T::write_read(ADDR, vec![0x02 + fan], vec![0x08]));
+            expected.push(T::write(ADDR, vec![0x08 + fan, 0x4c]));
+            expected.push(T::write_read(ADDR, vec![0x08 + fan], vec![0x4c]));
+        }
+        expected.push(T::write_read(ADDR, vec![0x00], vec![0x21]));
+        expected.push(T::write(ADDR, vec![0x00, 0x24]));
+        expected.push(T::write_read(ADDR, vec![0x00], vec![0x24]));
+        let (mut chip, mut mock) = driver(&expected, 10);
+        assert_eq!(chip.configure(), Ok(()));
+        mock.done();
+    }
+
+    #[test]
+    fn a_watchdog_that_ran_out_is_told_and_rearmed() {
+        let mut expected =
+            vec![T::write_read(ADDR, vec![0x00], vec![0x05]), T::write_read(ADDR, vec![0x11], vec![0x02])];
+        for fan in 0..6 {
+            expected.push(T::write_read(ADDR, vec![0x08 + fan], vec![0x4c]));
+            expected.push(T::write_read(ADDR, vec![0x18 + 2 * fan], vec![0x28, 0xe0]));
+            expected.push(T::write_read(ADDR, vec![0x40 + 2 * fan], vec![0x80, 0x00]));
+        }
+        expected.push(T::write(ADDR, vec![0x00, 0x04]));
+        expected.push(T::write_read(ADDR, vec![0x00], vec![0x04]));
+        let (mut chip, mut mock) = driver(&expected, 10);
+        let mut reading = PART.missing(Missing::Stale);
+        assert_eq!(chip.read(&mut reading), Ok(()));
+        assert_eq!(reading.faults, Faults::NONE.with(Fault::Watchdog, true));
+        let half = Duty::saturating(5010);
+        let first = Fan { rpm: Ok(Rpm(3006)), duty: Ok(half), fault: false };
+        assert_eq!(reading.fan.first(), Some(&first));
+        assert_eq!(reading.fan.get(1), Some(&Fan { fault: true, ..first }));
+        assert_eq!(reading.fan.get(5), Some(&Fan { rpm: Ok(Rpm(1503)), ..first }), "four pulses a revolution");
+        mock.done();
+    }
+
+    #[test]
+    fn a_duty_is_written_and_read_back() {
+        let (mut chip, mut mock) = driver(
+            &[
+                T::write(ADDR, vec![0x44, 0xff, 0x80]),
+                T::write_read(ADDR, vec![0x44], vec![0xff, 0x80]),
+                T::write(ADDR, vec![0x40, 0x00, 0x00]),
+                T::write_read(ADDR, vec![0x40], vec![0xff, 0x80]),
+            ],
+            5,
+        );
+        assert_eq!(chip.set_duty(2, Duty::FULL), Ok(()));
+        assert_eq!(chip.set_duty(0, Duty::OFF), Err(Error::ReadBack { register: 0x40, written: 0, found: 0xff80 }));
+        assert_eq!(chip.set_duty(6, Duty::FULL), Err(Error::NoChannel));
+        mock.done();
+    }
+
+    #[test]
+    fn another_part_is_known_by_a_bit_that_should_be_zero() {
+        let (mut chip, mut mock) = driver(&[T::write_read(ADDR, vec![0x18], vec![0x28, 0xe1])], 10);
+        assert_eq!(chip.identify(), Err(Error::WrongPart { register: 0x18, found: 0x28e1 }));
+        mock.done();
+    }
+}

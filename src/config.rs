@@ -1,0 +1,307 @@
+//! `/etc/rigd/rigd.toml`. Every default is here; only `board` has none.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::board::{Board, Problem, Problems, Source};
+use crate::bus::Host;
+use crate::wire::{Encoding, RigId};
+
+/// Where it is looked for.
+pub const PATH: &str = "/etc/rigd/rigd.toml";
+
+/// The agent's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Name of the rig; the host's where none is given.
+    pub rig: RigId,
+    /// Name of a built-in board, or the path of a board file.
+    pub board: String,
+    /// Directory of the simulated rig's sockets.
+    pub simulation: Option<PathBuf>,
+    /// How messages are written.
+    pub encoding: Encoding,
+    /// Time between control ticks, 10 ms to 1 s.
+    pub tick: Duration,
+    /// Time between telemetry messages, 100 ms to 1 h; no shorter than a tick in effect.
+    pub period: Duration,
+    /// The broker.
+    pub broker: Broker,
+    /// Most that messages waiting for the broker may take, bytes.
+    pub outbox_bytes: usize,
+}
+
+/// Where the broker is and who we are to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broker {
+    /// Name or address; an IPv6 address in brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// User name, where the broker wants one.
+    pub username: Option<String>,
+    /// File that holds the password; never the password itself.
+    pub password_file: Option<PathBuf>,
+    /// Silence after which the broker calls us lost, and we it.
+    pub keepalive: Duration,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    rig: Option<String>,
+    board: String,
+    simulation: Option<PathBuf>,
+    #[serde(default)]
+    encoding: Encoding,
+    #[serde(default)]
+    control: Control,
+    #[serde(default)]
+    telemetry: Telemetry,
+    #[serde(default)]
+    broker: BrokerFile,
+    #[serde(default)]
+    outbox: Outbox,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Control {
+    tick_hz: u32,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self { tick_hz: 1 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Telemetry {
+    period_ms: u32,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { period_ms: 5_000 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct BrokerFile {
+    url: String,
+    username: Option<String>,
+    password_file: Option<PathBuf>,
+    keepalive_s: u16,
+}
+
+impl Default for BrokerFile {
+    fn default() -> Self {
+        Self { url: "mqtt://127.0.0.1:1883".to_owned(), username: None, password_file: None, keepalive_s: 15 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Outbox {
+    max_kib: u32,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self { max_kib: 1024 }
+    }
+}
+
+impl Config {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// Every problem found, with file, line and key.
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        let name = path.display().to_string();
+        let text = fs::read_to_string(path)
+            .map_err(|error| Problems::one(&name, format!("could not read the configuration: {error}")))?;
+        Self::parse(&name, &text, rustix::system::uname().nodename().to_str().unwrap_or_default())
+    }
+
+    /// Parses the text of a configuration; `hostname` is the rig's name where the text gives none.
+    ///
+    /// # Errors
+    /// Every problem found, with file, line and key.
+    pub fn parse(file: &str, text: &str, hostname: &str) -> Result<Self, Problems> {
+        let source = Source::new(file, text);
+        let raw = source.parse::<File>()?;
+        let mut problems: Vec<Problem> = Vec::new();
+        let mut range = |key: &str, value: u32, low: u32, high: u32| {
+            if !(low..=high).contains(&value) {
+                problems.push(source.problem(key, format!("must be {low} to {high}, not {value}")));
+            }
+        };
+        range("control.tick_hz", raw.control.tick_hz, 1, 100);
+        range("telemetry.period_ms", raw.telemetry.period_ms, 100, 3_600_000);
+        range("broker.keepalive_s", raw.broker.keepalive_s.into(), 5, 3_600);
+        range("outbox.max_kib", raw.outbox.max_kib, 64, 1_048_576);
+        let name = raw.rig.unwrap_or_else(|| hostname.to_owned());
+        let rig = RigId::try_from(name).map_err(|error| problems.push(source.problem("rig", error.to_string())));
+        let address = address(&raw.broker.url).map_err(|text| problems.push(source.problem("broker.url", text)));
+        if raw.broker.password_file.is_some() && raw.broker.username.is_none() {
+            problems.push(source.problem("broker.password_file", "needs a username too"));
+        }
+        let (Ok(rig), Ok((host, port)), true) = (rig, address, problems.is_empty()) else {
+            return Err(Problems(problems));
+        };
+        let BrokerFile { username, password_file, keepalive_s, url: _ } = raw.broker;
+        Ok(Self {
+            rig,
+            board: raw.board,
+            simulation: raw.simulation,
+            encoding: raw.encoding,
+            tick: Duration::from_secs(1) / raw.control.tick_hz,
+            period: Duration::from_millis(raw.telemetry.period_ms.into()),
+            broker: Broker { host, port, username, password_file, keepalive: Duration::from_secs(keepalive_s.into()) },
+            outbox_bytes: usize::try_from(raw.outbox.max_kib).unwrap_or(usize::MAX).saturating_mul(1024),
+        })
+    }
+}
+
+impl Config {
+    /// Where this configuration finds the board's buses; `path` is for messages only.
+    ///
+    /// # Errors
+    /// Where the board is a simulated one and no directory is given for it.
+    pub fn host(&self, path: &Path, board: &Board) -> Result<Host, Problems> {
+        if board.simulated() && self.simulation.is_none() {
+            let text = format!(
+                "the board `{}` is a simulated rig: `simulation` must name the directory of its sockets",
+                board.name
+            );
+            return Err(Problems::one(&path.display().to_string(), text));
+        }
+        Ok(Host { simulation: self.simulation.clone(), ..Host::default() })
+    }
+}
+
+impl Broker {
+    /// A broker by its URL, with every default.
+    ///
+    /// # Errors
+    /// What is wrong with the URL.
+    pub fn from_url(url: &str) -> Result<Self, String> {
+        let (host, port) = address(url)?;
+        Ok(Self { host, port, username: None, password_file: None, keepalive: Duration::from_secs(15) })
+    }
+
+    /// The password, where there is a file for it; a newline at its end is not part of it.
+    ///
+    /// # Errors
+    /// Names the file that could not be read.
+    pub fn password(&self) -> Result<Option<String>, Problems> {
+        let Some(path) = &self.password_file else { return Ok(None) };
+        let name = path.display().to_string();
+        let text = fs::read_to_string(path)
+            .map_err(|error| Problems::one(&name, format!("could not read the broker's password: {error}")))?;
+        Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
+    }
+}
+
+/// Host and port of `mqtt://HOST[:PORT]`; 1883 where none is given. An IPv6 address keeps its brackets.
+fn address(url: &str) -> Result<(String, u16), String> {
+    const FORM: &str = "must be mqtt://HOST[:PORT]";
+    let rest = match url.split_once("://") {
+        Some(("mqtt", rest)) => rest,
+        Some((scheme, _)) => return Err(format!("{FORM}; `{scheme}` is not a transport of this version")),
+        None => return Err(FORM.to_owned()),
+    };
+    let bracketed = rest.starts_with('[').then(|| rest.find(']')).flatten().map(|end| rest.split_at(end + 1));
+    let (host, port) = match bracketed {
+        Some((host, port)) => (host, port.strip_prefix(':')),
+        None => rest.split_once(':').map_or((rest, None), |(host, port)| (host, Some(port))),
+    };
+    let port = port.map_or(Ok(1883), str::parse).ok().filter(|port| *port != 0).ok_or("the port must be 1 to 65535")?;
+    let good = !host.is_empty() && (bracketed.is_some() || !host.contains(['/', '@', '[', ']', ':']));
+    if good { Ok((host.to_owned(), port)) } else { Err(FORM.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse("rigd.toml", text, "host-1").map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn a_board_is_all_that_is_needed() {
+        let config = parse("board = \"simulated-8gpu\"").unwrap();
+        assert_eq!(
+            (config.rig.as_str(), config.tick, config.period),
+            ("host-1", Duration::from_secs(1), Duration::from_secs(5))
+        );
+        assert_eq!((config.broker.host.as_str(), config.broker.port), ("127.0.0.1", 1883));
+    }
+
+    #[test]
+    fn every_mistake_names_file_line_and_key() {
+        for (text, expected) in [
+            ("", "rigd.toml:1: missing field `board`"),
+            ("board = \"a\"\nborad = 1", "rigd.toml:2: borad: unknown field `borad`"),
+            ("board = 7", "rigd.toml:1: board: invalid type: integer `7`, expected a string"),
+            ("board = \"a\"\n[control]\ntick_hz = 0", "rigd.toml:3: control.tick_hz: must be 1 to 100, not 0"),
+            (
+                "board = \"a\"\n[telemetry]\nperiod_ms = 99",
+                "rigd.toml:3: telemetry.period_ms: must be 100 to 3600000, not 99",
+            ),
+            ("board = \"a\"\nrig = \"Rig 1\"", "rigd.toml:2: rig: `Rig 1` cannot be a rig's name"),
+            (
+                "board = \"a\"\n[broker]\nurl = \"mqtts://x\"",
+                "rigd.toml:3: broker.url: must be mqtt://HOST[:PORT]; `mqtts` is not",
+            ),
+            (
+                "board = \"a\"\n[broker]\npassword_file = \"x\"",
+                "rigd.toml:3: broker.password_file: needs a username too",
+            ),
+            ("board = ", "rigd.toml:1: "),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.starts_with(expected), "{text:?} gave {error:?}");
+        }
+    }
+
+    #[test]
+    fn several_mistakes_are_told_at_once() {
+        let error = parse("board = \"a\"\n[control]\ntick_hz = 500\n[outbox]\nmax_kib = 1").unwrap_err();
+        assert_eq!(error.lines().count(), 2, "{error}");
+    }
+
+    #[test]
+    fn urls() {
+        for (url, expected) in [
+            ("mqtt://broker", Some(("broker", 1883))),
+            ("mqtt://10.0.0.1:2883", Some(("10.0.0.1", 2883))),
+            ("mqtt://[::1]:1884", Some(("[::1]", 1884))),
+            ("mqtt://[::1]", Some(("[::1]", 1883))),
+            ("mqtt://", None),
+            ("mqtt://a:0", None),
+            ("mqtt://a:b", None),
+            ("mqtt://user@a", None),
+            ("broker:1883", None),
+        ] {
+            let found = address(url).ok();
+            assert_eq!(found.as_ref().map(|(host, port)| (host.as_str(), *port)), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_or_cannot_be_read_is_named() {
+        let error = Config::load(Path::new("/nonexistent/rigd.toml")).unwrap_err().to_string();
+        assert!(error.starts_with("/nonexistent/rigd.toml: could not read the configuration: No such file"), "{error}");
+        let error = Config::load(Path::new("/")).unwrap_err().to_string();
+        assert!(error.starts_with("/: could not read the configuration: Is a directory"), "{error}");
+    }
+}

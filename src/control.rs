@@ -1,0 +1,244 @@
+//! Control: the one thread that decides and the only one that gives orders to fans.
+//!
+//! Its own OS thread with an absolute-time sleep. Each tick reads everything, decides once ([`step`]), orders once, and
+//! publishes what was decided. It never waits for MQTT, DNS, a payload or the disk: snapshots are borrowed, orders and
+//! events leave by `try_send`.
+//!
+//! Worst case from heat to full fans at the default of one tick a second:
+//! one tick until the reading is asked for + one pass of the bus + one tick until it is decided on + one pass until it
+//! is written = 1.0 + 0.2 + 1.0 + 0.2 = 2.4 s ([`REACTION`]). A fan card's heat sink takes tens of seconds for that.
+
+pub mod alarm;
+mod gather;
+mod notify;
+mod realtime;
+pub mod step;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use log::{error, info, warn};
+use tokio::sync::{mpsc, watch};
+
+use crate::board::Board;
+use crate::bus::{self, Handle, Host, Order};
+use crate::clock::now;
+use crate::reading::{BusSnapshot, Snapshot, Zone};
+use alarm::{Edge, Episodes};
+pub use gather::gather;
+pub use notify::Notify;
+pub use realtime::Stop;
+use realtime::{Moment, claim_realtime};
+use step::{Inputs, Orders, State, step};
+
+/// Default time between ticks.
+pub const TICK: Duration = Duration::from_secs(1);
+/// What one pass over a bus may take: forty transfers of 0.5 ms at 100 kHz, ten times over.
+pub const PASS: Duration = Duration::from_millis(200);
+/// Heat to full fans at the default tick, with passes inside their budget.
+pub const REACTION: Duration = Duration::from_millis(2_400);
+/// Events on their way to the publisher. When it is full the event is dropped and counted, and the count is published:
+/// control does not wait.
+pub const EVENTS: usize = 256;
+/// Until when the first pass of every bus is waited for before the first decision, so that a start publishes readings
+/// and not gaps. A slower bus joins at the next tick.
+const FIRST_PASS: Duration = Duration::from_millis(250);
+/// How often a start looks whether the first passes are done.
+const FIRST_LOOK: Duration = Duration::from_micros(250);
+/// Longest time that leaving may take: two attempts at one chip on a stuck bus, each with the adapter's second, twice.
+const LEAVE: Duration = Duration::from_secs(4);
+/// A tick later than this is worth a line: the drive of a fan still does not depend on it.
+const LATE: Duration = Duration::from_millis(500);
+/// Snapshots are small; decisions allocate little.
+const STACK: usize = 256 * 1024;
+
+/// What control publishes.
+pub struct Outputs {
+    /// The rig in each tick; the newest wins.
+    pub snapshot: watch::Sender<Snapshot>,
+    /// Alarms raised and cleared, each of them.
+    pub events: mpsc::Sender<Edge>,
+    /// Events dropped because nobody took them.
+    pub lost_events: Arc<AtomicU32>,
+}
+
+/// The oldest a bus pass may be: two ticks may pass without one, the third makes its readings stale. Never below a
+/// second, since a pass takes its time at a hundred ticks a second too.
+#[must_use]
+pub fn stale_after(tick: Duration) -> Duration {
+    (tick * 5 / 2).max(Duration::from_secs(1))
+}
+
+/// Starts the bus threads and the control thread.
+///
+/// # Errors
+/// What the system says where it cannot start a thread.
+pub fn spawn(
+    board: Arc<Board>,
+    host: &Host,
+    tick: Duration,
+    outputs: Outputs,
+    stop: Stop,
+) -> std::io::Result<JoinHandle<()>> {
+    let buses = (0..board.buses.len()).map(|bus| bus::spawn(&board, bus, host)).collect::<std::io::Result<Vec<_>>>()?;
+    thread::Builder::new().name("control".to_owned()).stack_size(STACK).spawn(move || {
+        claim_realtime();
+        let mut control = Control::new(board, buses, tick, outputs);
+        control.run(&stop);
+        control.leave();
+    })
+}
+
+struct Control {
+    board: Arc<Board>,
+    buses: Vec<Handle>,
+    tick: Duration,
+    outputs: Outputs,
+    notify: Notify,
+    state: State,
+    episodes: Episodes,
+    ticks: u64,
+}
+
+impl Control {
+    fn new(board: Arc<Board>, buses: Vec<Handle>, tick: Duration, outputs: Outputs) -> Self {
+        let state = State::new(&board, now());
+        let notify = Notify::from_environment();
+        Self { board, buses, tick, outputs, notify, state, episodes: Episodes::default(), ticks: 0 }
+    }
+
+    fn run(&mut self, stop: &Stop) {
+        self.first_pass(stop);
+        let mut next = Moment::now();
+        while !stop.stopped() {
+            self.tick();
+            if self.ticks == 1 {
+                self.notify.ready();
+            }
+            self.notify.finished_tick(now());
+            next = next.after(self.tick);
+            stop.sleep_until(next);
+            let late = next.elapsed();
+            if late > LATE.max(self.tick) && !stop.stopped() {
+                warn!("control: a tick came {} ms late", late.as_millis());
+                next = Moment::now();
+            }
+        }
+        self.notify.stopping();
+    }
+
+    /// Asks every bus for readings without changing a fan, and waits for them for a moment.
+    fn first_pass(&self, stop: &Stop) {
+        for bus in &self.buses {
+            bus.order(Order::default());
+        }
+        let started = Moment::now();
+        while started.elapsed() < FIRST_PASS
+            && self.buses.iter().any(|bus| bus.snapshot().taken.is_none())
+            && !stop.stopped()
+        {
+            stop.sleep_until(Moment::now().after(FIRST_LOOK));
+        }
+    }
+
+    /// Read everything, decide once, act once, publish what was decided.
+    fn tick(&mut self) {
+        let now = now();
+        let found: Vec<BusSnapshot> = self.buses.iter().map(|bus| bus.snapshot().clone()).collect();
+        let mut snapshot = gather(&self.board, &found, now, stale_after(self.tick));
+        let inputs = Inputs { now, sensors: &snapshot.sensors, fans: &snapshot.fans };
+        let (state, orders) = step(&self.board, self.state.clone(), &inputs);
+        self.state = state;
+        for (bus, order) in self.buses.iter().zip(bus_orders(&self.board, &orders)) {
+            bus.order(order);
+        }
+        self.ticks += 1;
+        snapshot.tick = self.ticks;
+        snapshot.zones = orders.zones.iter().map(|zone| zone.unwrap_or_default()).collect();
+        snapshot.sensors = orders.sensors;
+        let active = alarm::active(&self.board, &snapshot, &orders.standing);
+        for edge in self.episodes.tick(&active, now) {
+            self.tell(edge);
+        }
+        snapshot.alarms = self.episodes.raised().collect();
+        self.outputs.snapshot.send_replace(snapshot);
+    }
+
+    fn tell(&self, edge: Edge) {
+        let (kind, name) = (edge.alarm.kind, edge.alarm.subject.name(&self.board));
+        if edge.raised {
+            warn!("{kind:?}: {name}");
+        } else {
+            info!("{kind:?} over: {name}");
+        }
+        if self.outputs.events.try_send(edge).is_err() {
+            self.outputs.lost_events.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The last deed on every way out: full air. The threads do it as their channels close.
+    fn leave(self) {
+        let deadline = now() + LEAVE;
+        for bus in self.buses {
+            let name = bus.name.clone();
+            if !bus.leave(now(), deadline) {
+                error!("bus {name} did not end in time: its fans are left to the chips' own watchdogs");
+            }
+        }
+    }
+}
+
+/// What each bus is told: the drive of every fan that a zone drives, on every tick, so that a lost order costs nothing.
+fn bus_orders(board: &Board, orders: &Orders) -> Vec<Order> {
+    let mut by_bus: BTreeMap<usize, Order> = (0..board.buses.len()).map(|bus| (bus, Order::default())).collect();
+    for fan in &board.fans {
+        let zone: Option<Zone> = fan.zone.and_then(|zone| orders.zones.get(zone).copied().flatten());
+        if let (Some(zone), Some(order)) = (zone, by_bus.get_mut(&fan.at.bus)) {
+            order.duties.push((fan.at.chip, fan.at.channel, zone.duty));
+        }
+    }
+    by_bus.into_values().collect()
+}
+
+/// Full air on every fan that a zone drives, with no control thread: what systemd runs when the agent has ended in
+/// whatever way. `false` where a fan could not be reached.
+#[must_use]
+pub fn leave_safe(board: &Board, host: &Host) -> bool {
+    let mut reached = true;
+    for bus in 0..board.buses.len() {
+        // Each is tried, also after one that failed.
+        reached &= bus::Worker::new(board, bus, host).leave();
+    }
+    reached
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reading::Stage;
+    use crate::units::Duty;
+
+    #[test]
+    fn the_reaction_time_is_the_sum_of_its_parts() {
+        assert_eq!(TICK + PASS + TICK + PASS, REACTION);
+        assert!(stale_after(TICK) > TICK * 2 && stale_after(TICK) < TICK * 3);
+        assert_eq!(stale_after(Duration::from_millis(10)), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn every_driven_fan_is_ordered_on_its_bus_and_no_other() {
+        let board = Board::load("simulated-8gpu").unwrap();
+        let duty = Duty::from_percent(40).unwrap();
+        let orders = Orders { zones: vec![Some(Zone { duty, stage: Stage::Normal })], ..Orders::default() };
+        let by_bus = bus_orders(&board, &orders);
+        let counts: Vec<_> =
+            board.buses.iter().zip(&by_bus).map(|(bus, order)| (bus.name.as_str(), order.duties.len())).collect();
+        assert_eq!(counts, [("air", 6), ("main", 0)]);
+        assert!(by_bus.iter().flat_map(|order| &order.duties).all(|(_, _, ordered)| *ordered == duty));
+        let starting = Orders { zones: vec![None], ..Orders::default() };
+        assert!(bus_orders(&board, &starting).iter().all(|order| order.duties.is_empty()), "a start changes nothing");
+    }
+}

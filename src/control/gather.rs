@@ -1,0 +1,113 @@
+//! From what the buses found to what the rig knows: folds bus snapshots into the board's order.
+
+use std::time::{Duration, Instant};
+
+use crate::board::{Board, Point};
+use crate::reading::{BusSnapshot, ChipReading, Fan, Faults, Health, Missing, Power, Reading, Snapshot};
+use crate::units::Millicelsius;
+
+/// The tick's readings in the board's order. A bus whose last pass is older than `stale_after` has nothing but stale
+/// readings, whatever it said then.
+#[must_use]
+pub fn gather(board: &Board, buses: &[BusSnapshot], now: Instant, stale_after: Duration) -> Snapshot {
+    let lookup = Lookup { buses, now, stale_after };
+    Snapshot {
+        rails: board.rails.iter().map(|rail| lookup.power(rail.at)).collect(),
+        supplies: board
+            .supplies
+            .iter()
+            .map(|supply| [lookup.power(supply.input), lookup.power(supply.output)])
+            .collect(),
+        sensors: board.sensors.iter().map(|sensor| lookup.temperature(sensor.at)).collect(),
+        fans: board.fans.iter().map(|fan| lookup.fan(fan.at)).collect(),
+        chips: buses.iter().flat_map(|bus| lookup.chips(bus)).collect(),
+        repairs: buses.iter().fold(0, |sum, bus| sum.saturating_add(bus.repairs)),
+        ..Snapshot::default()
+    }
+}
+
+struct Lookup<'a> {
+    buses: &'a [BusSnapshot],
+    now: Instant,
+    stale_after: Duration,
+}
+
+impl Lookup<'_> {
+    fn fresh(&self, bus: &BusSnapshot) -> Result<(), Missing> {
+        match bus.taken {
+            None => Err(Missing::NotPresent),
+            Some(taken) if self.now.saturating_duration_since(taken) > self.stale_after => Err(Missing::Stale),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn chip(&self, at: Point) -> Result<&ChipReading, Missing> {
+        let bus = self.buses.get(at.bus).ok_or(Missing::NotPresent)?;
+        self.fresh(bus)?;
+        bus.chips.get(at.chip).ok_or(Missing::NotPresent)
+    }
+
+    fn power(&self, at: Point) -> Power {
+        let found = self.chip(at).and_then(|chip| chip.power.get(at.channel).copied().ok_or(Missing::NotPresent));
+        found.unwrap_or_else(Power::missing)
+    }
+
+    fn temperature(&self, at: Point) -> Reading<Millicelsius> {
+        self.chip(at)?.temperature.get(at.channel).copied().unwrap_or(Err(Missing::NotPresent))
+    }
+
+    fn fan(&self, at: Point) -> Fan {
+        let found = self.chip(at).and_then(|chip| chip.fan.get(at.channel).copied().ok_or(Missing::NotPresent));
+        found.unwrap_or_else(Fan::missing)
+    }
+
+    fn chips(&self, bus: &BusSnapshot) -> Vec<(Health, Faults)> {
+        let fresh = self.fresh(bus);
+        let stands = |(chip, health): (&ChipReading, &Health)| match fresh {
+            Err(Missing::Stale) => (Health::Failed(Missing::Stale), Faults::NONE),
+            _ => (*health, chip.faults),
+        };
+        bus.chips.iter().zip(&bus.health).map(stands).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Rpm;
+
+    #[test]
+    fn a_bus_that_stopped_answering_goes_stale_and_takes_nobody_with_it() {
+        let board = Board::load("simulated-8gpu").unwrap();
+        let now = crate::clock::now() + Duration::from_secs(60);
+        let bus = |name: &str, age: Duration| {
+            let bus = board.buses.iter().find(|bus| bus.name == name).unwrap();
+            let chips = bus.chips.iter().map(|chip| match &chip.kind {
+                crate::board::ChipKind::I2c { part, .. } => ChipReading {
+                    power: vec![
+                        Power { voltage: Ok(crate::units::Millivolts(12_000)), ..Power::missing(Missing::Off) };
+                        part.power.len()
+                    ],
+                    temperature: vec![Ok(Millicelsius(30_000)); part.temperature.len()],
+                    fan: vec![Fan { rpm: Ok(Rpm(1_000)), ..Fan::missing(Missing::Off) }; part.fan.len()],
+                    faults: Faults::NONE,
+                },
+                crate::board::ChipKind::Hwmon(_) => ChipReading::default(),
+            });
+            BusSnapshot {
+                taken: Some(now - age),
+                chips: chips.collect(),
+                health: vec![Health::Ok; bus.chips.len()],
+                repairs: 0,
+            }
+        };
+        // In the board's order: air, then main.
+        let buses = [bus("air", Duration::from_secs(3)), bus("main", Duration::from_secs(1))];
+        let snapshot = gather(&board, &buses, now, Duration::from_millis(2500));
+        assert!(snapshot.rails.iter().all(|rail| rail.voltage.is_ok()));
+        assert!(snapshot.sensors.iter().all(|sensor| *sensor == Err(Missing::Stale)));
+        assert!(snapshot.fans.iter().all(|fan| fan.rpm == Err(Missing::Stale)));
+        let failed = snapshot.chips.iter().filter(|(health, _)| *health == Health::Failed(Missing::Stale)).count();
+        assert_eq!(failed, 4, "the fan controller and three sensors");
+    }
+}

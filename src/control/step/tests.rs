@@ -1,0 +1,257 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::units::Rpm;
+
+const BOARD: &str = r#"
+name = "t"
+revision = "a"
+[bus.b]
+socket = "b"
+[chip.U1]
+part = "max31790"
+bus = "b"
+addr = 0x20
+[chip.U2]
+part = "tmp75"
+bus = "b"
+addr = 0x48
+[chip.U3]
+part = "tmp75"
+bus = "b"
+addr = 0x49
+[sensor.s1]
+chip = "U2"
+frozen_s = 60
+[sensor.s2]
+chip = "U3"
+[fan.f1]
+chip = "U1"
+channel = 1
+min_rpm = 500
+max_rpm = 5000
+start_pct = 20
+[fan.f2]
+chip = "U1"
+channel = 2
+min_rpm = 500
+max_rpm = 5000
+start_pct = 20
+[zone.z]
+sensors = ["s1", "s2"]
+fans = ["f1", "f2"]
+curve = [[30_000, 30], [50_000, 50], [60_000, 100]]
+critical_mc = 70_000
+hysteresis_mc = 2_000
+slew_pct_per_s = 5
+"#;
+
+fn board() -> Board {
+    Board::parse("t.toml", BOARD).unwrap()
+}
+
+fn percent(percent: u8) -> Duty {
+    Duty::from_percent(percent).unwrap()
+}
+
+const TURNS: Fan = Fan { rpm: Ok(Rpm(2000)), duty: Ok(Duty::OFF), fault: false };
+
+/// A rig that is stepped once a second.
+struct Rig {
+    board: Board,
+    state: Option<State>,
+    now: Instant,
+    fans: [Fan; 2],
+}
+
+impl Rig {
+    /// Its fans found at this drive.
+    fn found_at(duty: Duty) -> Self {
+        let (board, now) = (board(), crate::clock::now());
+        let state = Some(State::new(&board, now));
+        Self { board, state, now, fans: [Fan { duty: Ok(duty), ..TURNS }; 2] }
+    }
+
+    fn tick(&mut self, sensors: [Reading<Millicelsius>; 2]) -> Orders {
+        self.now += Duration::from_secs(1);
+        self.at_once(sensors)
+    }
+
+    fn at_once(&mut self, sensors: [Reading<Millicelsius>; 2]) -> Orders {
+        let inputs = Inputs { now: self.now, sensors: &sensors, fans: &self.fans };
+        let (state, orders) = step(&self.board, self.state.take().unwrap(), &inputs);
+        self.state = Some(state);
+        orders
+    }
+
+    fn zone(&mut self, sensors: [Reading<Millicelsius>; 2]) -> (Duty, Stage) {
+        let zone = self.tick(sensors).zones[0].unwrap();
+        (zone.duty, zone.stage)
+    }
+}
+
+fn at(celsius: i32) -> [Reading<Millicelsius>; 2] {
+    [Ok(Millicelsius(celsius * 1000)), Ok(Millicelsius(25_000))]
+}
+
+#[test]
+fn the_curve_is_straight_between_its_points() {
+    let points = &board().zones[0].curve;
+    for (millicelsius, hundredths) in [
+        (-40_000, 3000),
+        (30_000, 3000),
+        (40_000, 4000),
+        (50_000, 5000),
+        (55_000, 7500),
+        (60_000, 10_000),
+        (99_000, 10_000),
+    ] {
+        assert_eq!(curve(points, Millicelsius(millicelsius)).hundredths(), hundredths, "{millicelsius} m°C");
+    }
+}
+
+#[test]
+fn the_drive_moves_no_faster_than_the_slew_limit_from_where_it_was_found() {
+    let mut rig = Rig::found_at(percent(40));
+    assert_eq!(rig.zone(at(55)), (percent(45), Stage::Normal));
+    assert_eq!(rig.zone(at(55)), (percent(50), Stage::Normal));
+    assert_eq!(rig.zone(at(20)).0, percent(45), "and down again as slowly");
+}
+
+#[test]
+fn a_restart_changes_nothing_until_it_has_read() {
+    let mut rig = Rig::found_at(percent(35));
+    assert_eq!(rig.at_once([Err(Missing::NotPresent); 2]).zones, [None]);
+    assert_eq!(rig.at_once(at(35)).zones, [Some(Zone { duty: percent(35), stage: Stage::Normal })]);
+}
+
+#[test]
+fn blind_means_full_air_at_once_for_every_reason_and_either_sensor() {
+    for reason in [Missing::NotPresent, Missing::Off, Missing::Bus, Missing::Stale, Missing::Implausible] {
+        for sensors in [[Err(reason), Ok(Millicelsius(20_000))], [Ok(Millicelsius(20_000)), Err(reason)]] {
+            let mut rig = Rig::found_at(percent(30));
+            assert_eq!(rig.zone(at(30)).1, Stage::Normal);
+            assert_eq!(rig.zone(sensors), (Duty::FULL, Stage::Blind), "{reason}");
+        }
+    }
+}
+
+#[test]
+fn a_zone_that_never_gets_a_reading_is_blind_after_its_grace() {
+    let mut rig = Rig::found_at(percent(30));
+    assert_eq!(rig.at_once([Err(Missing::NotPresent); 2]).zones, [None]);
+    assert_eq!(rig.zone([Err(Missing::NotPresent); 2]), (Duty::FULL, Stage::Blind));
+}
+
+#[test]
+fn implausible_and_frozen_sensors_are_not_believed() {
+    let mut rig = Rig::found_at(percent(30));
+    assert_eq!(rig.tick(at(200)).sensors[0], Err(Missing::Implausible));
+    let moving = |i: i32| [Ok(Millicelsius(35_000)), Ok(Millicelsius(30_000 + i))];
+    for second in 0..60 {
+        assert_eq!(rig.tick(moving(second)).sensors[0], Ok(Millicelsius(35_000)), "after {second} s");
+    }
+    let orders = rig.tick(moving(60));
+    assert_eq!((orders.sensors[0], orders.zones[0].unwrap().stage), (Err(Missing::Stale), Stage::Blind));
+    let moved = [Ok(Millicelsius(35_063)), Ok(Millicelsius(30_000))];
+    assert_eq!(rig.tick(moved).sensors[0], Ok(Millicelsius(35_063)), "believed again as soon as it moves");
+}
+
+#[test]
+fn critical_is_full_air_and_lets_go_behind_the_hysteresis() {
+    let mut rig = Rig::found_at(percent(30));
+    assert_eq!(rig.zone(at(70)), (Duty::FULL, Stage::Critical));
+    assert_eq!(rig.zone(at(69)), (Duty::FULL, Stage::Critical));
+    assert_eq!(rig.zone(at(67)).1, Stage::Normal);
+}
+
+#[test]
+fn the_drive_falls_only_behind_the_hysteresis() {
+    let mut rig = Rig::found_at(percent(40));
+    let mut tick = |celsius| rig.tick([Ok(Millicelsius(celsius)), Ok(Millicelsius(25_000))]).zones[0].unwrap().duty;
+    assert_eq!(tick(40_000), percent(40));
+    assert_eq!(tick(38_500), percent(40), "1.5 °C cooler, 2 °C of hysteresis");
+    assert_eq!(tick(37_000), percent(39));
+}
+
+#[test]
+fn a_fan_that_stands_gives_the_others_full_air_after_its_spin_up() {
+    for rpm in [Ok(Rpm(0)), Ok(Rpm(499)), Err(Missing::Bus)] {
+        let mut rig = Rig::found_at(percent(40));
+        assert_eq!(rig.zone(at(40)).1, Stage::Normal);
+        rig.fans[1].rpm = rpm;
+        for _ in 0..SPIN_UP.as_secs() {
+            assert_eq!(rig.zone(at(40)).1, Stage::Normal, "{rpm:?} too early");
+        }
+        let orders = rig.tick(at(40));
+        assert_eq!(orders.zones[0].unwrap(), Zone { duty: Duty::FULL, stage: Stage::FanFailed }, "{rpm:?}");
+        assert_eq!(orders.standing, [false, true]);
+        rig.fans[1].rpm = Ok(Rpm(1500));
+        assert_eq!(rig.zone(at(40)).1, Stage::Normal, "it turns again");
+    }
+}
+
+prop_compose! {
+    fn any_reading()(value in -60_000..160_000i32, kind in 0..8u8) -> Reading<Millicelsius> {
+        match kind {
+            0 => Err(Missing::Bus),
+            1 => Err(Missing::Stale),
+            _ => Ok(Millicelsius(value)),
+        }
+    }
+}
+
+prop_compose! {
+    fn any_fan()(rpm in 0..6000u16, duty in 0..=10_000u32, kind in 0..6u8) -> Fan {
+        match kind {
+            0 => Fan::missing(Missing::Bus),
+            _ => Fan { rpm: Ok(Rpm(rpm)), duty: Ok(Duty::saturating(duty)), fault: false },
+        }
+    }
+}
+
+proptest! {
+    /// Law 4, over any history: as soon as an input of the zone is missing it has full air.
+    #[test]
+    fn missing_input_is_full_air_whatever_came_before(
+        history in prop::collection::vec(([any_reading(), any_reading()], [any_fan(), any_fan()], 0..5000u64), 1..40),
+    ) {
+        let board = board();
+        let mut now = crate::clock::now();
+        let mut state = State::new(&board, now);
+        now += STARTING;
+        for (sensors, fans, millis) in history {
+            now += Duration::from_millis(millis);
+            let (next, orders) = step(&board, state, &Inputs { now, sensors: &sensors, fans: &fans });
+            state = next;
+            let zone = orders.zones[0].unwrap();
+            let blind = orders.sensors.iter().any(Result::is_err);
+            prop_assert_eq!(blind, zone.stage == Stage::Blind);
+            let hot = orders.sensors.iter().flatten().any(|t| *t >= board.zones[0].critical);
+            prop_assert!(!(blind || hot) || zone.duty == Duty::FULL);
+        }
+    }
+
+    /// From the same state, hotter never gives less air.
+    #[test]
+    fn hotter_never_gives_less_air(
+        history in prop::collection::vec(20_000..75_000i32, 0..20), base in 20_000..75_000i32, more in 0..30_000i32,
+        duty in 0..=10_000u32,
+    ) {
+        let board = board();
+        let fans = [Fan { duty: Ok(Duty::saturating(duty)), ..TURNS }; 2];
+        let mut now = crate::clock::now();
+        let mut state = State::new(&board, now);
+        for celsius in history {
+            now += Duration::from_secs(1);
+            let sensors = [Ok(Millicelsius(celsius)), Ok(Millicelsius(20_000))];
+            state = step(&board, state, &Inputs { now, sensors: &sensors, fans: &fans }).0;
+        }
+        now += Duration::from_secs(1);
+        let air = |celsius: i32| {
+            let sensors = [Ok(Millicelsius(celsius)), Ok(Millicelsius(20_000))];
+            step(&board, state.clone(), &Inputs { now, sensors: &sensors, fans: &fans }).1.zones[0].unwrap().duty
+        };
+        prop_assert!(air(base + more) >= air(base));
+    }
+}

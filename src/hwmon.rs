@@ -1,0 +1,152 @@
+//! `/sys/class/hwmon` as a sensor source: chips that a kernel driver owns.
+//!
+//! The kernel's unit is ours in all but power (hwmon has microwatts; Documentation/hwmon/sysfs-interface.rst).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::board::Hwmon;
+use crate::bus;
+use crate::chip::{Driver, Error, div_round_closest};
+use crate::reading::{ChipReading, Fan, Missing, Power, Reading};
+
+/// One device of a kernel driver.
+pub struct Device {
+    class: PathBuf,
+    spec: Hwmon,
+    directory: Option<PathBuf>,
+}
+
+impl Device {
+    /// A device that is looked for when it identifies itself.
+    #[must_use]
+    pub fn new(sysfs: &Path, spec: Hwmon) -> Self {
+        Self { class: sysfs.join("class/hwmon"), spec, directory: None }
+    }
+
+    /// Directory of the device: its number changes from boot to boot, so it goes by driver name and device.
+    fn find(&self) -> Option<PathBuf> {
+        let mut directories: Vec<PathBuf> =
+            fs::read_dir(&self.class).ok()?.filter_map(Result::ok).map(|entry| entry.path()).collect();
+        directories.sort();
+        directories.into_iter().find(|directory| {
+            let name = fs::read_to_string(directory.join("name"));
+            name.is_ok_and(|name| name.trim_end() == self.spec.driver) && self.is_device(directory)
+        })
+    }
+
+    fn is_device(&self, directory: &Path) -> bool {
+        let Some(wanted) = &self.spec.device else { return true };
+        let link = fs::canonicalize(directory.join("device"));
+        link.is_ok_and(|path| path.file_name().is_some_and(|name| name == wanted.as_str()))
+    }
+}
+
+impl Driver<bus::Error> for Device {
+    fn identify(&mut self) -> Result<(), Error<bus::Error>> {
+        self.directory = self.find();
+        match &self.directory {
+            Some(_) => Ok(()),
+            None => Err(bus::Error::NoAcknowledge.into()),
+        }
+    }
+
+    fn configure(&mut self) -> Result<(), Error<bus::Error>> {
+        Ok(())
+    }
+
+    fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<bus::Error>> {
+        let Some(directory) = self.directory.as_deref().filter(|directory| directory.exists()) else {
+            return Err(bus::Error::Gone("the kernel driver is gone".to_owned()).into());
+        };
+        for (channel, [voltage, current, power]) in reading.power.iter_mut().zip(&self.spec.power) {
+            *channel = Power {
+                voltage: quantity(directory, voltage, Some),
+                current: quantity(directory, current, Some),
+                power: quantity(directory, power, |microwatts| div_round_closest(microwatts, 1000)),
+            };
+        }
+        for (channel, attribute) in reading.temperature.iter_mut().zip(&self.spec.temperature) {
+            *channel = quantity(directory, attribute, Some);
+        }
+        for (channel, attribute) in reading.fan.iter_mut().zip(&self.spec.fan) {
+            let fault = fs::read_to_string(directory.join(format!("{attribute}_fault")));
+            *channel = Fan {
+                rpm: quantity(directory, attribute, Some),
+                duty: Err(Missing::NotPresent),
+                fault: fault.is_ok_and(|text| text.trim_end() == "1"),
+            };
+        }
+        Ok(())
+    }
+}
+
+/// One `_input` file. Which attributes a driver has differs by chip: one that is not there is not present; one that
+/// the driver cannot read now (EIO, ENXIO, ENODATA, EAGAIN) failed on the bus behind it.
+fn quantity<T: TryFrom<i64>>(directory: &Path, attribute: &str, scale: impl Fn(i64) -> Option<i64>) -> Reading<T> {
+    let text = fs::read_to_string(directory.join(format!("{attribute}_input"))).map_err(|error| {
+        if error.kind() == std::io::ErrorKind::NotFound { Missing::NotPresent } else { Missing::Bus }
+    })?;
+    let value = text.trim_end().parse().ok().and_then(scale).ok_or(Missing::Implausible)?;
+    T::try_from(value).map_err(|_| Missing::Implausible)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::{Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
+
+    fn sysfs(name: &str, files: &[(&str, &str)]) -> PathBuf {
+        let root = std::env::temp_dir().join(format!("rigd-hwmon-{name}-{}", std::process::id()));
+        for (path, text) in files {
+            let path = root.join("class/hwmon").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn reads_a_driver_by_name_and_says_what_it_has_not_got() {
+        let root = sysfs(
+            "read",
+            &[
+                ("hwmon0/name", "k10temp\n"),
+                ("hwmon1/name", "ina226\n"),
+                ("hwmon1/in1_input", "12000\n"),
+                ("hwmon1/curr1_input", "-1500\n"),
+                ("hwmon1/power1_input", "18000500\n"),
+                ("hwmon1/temp1_input", "-250\n"),
+                ("hwmon1/temp2_input", "warm\n"),
+                ("hwmon1/fan1_input", "3006\n"),
+                ("hwmon1/fan1_fault", "1\n"),
+            ],
+        );
+        let spec = Hwmon {
+            driver: "ina226".to_owned(),
+            device: None,
+            power: vec![["in1", "curr1", "power1"].map(str::to_owned), ["in2", "curr2", "power2"].map(str::to_owned)],
+            temperature: vec!["temp1".to_owned(), "temp2".to_owned()],
+            fan: vec!["fan1".to_owned()],
+        };
+        let mut device = Device::new(&root, spec);
+        assert_eq!(device.identify(), Ok(()));
+        let mut reading = ChipReading::missing(2, 2, 1, Missing::Stale);
+        assert_eq!(device.read(&mut reading), Ok(()));
+        let first =
+            Power { voltage: Ok(Millivolts(12_000)), current: Ok(Milliamps(-1_500)), power: Ok(Milliwatts(18_001)) };
+        assert_eq!(reading.power, [first, Power::missing(Missing::NotPresent)]);
+        assert_eq!(reading.temperature, [Ok(Millicelsius(-250)), Err(Missing::Implausible)]);
+        assert_eq!(reading.fan, [Fan { rpm: Ok(Rpm(3_006)), duty: Err(Missing::NotPresent), fault: true }]);
+        fs::remove_dir_all(&root).unwrap();
+        assert!(device.read(&mut reading).is_err(), "a driver that was unloaded is gone, not zero");
+    }
+
+    #[test]
+    fn a_driver_that_is_not_loaded_is_not_present() {
+        let root = sysfs("absent", &[("hwmon0/name", "k10temp\n")]);
+        let mut device = Device::new(&root, Hwmon { driver: "ina226".to_owned(), ..Hwmon::default() });
+        assert_eq!(device.identify().map_err(|error| error.missing()), Err(Missing::NotPresent));
+        fs::remove_dir_all(&root).unwrap();
+    }
+}

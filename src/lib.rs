@@ -1,0 +1,53 @@
+//! rigd: the agent on each rig of a GPU fleet that earns with AI work, mining, or neither, whichever pays.
+//!
+//! ```text
+//! chip ── bus thread ── watch<BusSnapshot> ──┐                        ┌── Order, one a tick ── bus thread ── fan chip
+//! kernel driver ── hwmon ────────────────────┼── control: step() ─────┤
+//!                                            │   its own thread       ├── watch<Snapshot> ─┐
+//! board file ── Board, resolved and checked ─┘                        └── mpsc<Edge> ──────┴─ publisher ─ outbox ─ link ─ broker
+//! ```
+//!
+//! # Reading order
+//!
+//! | module | what |
+//! |---|---|
+//! | [`units`] | quantities as types, whole numbers in the chips' own units |
+//! | [`reading`] | a value or the reason why there is none; what the rig knows now |
+//! | [`board`] | board files: what is soldered where, with every name resolved |
+//! | [`config`] | `/etc/rigd/rigd.toml` and every default |
+//! | [`chip`] | one file per part: registers, formula, driver |
+//! | [`hwmon`] | chips that a kernel driver owns |
+//! | [`bus`] | one thread per adapter; raw I2C, SMBus, or the simulated rig's socket |
+//! | [`control`] | the tick: read all, decide once, order once |
+//! | [`wire`] | the only types that reach the broker |
+//! | [`mqtt`] | outbox, publisher, link |
+//! | [`clock`], [`logger`] | where time comes from, where log lines go |
+//!
+//! # Glossary
+//!
+//! - **Board**: one revision of a rig's hardware, as data. **Refdes**: a chip's reference designator on the schematic.
+//! - **Rail**: a power measurement. **Supply**: one that measures both its sides. **Zone**: sensors and the fans that
+//!   answer to them.
+//! - **Tick**: one round of control. **Pass**: one round of a bus thread over its chips, started by a tick.
+//! - **Duty**: fan drive in hundredths of a percent. **Full air**: all fans of a zone at 100 %.
+//! - **Birth**: the retained message with all that does not change; **telemetry** carries values only and the birth's id.
+//! - **Boot**: a random number per start of the agent; (boot, lane, seq) names a message for ever.
+//!
+//! # Laws
+//!
+//! Only control gives orders to fans. Safety waits for nothing: not for MQTT, DNS or the disk. A reading is a value or a
+//! reason. Blind means full air. Every setting is read back and repaired. One bad part stops one part. Time, I/O and
+//! randomness come in as arguments to what decides. Every queue, retry, buffer and wait is bounded.
+
+pub mod board;
+pub mod bus;
+pub mod chip;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod hwmon;
+pub mod logger;
+pub mod mqtt;
+pub mod reading;
+pub mod units;
+pub mod wire;

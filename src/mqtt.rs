@@ -1,0 +1,65 @@
+//! The link to the broker.
+//!
+//! ```text
+//! watch<Snapshot> ─┐                      ┌─ try_publish ─> link task: rumqttc's poll() under a deadline ── broker
+//! mpsc<Edge> ──────┴─> publisher ── outbox┘        │
+//!                          ▲──── mpsc<Report>: up, sent, acknowledged, down
+//! ```
+//!
+//! rumqttc is used for the protocol and never as a queue: on any error all its state is thrown away and the [`outbox`]
+//! sends again what was not acknowledged. `poll()` runs in a task of its own, because it is not cancel-safe while it
+//! connects, and under a deadline of its own, because it waits for ever on a peer that stopped reading.
+
+mod backoff;
+mod link;
+pub mod outbox;
+mod publisher;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::board::Board;
+use crate::config::Config;
+use crate::control::alarm::Edge;
+use crate::reading::Snapshot;
+use link::Link;
+use publisher::Publisher;
+
+/// What the publisher takes in.
+pub struct Inputs {
+    /// The rig in each tick.
+    pub snapshot: watch::Receiver<Snapshot>,
+    /// Alarms raised and cleared.
+    pub events: mpsc::Receiver<Edge>,
+    /// Events that control could not hand over.
+    pub lost_events: Arc<AtomicU32>,
+    /// Becomes true when the agent is to stop.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// What identifies this start of the agent.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// Random, in every message.
+    pub boot: u32,
+    /// By the monotonic clock.
+    pub at: Instant,
+    /// By the rig's clock, ms since 1970.
+    pub unix_ms: u64,
+    /// Seeds the jitter of reconnects, so that a thousand rigs do not come back in step.
+    pub seed: u64,
+}
+
+/// How long a clean stop waits for the broker to take the last words.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Publishes until it is stopped, says that it stops, and returns.
+pub async fn run(config: &Config, password: Option<String>, board: Arc<Board>, start: Start, inputs: Inputs) {
+    let (link, client, reports) = Link::new(config, password, start);
+    let task = tokio::spawn(link.run());
+    Publisher::new(config, board, start, client, reports, inputs).run(FAREWELL).await;
+    task.abort();
+}

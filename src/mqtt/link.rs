@@ -1,0 +1,248 @@
+//! The link task: owns rumqttc's event loop, polls it under a deadline, connects again with back-off, and reports.
+//!
+//! What it guards against (each seen in rumqttc 0.25.1):
+//! - a peer that stops reading: `poll()` never returns once the send buffer is full → a deadline around it;
+//! - no pause between connection attempts → [`BackOff`];
+//! - messages dropped or overwritten when a session resumes → all state is cleared, the outbox sends again;
+//! - 14 MB of slots for in-flight messages → a window;
+//! - a message over the packet limit reconnects for ever → sizes are announced, and checked before sending;
+//! - 40 ms per message of Nagle against delayed acknowledgements → TCP_NODELAY.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{ConnAck, LastWill, LastWillProperties, Packet, PubAckReason};
+use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
+use rumqttc::{NetworkOptions, Outgoing};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::Start;
+use super::backoff::BackOff;
+use crate::clock;
+use crate::config::Config;
+use crate::wire::{Encoding, Header, Kind, MAX_MESSAGE, Online, Reason, RigId, Topic, encode};
+
+/// Messages on their way to the broker at most.
+pub(super) const WINDOW: u16 = 16;
+/// Packets between publisher and event loop: a window and the state that goes out on connect. Full means not yet.
+const CHANNEL: usize = 32;
+/// Reports to the publisher: each packet makes two. The link waits when it is full; the publisher never waits for it.
+const REPORTS: usize = 64;
+/// DNS, TCP and CONNECT together.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long the broker keeps the session and what is in it for us.
+const SESSION_EXPIRY_S: u32 = 600;
+/// The broker calls us lost only after this, so that a short break is not an alarm.
+const WILL_DELAY_S: u32 = 10;
+
+/// What the link tells the publisher.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Report {
+    /// Connected. Everything that was in flight has to be sent again.
+    Up(Up),
+    /// The packet handed over next in order has this id.
+    Sent(u16),
+    /// The broker has taken the packet, or refused it with a reason.
+    Acknowledged { id: u16, refused: Option<String> },
+    /// Not connected any more.
+    Down,
+}
+
+/// How a connection ended.
+enum End {
+    /// On purpose.
+    Left,
+    /// For this reason.
+    Failed(String),
+}
+
+/// What the broker said as it let us in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Up {
+    /// Which connection of this start it is, from 1.
+    pub(super) connection: u32,
+    /// How many messages may be on their way.
+    pub(super) window: usize,
+    /// Largest packet that it takes.
+    pub(super) max_packet: usize,
+}
+
+/// The publisher's end.
+#[derive(Clone)]
+pub(super) struct Client {
+    pub(super) inner: AsyncClient,
+    /// Cleared by the link before it throws its state away, so that nothing is handed over in between and the order of
+    /// `Report::Sent` keeps matching the order of publishing.
+    live: Arc<AtomicBool>,
+}
+
+impl Client {
+    pub(super) fn live(&self) -> bool {
+        self.live.load(Ordering::Acquire)
+    }
+}
+
+/// The link to the broker.
+pub(super) struct Link {
+    eventloop: EventLoop,
+    reports: mpsc::Sender<Report>,
+    live: Arc<AtomicBool>,
+    backoff: BackOff,
+    /// Longest silence of the event loop that is still life: it pings once per keep-alive.
+    guard: Duration,
+    rig: RigId,
+    encoding: Encoding,
+    start: Start,
+    broker: String,
+    connection: u32,
+    /// The failure that was logged last: one line per episode, not per attempt.
+    told: Option<String>,
+}
+
+impl Link {
+    pub(super) fn new(
+        config: &Config,
+        password: Option<String>,
+        start: Start,
+    ) -> (Self, Client, mpsc::Receiver<Report>) {
+        let broker = &config.broker;
+        let mut options = MqttOptions::new(config.rig.as_str(), &broker.host, broker.port);
+        let packet = u32::try_from(MAX_MESSAGE).unwrap_or(u32::MAX);
+        options
+            .set_keep_alive(broker.keepalive)
+            .set_clean_start(false)
+            .set_session_expiry_interval(Some(SESSION_EXPIRY_S))
+            .set_receive_maximum(Some(WINDOW))
+            .set_max_packet_size(Some(packet))
+            .set_outgoing_inflight_upper_limit(WINDOW)
+            .set_connection_timeout(CONNECT.as_secs())
+            .set_manual_acks(true);
+        let mut network = NetworkOptions::new();
+        network.set_tcp_nodelay(true);
+        network.set_connection_timeout(CONNECT.as_secs());
+        options.set_network_options(network);
+        if let Some(username) = &broker.username {
+            options.set_credentials(username, password.unwrap_or_default());
+        }
+        let (inner, eventloop) = AsyncClient::new(options, CHANNEL);
+        let live = Arc::new(AtomicBool::new(false));
+        let (reports, inbox) = mpsc::channel(REPORTS);
+        let link = Self {
+            eventloop,
+            reports,
+            live: Arc::clone(&live),
+            backoff: BackOff::new(start.seed),
+            guard: broker.keepalive * 3 / 2 + Duration::from_secs(3),
+            rig: config.rig.clone(),
+            encoding: config.encoding,
+            start,
+            broker: format!("{}:{}", broker.host, broker.port),
+            connection: 0,
+            told: None,
+        };
+        (link, Client { inner, live }, inbox)
+    }
+
+    /// Connects and polls for as long as somebody listens.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.connection = self.connection.saturating_add(1);
+            self.eventloop.options.set_last_will(will(&self.rig, self.encoding, self.start.boot, self.connection));
+            let attempt = clock::now();
+            let (up, end) = self.session().await;
+            self.live.store(false, Ordering::Release);
+            self.forget();
+            if up.is_some() && self.reports.send(Report::Down).await.is_err() {
+                return;
+            }
+            match end {
+                End::Left => return,
+                End::Failed(failure) => self.tell(up, failure),
+            }
+            let held = up.map_or(Duration::ZERO, |since| clock::now().saturating_duration_since(since.max(attempt)));
+            sleep(self.backoff.next(held)).await;
+        }
+    }
+
+    /// One connection from its attempt to its end: when it was up, and what ended it.
+    async fn session(&mut self) -> (Option<Instant>, End) {
+        let mut up = None;
+        loop {
+            // The first poll connects, under rumqttc's own time-out for that.
+            let guard = if up.is_some() { self.guard } else { CONNECT + Duration::from_secs(1) };
+            let event = match timeout(guard, self.eventloop.poll()).await {
+                Ok(Ok(event)) => event,
+                Ok(Err(error)) => return (up, End::Failed(error.to_string())),
+                Err(_) => return (up, End::Failed(format!("no sign of life for {} s", guard.as_secs()))),
+            };
+            let report = match event {
+                Event::Incoming(Packet::ConnAck(connack)) => {
+                    up = Some(clock::now());
+                    self.live.store(true, Ordering::Release);
+                    info!("connected to {}", self.broker);
+                    self.told = None;
+                    Report::Up(self.admitted(&connack))
+                }
+                // Id 0 is a QoS 0 message, which nobody answers for.
+                Event::Outgoing(Outgoing::Publish(id)) if id != 0 => Report::Sent(id),
+                Event::Incoming(Packet::PubAck(ack)) => {
+                    let taken = matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
+                    let refused = (!taken).then(|| format!("{:?}", ack.reason));
+                    Report::Acknowledged { id: ack.pkid, refused }
+                }
+                Event::Outgoing(Outgoing::Disconnect) => return (up, End::Left),
+                Event::Incoming(_) | Event::Outgoing(_) => continue,
+            };
+            if self.reports.send(report).await.is_err() {
+                return (up, End::Left);
+            }
+        }
+    }
+
+    fn admitted(&self, connack: &ConnAck) -> Up {
+        let properties = connack.properties.as_ref();
+        let receive_max = properties.and_then(|properties| properties.receive_max).unwrap_or(u16::MAX);
+        let max_packet = properties.and_then(|properties| properties.max_packet_size);
+        Up {
+            connection: self.connection,
+            window: WINDOW.min(receive_max).into(),
+            max_packet: max_packet.and_then(|size| usize::try_from(size).ok()).unwrap_or(MAX_MESSAGE).min(MAX_MESSAGE),
+        }
+    }
+
+    /// All of rumqttc's state is disposable: what is not acknowledged is still in the outbox.
+    fn forget(&mut self) {
+        self.eventloop.clean();
+        self.eventloop.pending.clear();
+        self.eventloop.state.collision = None;
+    }
+
+    fn tell(&mut self, up: Option<Instant>, failure: String) {
+        if up.is_some() || self.told.as_ref() != Some(&failure) {
+            let what = if up.is_some() { "lost" } else { "no connection to" };
+            warn!("{what} broker {}: {failure}; trying again", self.broker);
+            self.told = Some(failure);
+        }
+    }
+}
+
+/// What the broker says for us when we vanish; it carries the number of the connection that it ends.
+fn will(rig: &RigId, encoding: Encoding, boot: u32, connection: u32) -> LastWill {
+    let body = Online { online: false, connection, reason: Reason::Lost };
+    let properties = LastWillProperties {
+        delay_interval: Some(WILL_DELAY_S),
+        payload_format_indicator: None,
+        message_expiry_interval: None,
+        content_type: Some(encoding.content_type().to_owned()),
+        response_topic: None,
+        correlation_data: None,
+        user_properties: Vec::new(),
+    };
+    let topic = Topic::new(rig.clone(), Kind::Online).to_string();
+    let message = encode(encoding, Header::new(Kind::Online, boot, 0), &body);
+    LastWill::new(topic, message, QoS::AtLeastOnce, true, Some(properties))
+}

@@ -1,0 +1,251 @@
+//! The header in front of every message, and the two ways to write one down.
+//!
+//! ```text
+//! byte    0     1     2      3      4..8        8..16      16..
+//!       0xA1  kind  major  flags  boot u32 LE  seq u64 LE  postcard body
+//! ```
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Birth, Error, Event, Message, Online, Telemetry};
+
+/// No message is larger: what a subscriber has to be ready for, and what a decoder reads at most.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+const MAGIC: u8 = 0xa1;
+const LENGTH: usize = 16;
+/// The major version that this code writes, of every kind.
+const MAJOR: u8 = 1;
+
+/// What a body is. Numbers are on the wire: only append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Kind {
+    /// [`Online`].
+    Online = 1,
+    /// [`Birth`].
+    Birth = 2,
+    /// [`Telemetry`].
+    Telemetry = 3,
+    /// [`Event`].
+    Event = 4,
+}
+
+impl Kind {
+    /// Every kind that this code writes.
+    pub const ALL: [Self; 4] = [Self::Online, Self::Birth, Self::Telemetry, Self::Event];
+
+    fn from_byte(byte: u8) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == byte).ok_or(Error::UnknownKind(byte))
+    }
+}
+
+/// How messages are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoding {
+    /// Small: a seventh of the JSON.
+    #[default]
+    Postcard,
+    /// For those who prefer to look.
+    Json,
+}
+
+impl Encoding {
+    /// The MQTT 5 content type that tells a subscriber which it is.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Postcard => "application/vnd.rigd.v1+postcard",
+            Self::Json => "application/json",
+        }
+    }
+}
+
+/// Whose message it is and where it belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// What the body is.
+    pub kind: Kind,
+    /// Its major version.
+    pub major: u8,
+    /// Zero in this version.
+    pub flags: u8,
+    /// Random per start of the agent.
+    pub boot: u32,
+    /// Counts the messages of this kind's lane since the start, from 1; a gap is a loss. 0 where the kind has no lane.
+    pub seq: u64,
+}
+
+impl Header {
+    /// A header of the version that this code writes.
+    #[must_use]
+    pub const fn new(kind: Kind, boot: u32, seq: u64) -> Self {
+        Self { kind, major: MAJOR, flags: 0, boot, seq }
+    }
+}
+
+#[derive(Serialize)]
+struct JsonOut<'a, T> {
+    kind: Kind,
+    major: u8,
+    flags: u8,
+    boot: u32,
+    seq: u64,
+    body: &'a T,
+}
+
+#[derive(Deserialize)]
+struct JsonIn {
+    kind: Kind,
+    major: u8,
+    #[serde(default)]
+    flags: u8,
+    boot: u32,
+    seq: u64,
+    body: serde_json::Value,
+}
+
+/// A message as bytes.
+#[must_use]
+pub fn encode<T: Serialize>(encoding: Encoding, header: Header, body: &T) -> Vec<u8> {
+    let Header { kind, major, flags, boot, seq } = header;
+    match encoding {
+        Encoding::Postcard => {
+            let mut bytes = Vec::with_capacity(512);
+            bytes.extend([MAGIC, kind as u8, major, flags]);
+            bytes.extend(boot.to_le_bytes());
+            bytes.extend(seq.to_le_bytes());
+            // Fails for a body of unknown length or a full buffer; ours have neither.
+            postcard::to_extend(body, bytes).unwrap_or_default()
+        }
+        Encoding::Json => serde_json::to_vec(&JsonOut { kind, major, flags, boot, seq, body }).unwrap_or_default(),
+    }
+}
+
+/// A message of either encoding; the first byte tells them apart, so a lost content type does no harm.
+///
+/// # Errors
+/// Says what is wrong with the bytes; they may come from anybody.
+pub fn decode(bytes: &[u8]) -> Result<(Header, Message), Error> {
+    if bytes.len() > MAX_MESSAGE {
+        return Err(Error::TooLarge(bytes.len()));
+    }
+    match bytes.first() {
+        Some(&MAGIC) => {
+            let (envelope, body) = bytes.split_first_chunk::<LENGTH>().ok_or(Error::Truncated)?;
+            let header = open(*envelope)?;
+            Ok((header, known(header, |kind| Body::Postcard(kind, body))?))
+        }
+        Some(b'{') => {
+            let JsonIn { kind, major, flags, boot, seq, body } =
+                serde_json::from_slice(bytes).map_err(|error| Error::Json(error.to_string()))?;
+            let header = Header { kind, major, flags, boot, seq };
+            Ok((header, known(header, |kind| Body::Json(kind, body))?))
+        }
+        _ => Err(Error::NotOurs),
+    }
+}
+
+fn open(envelope: [u8; LENGTH]) -> Result<Header, Error> {
+    let [_, kind, major, flags, boot @ .., _, _, _, _, _, _, _, _] = envelope;
+    let [_, _, _, _, _, _, _, _, seq @ ..] = envelope;
+    let boot = u32::from_le_bytes(boot);
+    Ok(Header { kind: Kind::from_byte(kind)?, major, flags, boot, seq: u64::from_le_bytes(seq) })
+}
+
+fn known<'a>(header: Header, body: impl FnOnce(Kind) -> Body<'a>) -> Result<Message, Error> {
+    let Header { kind, major, .. } = header;
+    if major != MAJOR {
+        return Err(Error::UnknownMajor { kind, major });
+    }
+    let body = body(kind);
+    Ok(match kind {
+        Kind::Online => Message::Online(body.decode::<Online>()?),
+        Kind::Birth => Message::Birth(body.decode::<Birth>()?),
+        Kind::Telemetry => Message::Telemetry(body.decode::<Telemetry>()?),
+        Kind::Event => Message::Event(body.decode::<Event>()?),
+    })
+}
+
+enum Body<'a> {
+    Postcard(Kind, &'a [u8]),
+    Json(Kind, serde_json::Value),
+}
+
+impl Body<'_> {
+    /// A longer tail is a later minor version's and is left alone.
+    fn decode<T: DeserializeOwned>(self) -> Result<T, Error> {
+        match self {
+            Self::Postcard(kind, bytes) => postcard::take_from_bytes(bytes)
+                .map(|(body, _later)| body)
+                .map_err(|error| Error::Body { kind, text: error.to_string() }),
+            Self::Json(kind, value) => {
+                serde_json::from_value(value).map_err(|error| Error::Body { kind, text: error.to_string() })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::Reason;
+
+    const ONLINE: Online = Online { online: true, connection: 3, reason: Reason::Connected };
+
+    #[test]
+    fn both_encodings_come_back_the_same() {
+        let header = Header::new(Kind::Online, 0xdead_beef, 0);
+        for encoding in [Encoding::Postcard, Encoding::Json] {
+            let bytes = encode(encoding, header, &ONLINE);
+            assert_eq!(decode(&bytes), Ok((header, Message::Online(ONLINE))), "{encoding:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused_by_name() {
+        let good = encode(Encoding::Postcard, Header::new(Kind::Online, 1, 0), &ONLINE);
+        let with = |index: usize, byte: u8| {
+            let mut bytes = good.clone();
+            if let Some(place) = bytes.get_mut(index) {
+                *place = byte;
+            }
+            decode(&bytes)
+        };
+        assert_eq!(decode(&[]), Err(Error::NotOurs));
+        assert_eq!(with(0, 0x7f), Err(Error::NotOurs));
+        assert_eq!(with(1, 99), Err(Error::UnknownKind(99)));
+        assert_eq!(with(2, 2), Err(Error::UnknownMajor { kind: Kind::Online, major: 2 }));
+        assert_eq!(decode(good.get(..9).unwrap_or_default()), Err(Error::Truncated));
+        assert!(matches!(decode(good.get(..16).unwrap_or_default()), Err(Error::Body { kind: Kind::Online, .. })));
+        assert_eq!(decode(&vec![MAGIC; MAX_MESSAGE + 1]), Err(Error::TooLarge(MAX_MESSAGE + 1)));
+        assert!(matches!(decode(b"{\"kind\":\"online\"}"), Err(Error::Json(_))));
+    }
+
+    #[test]
+    fn a_longer_tail_is_a_later_version_and_is_accepted() {
+        let header = Header::new(Kind::Online, 1, 0);
+        let mut bytes = encode(Encoding::Postcard, header, &ONLINE);
+        bytes.extend([1, 2, 3]);
+        assert_eq!(decode(&bytes), Ok((header, Message::Online(ONLINE))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_decoder_panic(kind in 0..6u8, body in prop::collection::vec(any::<u8>(), 0..400)) {
+            let mut bytes = vec![MAGIC, kind, MAJOR, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            bytes.extend(&body);
+            let _ = decode(&bytes);
+            let _ = decode(&body);
+        }
+
+        #[test]
+        fn no_text_makes_the_decoder_panic(text in "\\{\"kind\":\"(telemetry|birth|event|online)\",\"major\":1,\"boot\":1,\"seq\":1,\"body\":.{0,60}\\}") {
+            let _ = decode(text.as_bytes());
+        }
+    }
+}

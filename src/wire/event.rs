@@ -1,0 +1,64 @@
+//! An alarm raised or cleared. Never dropped before telemetry is.
+
+use serde::{Deserialize, Serialize};
+
+use crate::board::Board;
+use crate::control::alarm;
+
+/// Body of `up/event`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// The birth that the indices belong to.
+    pub birth: u32,
+    /// Wall clock, ms since 1970; only as good as the rig's clock.
+    pub unix_ms: u64,
+    /// Since the agent's start, ms; never jumps.
+    pub uptime_ms: u64,
+    /// What is wrong.
+    pub alarm: alarm::Kind,
+    /// With what.
+    pub subject: Subject,
+    /// Its name on the board.
+    pub name: String,
+    /// Raised, or cleared.
+    pub raised: bool,
+}
+
+/// What an alarm is about: an index into a list of the birth. Numbers are on the wire: only append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// Into `chips`.
+    Chip(u16),
+    /// Into `fans`.
+    Fan(u16),
+    /// Into `zones`.
+    Zone(u16),
+    /// Into `rails`.
+    Rail(u16),
+    /// Into `supplies`.
+    Supply(u16),
+}
+
+impl From<alarm::Subject> for Subject {
+    fn from(subject: alarm::Subject) -> Self {
+        let index = |i: usize| u16::try_from(i).unwrap_or(u16::MAX);
+        match subject {
+            alarm::Subject::Chip(i) => Self::Chip(index(i)),
+            alarm::Subject::Fan(i) => Self::Fan(index(i)),
+            alarm::Subject::Zone(i) => Self::Zone(index(i)),
+            alarm::Subject::Rail(i) => Self::Rail(index(i)),
+            alarm::Subject::Supply(i) => Self::Supply(index(i)),
+        }
+    }
+}
+
+impl Event {
+    /// The event for an edge.
+    #[must_use]
+    pub fn new(birth: u32, unix_ms: u64, uptime_ms: u64, edge: &alarm::Edge, board: &Board) -> Self {
+        let alarm::Edge { alarm, raised } = *edge;
+        let name = alarm.subject.name(board).to_owned();
+        Self { birth, unix_ms, uptime_ms, alarm: alarm.kind, subject: alarm.subject.into(), name, raised }
+    }
+}

@@ -1,0 +1,148 @@
+//! What changes: values only, in the order of the birth's lists.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Subject, Value};
+use crate::control::alarm;
+use crate::reading::{self, Faults, Health, Missing, Snapshot, Stage};
+use crate::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
+
+/// Body of `up/tele`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Telemetry {
+    /// The birth that the lists belong to.
+    pub birth: u32,
+    /// Wall clock, ms since 1970; only as good as the rig's clock.
+    pub unix_ms: u64,
+    /// Since the agent's start, ms; never jumps.
+    pub uptime_ms: u64,
+    /// One per rail.
+    pub rails: Vec<Power>,
+    /// One per supply.
+    pub supplies: Vec<Supply>,
+    /// One per temperature sensor, m°C.
+    pub sensors: Vec<Value<Millicelsius>>,
+    /// One per fan.
+    pub fans: Vec<Fan>,
+    /// One per zone.
+    pub zones: Vec<Zone>,
+    /// Chips that have something to say; those that are well are left out.
+    pub troubles: Vec<Trouble>,
+    /// Alarms that stand raised.
+    pub alarms: Vec<AlarmNow>,
+    /// Settings found changed and repaired since the agent's start.
+    pub repairs: u32,
+    /// Events that were lost inside the agent since its start.
+    pub lost_events: u32,
+    /// Messages that the outbox had to drop since the agent's start.
+    pub dropped: u32,
+}
+
+/// A power measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Power {
+    /// Voltage, mV.
+    pub mv: Value<Millivolts>,
+    /// Current, mA.
+    pub ma: Value<Milliamps>,
+    /// Power, mW.
+    pub mw: Value<Milliwatts>,
+}
+
+/// Both sides of a supply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Supply {
+    /// Drawn from the mains.
+    pub input: Power,
+    /// Given to the rig.
+    pub output: Power,
+}
+
+/// A fan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fan {
+    /// Speed, revolutions a minute.
+    pub rpm: Value<Rpm>,
+    /// Drive as the chip holds it, hundredths of a percent.
+    pub duty: Value<Duty>,
+    /// The chip says that this fan does not follow.
+    pub fault: bool,
+}
+
+/// A thermal zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Zone {
+    /// Drive ordered in this tick, hundredths of a percent.
+    pub duty: Duty,
+    /// Why.
+    pub stage: Stage,
+}
+
+/// A chip that is lost or says that something is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// Index into the birth's chips.
+    pub chip: u16,
+    /// Why it does not answer; none where it does.
+    pub lost: Option<Missing>,
+    /// What it says is wrong: a bit for each [`reading::Fault`].
+    pub faults: Faults,
+}
+
+/// An alarm that stands raised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlarmNow {
+    /// What is wrong.
+    pub alarm: alarm::Kind,
+    /// With what.
+    pub subject: Subject,
+}
+
+impl From<reading::Power> for Power {
+    fn from(power: reading::Power) -> Self {
+        Self { mv: power.voltage.into(), ma: power.current.into(), mw: power.power.into() }
+    }
+}
+
+impl Telemetry {
+    /// A snapshot as it goes out.
+    #[must_use]
+    pub fn new(birth: u32, unix_ms: u64, uptime_ms: u64, snapshot: &Snapshot, lost_events: u32, dropped: u32) -> Self {
+        let fan = |fan: &reading::Fan| Fan { rpm: fan.rpm.into(), duty: fan.duty.into(), fault: fan.fault };
+        Self {
+            birth,
+            unix_ms,
+            uptime_ms,
+            rails: snapshot.rails.iter().map(|power| Power::from(*power)).collect(),
+            supplies: snapshot
+                .supplies
+                .iter()
+                .map(|[input, output]| Supply { input: (*input).into(), output: (*output).into() })
+                .collect(),
+            sensors: snapshot.sensors.iter().map(|sensor| Value(*sensor)).collect(),
+            fans: snapshot.fans.iter().map(fan).collect(),
+            zones: snapshot.zones.iter().map(|zone| Zone { duty: zone.duty, stage: zone.stage }).collect(),
+            troubles: troubles(&snapshot.chips),
+            alarms: snapshot
+                .alarms
+                .iter()
+                .map(|alarm| AlarmNow { alarm: alarm.kind, subject: alarm.subject.into() })
+                .collect(),
+            repairs: snapshot.repairs,
+            lost_events,
+            dropped,
+        }
+    }
+}
+
+fn troubles(chips: &[(Health, Faults)]) -> Vec<Trouble> {
+    let trouble = |(index, (health, faults)): (usize, &(Health, Faults))| {
+        let lost = match health {
+            Health::Failed(missing) => Some(*missing),
+            Health::Ok | Health::Unknown => None,
+        };
+        let chip = u16::try_from(index).unwrap_or(u16::MAX);
+        (lost.is_some() || *faults != Faults::NONE).then_some(Trouble { chip, lost, faults: *faults })
+    };
+    chips.iter().enumerate().filter_map(trouble).collect()
+}

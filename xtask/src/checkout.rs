@@ -1,0 +1,149 @@
+//! What cargo builds out of a checkout, and where it is then.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::process;
+
+/// What a rig runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arch {
+    X86_64,
+    Aarch64,
+}
+
+impl Arch {
+    pub(crate) const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+
+    /// Rust's name of the static build.
+    pub(crate) fn triple(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64-unknown-linux-musl",
+            Self::Aarch64 => "aarch64-unknown-linux-musl",
+        }
+    }
+}
+
+/// What is shipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// The agent, with nothing in it that only the operator's tool needs.
+    Rigd,
+    RigdCtl,
+}
+
+impl Program {
+    pub(crate) const ALL: [Self; 2] = [Self::Rigd, Self::RigdCtl];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Rigd => "rigd",
+            Self::RigdCtl => "rigd-ctl",
+        }
+    }
+
+    /// The feature selection, for every cargo command that asks about this program.
+    pub(crate) fn features(self) -> &'static [&'static str] {
+        match self {
+            Self::Rigd => &["--no-default-features"],
+            Self::RigdCtl => &["--no-default-features", "--features", "ctl"],
+        }
+    }
+}
+
+/// A source tree and the place its builds go to.
+pub(crate) struct Checkout {
+    root: PathBuf,
+    target: PathBuf,
+}
+
+impl Checkout {
+    /// The tree this program was started from.
+    pub(crate) fn here() -> Result<Self> {
+        let own = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| OsString::from(env!("CARGO_MANIFEST_DIR")));
+        let root = Path::new(&own).parent().context("xtask is a folder of the checkout")?.to_owned();
+        let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        Ok(Self { root, target })
+    }
+
+    pub(crate) fn at(root: PathBuf) -> Self {
+        let target = root.join("target");
+        Self { root, target }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// A command that runs in the root of the checkout.
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.root);
+        command
+    }
+
+    pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(arguments).env("CARGO_TARGET_DIR", &self.target);
+        command
+    }
+
+    /// Builds every program of the workspace for this machine, unoptimized, and returns the folder they are in.
+    pub(crate) fn build_programs(&self, also_tests: bool) -> Result<PathBuf> {
+        // A test build asks more of some dependencies: with the same selection as the tests, nothing is built twice.
+        let selection: &[&str] = if also_tests { &["--tests"] } else { &["--exclude", "xtask"] };
+        let fixed = ["build", "--quiet", "--workspace", "--all-features", "--bins"];
+        process::run(self.cargo(&fixed).args(selection))?;
+        Ok(self.target.join("debug"))
+    }
+
+    /// Builds a static binary as it is shipped.
+    pub(crate) fn build_static(&self, program: Program, arch: Arch) -> Result<PathBuf> {
+        let fixed =
+            ["build", "--locked", "--release", "--package", "rigd", "--bin", program.name(), "--target", arch.triple()];
+        let mut command = self.cargo(&fixed);
+        command.args(program.features()).env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", self.flags()?);
+        process::run(&mut command)?;
+        Ok(self.target.join(arch.triple()).join("release").join(program.name()))
+    }
+
+    /// Paths of this machine must not reach the binary: the same commit gives the same bytes everywhere.
+    fn flags(&self) -> Result<String> {
+        let sysroot = process::output(self.command("rustc").args(["--print", "sysroot"]))?;
+        let version = process::output(self.command("rustc").arg("-vV"))?;
+        let commit =
+            version.lines().find_map(|line| line.strip_prefix("commit-hash: ")).context("rustc -vV names no commit")?;
+        let cargo_home = match env::var_os("CARGO_HOME") {
+            Some(home) => PathBuf::from(home),
+            None => PathBuf::from(env::var_os("HOME").context("HOME is not set")?).join(".cargo"),
+        };
+        let mut from_to = vec![
+            (self.root.clone(), "/rigd".to_owned()),
+            // As the standard library calls itself where its sources are not installed.
+            (Path::new(sysroot.trim()).join("lib/rustlib/src/rust"), format!("/rustc/{commit}")),
+            (cargo_home.clone(), "/cargo".to_owned()),
+        ];
+        // The name of this folder depends on where the registry's index was fetched from. rustc takes the last match.
+        if let Ok(registries) = fs::read_dir(cargo_home.join("registry/src")) {
+            from_to.extend(registries.filter_map(|entry| Some((entry.ok()?.path(), "/crates".to_owned()))));
+        }
+        let flags = from_to.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
+        Ok(flags.collect::<Vec<_>>().join("\x1f"))
+    }
+}

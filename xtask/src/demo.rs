@@ -1,0 +1,204 @@
+//! `cargo xtask demo`: simulated rigs, the real agent on each, a broker, and the operator's live view.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::args::{self, Args};
+use crate::checkout::Checkout;
+use crate::held::{Ending, Held, tied};
+use crate::process::Interrupt;
+use crate::scratch::Scratch;
+
+const HELP: &str = "\
+cargo xtask demo: see a small fleet at work, without hardware and without root
+
+usage: cargo xtask demo [--rigs N] [--broker URL] [--seconds S] [--programs DIR]
+
+  --rigs N         how many rigs, 1 to 64 (default 3)
+  --broker URL     publish there, e.g. mqtt://127.0.0.1:1883; without it an MQTT 5 broker of our own is started
+  --seconds S      end after S seconds; without it Ctrl-C ends it
+  --programs DIR   run the binaries in DIR instead of building them
+
+Simulated: the rigs, that is eight GPUs, their heat, watts and air, and the chips that measure them, register by register,
+behind sockets. Real: rigd as it runs on a rig, the MQTT it speaks, and rigd-ctl watch.
+Nothing is left behind: neither processes nor files, however it ends.
+";
+
+const BOARD: &str = "simulated-8gpu";
+/// The bus of that board, and the simulation's own.
+const SOCKETS: [&str; 2] = ["main", "control"];
+/// What a simulated rig may take until its sockets are there.
+const SOCKETS_WITHIN: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(100);
+
+#[derive(Default)]
+struct Options {
+    rigs: Option<u32>,
+    broker: Option<String>,
+    seconds: Option<u32>,
+    programs: Option<PathBuf>,
+}
+
+pub(crate) fn command(mut args: Args) -> Result<()> {
+    let mut options = Options::default();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--rigs" => options.rigs = Some(args.number("--rigs", 1..=64)?),
+            "--broker" => options.broker = Some(args.value("--broker")?),
+            "--seconds" => options.seconds = Some(args.number("--seconds", 1..=86_400)?),
+            "--programs" => options.programs = Some(args.value("--programs")?.into()),
+            "--help" | "-h" => return args::help(HELP),
+            other => return Err(args::unknown("demo", other)),
+        }
+    }
+    run(options)
+}
+
+fn run(options: Options) -> Result<()> {
+    let Options { rigs, broker, seconds, programs } = options;
+    let programs = match programs {
+        Some(programs) => programs,
+        None => {
+            println!("demo: building; the first time takes minutes, for the broker is a large library");
+            Checkout::here()?.build_programs(false)?
+        }
+    };
+    let rigs = rigs.unwrap_or(3);
+    let interrupt = Interrupt::listen()?;
+    let mut fleet = Fleet::start(&programs, rigs, broker)?;
+    println!(
+        "demo: {rigs} SIMULATED rigs (board {BOARD}, chips behind sockets), a real rigd on each, broker {}",
+        fleet.broker_url
+    );
+    println!("demo: Ctrl-C ends everything; logs meanwhile in {}", fleet.scratch.path().display());
+    fleet.watch(&programs, seconds, &interrupt)
+}
+
+/// Everything that runs. Dropped from the top: agents stop first, while their chips and the broker still answer.
+struct Fleet {
+    agents: Vec<Held>,
+    simulators: Vec<Held>,
+    broker: Option<Held>,
+    broker_url: String,
+    scratch: Scratch,
+}
+
+impl Fleet {
+    fn start(programs: &Path, rigs: u32, broker_url: Option<String>) -> Result<Self> {
+        let scratch = Scratch::new("demo")?;
+        let (broker, broker_url) = match broker_url {
+            Some(url) => (None, url),
+            None => {
+                let (broker, url) = start_broker(programs, scratch.path())?;
+                (Some(broker), url)
+            }
+        };
+        let mut fleet = Self { agents: Vec::new(), simulators: Vec::new(), broker, broker_url, scratch };
+        for number in 1..=rigs {
+            fleet.start_simulator(programs, number)?;
+        }
+        for number in 1..=rigs {
+            fleet.start_agent(programs, number)?;
+        }
+        Ok(fleet)
+    }
+
+    fn start_simulator(&mut self, programs: &Path, number: u32) -> Result<()> {
+        let name = rig_name(number);
+        let mut command = tied(&programs.join("rigd-sim"), Ending::Kill);
+        command.arg("--dir").arg(self.scratch.path().join(&name)).args([
+            "--board",
+            BOARD,
+            "--seed",
+            &number.to_string(),
+        ]);
+        fs::create_dir(self.scratch.path().join(&name))?;
+        let log = self.scratch.path().join(format!("sim{number}.log"));
+        self.simulators.push(Held::start(
+            &format!("rigd-sim of {name}"),
+            command.stdout(Stdio::null()),
+            Ending::Kill,
+            &log,
+        )?);
+        Ok(())
+    }
+
+    fn start_agent(&mut self, programs: &Path, number: u32) -> Result<()> {
+        let name = rig_name(number);
+        let simulation = self.scratch.path().join(&name);
+        let deadline = Instant::now() + SOCKETS_WITHIN;
+        while !SOCKETS.iter().all(|socket| simulation.join(socket).exists()) {
+            self.still_running()?;
+            ensure!(Instant::now() < deadline, "rigd-sim of {name}: no sockets after {SOCKETS_WITHIN:?}");
+            thread::sleep(POLL);
+        }
+        let config = self.scratch.path().join(format!("{name}.toml"));
+        fs::write(&config, rigd_toml(&name, &simulation, &self.broker_url))?;
+        let mut command = tied(&programs.join("rigd"), Ending::Term);
+        command.arg("run").arg("--config").arg(config);
+        let log = self.scratch.path().join(format!("rig{number}.log"));
+        self.agents.push(Held::start(&format!("rigd of {name}"), command.stdout(Stdio::null()), Ending::Term, &log)?);
+        Ok(())
+    }
+
+    /// Shows `rigd-ctl watch` until it ends, the time is up, or somebody interrupts.
+    fn watch(&mut self, programs: &Path, seconds: Option<u32>, interrupt: &Interrupt) -> Result<()> {
+        let end = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
+        let mut command = tied(&programs.join("rigd-ctl"), Ending::Term);
+        command.args(["watch", "--broker", &self.broker_url]);
+        let mut watch = Held::start_in_foreground("rigd-ctl watch", &mut command, Ending::Term)?;
+        while !interrupt.came() && end.is_none_or(|end| Instant::now() < end) {
+            if let Some(status) = watch.ended()? {
+                // Ctrl-C reaches it too, and it may be the first to go.
+                thread::sleep(POLL);
+                ensure!(interrupt.came() || status.success(), "rigd-ctl watch: {status}");
+                break;
+            }
+            self.still_running()?;
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    fn still_running(&mut self) -> Result<()> {
+        self.broker.iter_mut().chain(&mut self.simulators).chain(&mut self.agents).try_for_each(Held::still_running)
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for agent in &mut self.agents {
+            agent.ask_to_end();
+        }
+    }
+}
+
+fn start_broker(programs: &Path, logs: &Path) -> Result<(Held, String)> {
+    let mut command = tied(&programs.join("sim-broker"), Ending::Kill);
+    command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped());
+    let mut broker = Held::start("sim-broker", &mut command, Ending::Kill, &logs.join("broker.log"))?;
+    let mut line = String::new();
+    BufReader::new(broker.stdout().context("a pipe was asked for")?).read_line(&mut line)?;
+    match line.trim().strip_prefix("listening on ") {
+        Some(address) => Ok((broker, format!("mqtt://{address}"))),
+        None => bail!("sim-broker does not listen. The end of its log:\n{}", broker.tail()),
+    }
+}
+
+fn rig_name(number: u32) -> String {
+    format!("rig-{number:04}")
+}
+
+fn rigd_toml(rig: &str, simulation: &Path, broker_url: &str) -> String {
+    let simulation = simulation.display();
+    format!(
+        "rig = \"{rig}\"\nboard = \"{BOARD}\"\nsimulation = \"{simulation}\"\n\n\
+         [telemetry]\nperiod_ms = 1000\n\n[broker]\nurl = \"{broker_url}\"\n"
+    )
+}

@@ -1,0 +1,77 @@
+//! `cargo xtask guest`: a real kernel as referee. The scripts in tests/guest do the work; here are the binaries for them.
+
+use anyhow::Result;
+
+use crate::args::{self, Args};
+use crate::checkout::{Arch, Checkout, Program};
+use crate::need::{Need, Needs};
+use crate::process;
+
+const HELP: &str = "\
+cargo xtask guest: boot a stock Debian kernel in QEMU and let the shipped static binaries read its chips
+
+usage: cargo xtask guest [x86|arm|all]
+
+  x86   chips as registers in the kernel's i2c-stub, compared with the kernel's own drivers for them
+  arm   chips emulated by QEMU on an i2c controller of an Arm board
+  all   both (the default)
+
+Fetches QEMU and the kernel the first time (tests/guest/setup.sh), which takes root where a package is missing. No KVM needed.
+";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ring {
+    X86,
+    Arm,
+    All,
+}
+
+impl Ring {
+    fn name(self) -> &'static str {
+        match self {
+            Self::X86 => "x86",
+            Self::Arm => "arm",
+            Self::All => "all",
+        }
+    }
+
+    /// The architectures of the guests, with the names that the scripts have for their binaries.
+    fn guests(self) -> &'static [(Arch, &'static str, &'static str)] {
+        const GUESTS: [(Arch, &str, &str); 2] =
+            [(Arch::X86_64, "RIGD_X86", "RIGD_CTL_X86"), (Arch::Aarch64, "RIGD_ARM", "RIGD_CTL_ARM")];
+        match self {
+            Self::X86 => GUESTS.get(..1),
+            Self::Arm => GUESTS.get(1..),
+            Self::All => Some(&GUESTS[..]),
+        }
+        .unwrap_or_default()
+    }
+}
+
+pub(crate) fn command(mut args: Args) -> Result<()> {
+    let mut ring = Ring::All;
+    while let Some(arg) = args.next() {
+        ring = match arg.as_str() {
+            "x86" => Ring::X86,
+            "arm" => Ring::Arm,
+            "all" => Ring::All,
+            "--help" | "-h" => return args::help(HELP),
+            other => return Err(args::unknown("guest", other)),
+        };
+    }
+    let checkout = Checkout::here()?;
+    let needs = Needs::new(&checkout, false);
+    [Need::StaticTargets, Need::Guest].into_iter().try_for_each(|need| needs.meet(need))?;
+    run(&checkout, ring)
+}
+
+/// Builds the binaries as they are shipped and gives them to the guests.
+pub(crate) fn run(checkout: &Checkout, ring: Ring) -> Result<()> {
+    let mut command = checkout.command("tests/guest/run.sh");
+    command.arg(ring.name());
+    for (arch, rigd, rigd_ctl) in ring.guests() {
+        command.env(rigd, checkout.build_static(Program::Rigd, *arch)?);
+        command.env(rigd_ctl, checkout.build_static(Program::RigdCtl, *arch)?);
+    }
+    process::run(&mut command)
+}
