@@ -62,9 +62,9 @@ pub enum Error {
 impl embedded_hal::i2c::Error for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoAcknowledge | Self::Owned => ErrorKind::NoAcknowledge(NoAcknowledgeSource::Unknown),
+            Self::NoAcknowledge => ErrorKind::NoAcknowledge(NoAcknowledgeSource::Unknown),
             Self::ArbitrationLost => ErrorKind::ArbitrationLoss,
-            Self::TimedOut | Self::Gone(_) | Self::Short { .. } | Self::Os(_) => ErrorKind::Bus,
+            Self::TimedOut | Self::Owned | Self::Gone(_) | Self::Short { .. } | Self::Os(_) => ErrorKind::Bus,
             Self::Unsupported(_) => ErrorKind::Other,
         }
     }

@@ -91,7 +91,7 @@ pub struct Settings {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error<E> {
     /// The transfer failed.
-    #[error("{0:?}")]
+    #[error("{0}")]
     I2c(E),
     /// Another part answers there.
     #[error("register {register:#04x} reads {found:#06x}, which is not this part's")]

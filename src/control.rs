@@ -170,9 +170,9 @@ impl Control {
     fn tell(&self, edge: Edge) {
         let (kind, name) = (edge.alarm.kind, edge.alarm.subject.name(&self.board));
         if edge.raised {
-            warn!("{kind:?}: {name}");
+            warn!("{name}: {kind}");
         } else {
-            info!("{kind:?} over: {name}");
+            info!("{name}: {kind}: over");
         }
         if self.outputs.events.try_send(edge).is_err() {
             self.outputs.lost_events.fetch_add(1, Ordering::Relaxed);

@@ -1,7 +1,8 @@
 //! Chips at register level: what a master on the bus sees of the world.
 //!
-//! Each model keeps its own register table, written from the datasheet and not shared with the agent's drivers, so that a
-//! slip in either shows. A model knows no world: it is given what its pins would see (`measure`) and asked what it drives.
+//! Each model keeps its own register table, written from the datasheet and not shared with the agent's drivers, so that
+//! a slip in either shows. A model knows no world: it is given what its pins would see (`measure`) and asked what it
+//! drives.
 
 pub mod ina226;
 pub mod max31790;

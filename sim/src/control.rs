@@ -173,8 +173,6 @@ fn millis(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
     use rigd::board::Board;
 
     use super::*;

@@ -38,7 +38,7 @@ pub enum Fault {
 pub enum Kind {
     /// Does not acknowledge.
     Nack,
-    /// Taken out. Comes back with its registers reset; its fans run at full speed meanwhile, their PWM inputs being open.
+    /// Taken out. Comes back with its registers reset; its fans, their PWM inputs open, run at full speed meanwhile.
     Gone,
     /// Reads give seeded noise; writes arrive.
     WrongBytes,

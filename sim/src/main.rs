@@ -124,11 +124,7 @@ mod tests {
         let taken = args("--dir /tmp/x --board b.toml --seed 7 --speed 60 --lifeline").ok().flatten();
         assert!(taken.is_some_and(|taken| {
             let Arguments { dir, board, options, lifeline } = taken;
-            *dir == *"/tmp/x"
-                && board == "b.toml"
-                && options.seed == 7
-                && options.speed == 60.0
-                && lifeline
+            *dir == *"/tmp/x" && board == "b.toml" && options.seed == 7 && options.speed == 60.0 && lifeline
         }));
         assert!(args("--help").is_ok_and(|taken| taken.is_none()));
         for (line, told) in [

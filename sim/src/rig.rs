@@ -1,7 +1,8 @@
 //! World, chips and faults of one board put together.
 //!
-//! Rail `i` on an INA226 is card `i`; sensors named `intake...` sit in the intake, the others in the exhaust; a PMBus chip is a
-//! supply, named after the board's supply that uses it. Channels that the board does not name have nothing connected.
+//! Rail `i` on an INA226 is card `i`; sensors named `intake...` sit in the intake, the others in the exhaust; a PMBus
+//! chip is a supply, named after the board's supply that uses it. Channels that the board does not name have nothing
+//! connected.
 
 mod wired;
 
@@ -229,3 +230,6 @@ impl Rig {
         self.exchange();
     }
 }
+
+#[cfg(test)]
+mod tests;

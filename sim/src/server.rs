@@ -1,7 +1,7 @@
 //! Sockets around the rig: one listener a bus, one for control.
 //!
-//! Blocking threads: one a listener, one a connection. Each waits for bytes, a lock, or at most [`BUS_TIME_OUT`] inside a
-//! stuck bus, and all of that ends when the sockets are shut down and the gate closes.
+//! Blocking threads: one a listener, one a connection. Each waits for bytes, a lock, or at most [`BUS_TIME_OUT`] inside
+//! a stuck bus, and all of that ends when the sockets are shut down and the gate closes.
 
 mod port;
 

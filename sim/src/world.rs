@@ -7,8 +7,8 @@
 //!
 //! Pure: no clock, no I/O; a [`World`] is moved on by [`World::step`] alone and is the same for the same seed, layout,
 //! steps and settings. The numbers are chosen to be plausible for a frame of eight 350 W cards, not measured on one:
-//! at 60 % load and half air the exhaust is about 45 °C; at full load with every fan seized it passes 65 °C within three
-//! minutes and settles near 95 °C, where the cards throttle.
+//! at 60 % load and half air the exhaust is about 45 °C; at full load with every fan seized it passes 65 °C within
+//! three minutes and settles near 95 °C, where the cards throttle.
 
 mod fan;
 mod gpu;

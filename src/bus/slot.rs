@@ -33,8 +33,8 @@ pub(super) struct Slot {
     label: String,
     state: State,
     back_off: Duration,
-    /// The drive that the chip was last seen to hold, by fan channel.
-    held: Vec<Option<Duty>>,
+    /// The drive that was set last, by fan channel; `None` until it is.
+    set: Vec<Option<Duty>>,
     /// Said to have failed; its return is worth a line.
     told: bool,
 }
@@ -72,7 +72,7 @@ impl Slot {
             label,
             state: State::Waiting { until: None },
             back_off: BACK_OFF.0,
-            held: vec![None; fans],
+            set: vec![None; fans],
             told: false,
         }
     }
@@ -87,7 +87,7 @@ impl Slot {
         }
     }
 
-    /// Applies `duties` (fan channel, drive) and reads; `reading` holds what is known afterwards.
+    /// Reads, then applies `duties` (fan channel, drive); `reading` holds what was found.
     pub(super) fn pass(
         &mut self,
         host: &Host,
@@ -125,7 +125,7 @@ impl Slot {
         };
         driver.identify()?;
         driver.configure()?;
-        self.held.fill(None);
+        self.set.fill(None);
         self.back_off = BACK_OFF.0;
         if self.told {
             info!("{}: answers again", self.label);
@@ -138,25 +138,23 @@ impl Slot {
     fn work(&mut self, duties: &[(usize, Duty)], reading: &mut ChipReading) -> Result<u32, chip::Error<Error>> {
         let State::Live { driver, strikes } = &mut self.state else { return Ok(0) };
         let mut repairs = 0;
+        // Read before anything is set: a drive that somebody else changed is seen before it is written over.
+        driver.read(reading)?;
         for (channel, wanted) in duties {
             let holds = reading.fan.get(*channel).and_then(|fan| fan.duty.ok());
-            let held = self.held.get_mut(*channel).ok_or(chip::Error::NoChannel)?;
-            if holds.is_some_and(|holds| same(holds, *wanted)) && *held == Some(*wanted) {
+            let set = self.set.get_mut(*channel).ok_or(chip::Error::NoChannel)?;
+            let drifted = matches!((*set, holds), (Some(set), Some(holds)) if !same(holds, set));
+            if *set == Some(*wanted) && !drifted {
                 continue;
             }
-            if *held == Some(*wanted) {
-                warn!(
-                    "{}: fan channel {} was at {} when {wanted} was set; set again",
-                    self.label,
-                    channel + 1,
-                    Shown(holds)
-                );
+            if drifted {
+                let fan = channel + 1;
+                warn!("{}: fan channel {fan} was at {} and not where it was set; set again", self.label, Shown(holds));
                 repairs += 1;
             }
             driver.set_duty(*channel, *wanted)?;
-            *held = Some(*wanted);
+            *set = Some(*wanted);
         }
-        driver.read(reading)?;
         *strikes = 0;
         Ok(repairs)
     }

@@ -39,6 +39,7 @@ mod register {
     pub(super) const FAN_FAULT_STATUS_1: u8 = 0x11;
     pub(super) const TACH_COUNT: u8 = 0x18;
     pub(super) const PWMOUT_TARGET_DUTY_CYCLE: u8 = 0x40;
+    pub(super) const TACH_TARGET_COUNT: u8 = 0x50;
 }
 
 /// Global Configuration bits.
@@ -55,11 +56,16 @@ mod global {
 
 /// Fan Configuration bits: 3 enables the tachometer input; bit 7 clear is PWM mode; the rest stays at its reset value.
 const TACH_INPUT_ENABLE: u8 = 1 << 3;
-/// Fan Dynamics: speed range in bits 7:5, the rest (rate of change) as at reset (0x4c).
+/// Fan Dynamics: speed range in bits 7:5, rate of change in bits 4:2.
 const SPEED_RANGE_SHIFT: u8 = 5;
-const DYNAMICS_RESET: u8 = 0b0_1100;
 /// SR = 4 pulses, code 010: covers 480 rpm (count 2047) upwards at two pulses a revolution.
 const SPEED_RANGE: u8 = 0b010;
+/// Code 000: the output follows its target at once. At the reset value (011) full air takes 4 s to arrive, the
+/// watchdog's too; how fast a drive may change is control's business.
+const RATE_OF_CHANGE: u8 = 0b000 << 2;
+/// In PWM mode a fan is called faulty when its count passes the target count. The longest count but one: only a fan
+/// that stands, whose count is the longest, is.
+const TACH_TARGET: u16 = (COUNT_STOPPED - 1) << COUNT_SHIFT;
 /// Pulses counted over, by speed range code.
 const SR: [u32; 8] = [1, 2, 4, 8, 16, 32, 32, 32];
 
@@ -144,8 +150,9 @@ impl<I: I2c + Send> Driver<I::Error> for Max31790<I> {
     fn configure(&mut self) -> Result<(), Error<I::Error>> {
         for fan in 0..FANS {
             write_u8(&mut self.i2c, self.addr, register::FAN_CONFIGURATION + fan, TACH_INPUT_ENABLE)?;
-            let dynamics = SPEED_RANGE << SPEED_RANGE_SHIFT | DYNAMICS_RESET;
+            let dynamics = SPEED_RANGE << SPEED_RANGE_SHIFT | RATE_OF_CHANGE;
             write_u8(&mut self.i2c, self.addr, register::FAN_DYNAMICS + fan, dynamics)?;
+            write_be(&mut self.i2c, self.addr, register::TACH_TARGET_COUNT + 2 * fan, TACH_TARGET)?;
         }
         let kept = self.byte(register::GLOBAL_CONFIGURATION)? & global::KEPT;
         write_u8(&mut self.i2c, self.addr, register::GLOBAL_CONFIGURATION, kept | self.watchdog)
@@ -159,7 +166,12 @@ impl<I: I2c + Send> Driver<I::Error> for Max31790<I> {
             let counted = SR.get(usize::from(dynamics >> SPEED_RANGE_SHIFT)).copied().unwrap_or(1);
             let tach = read_be(&mut self.i2c, self.addr, register::TACH_COUNT + 2 * fan)?;
             let target = read_be(&mut self.i2c, self.addr, register::PWMOUT_TARGET_DUTY_CYCLE + 2 * fan)?;
-            *channel = Fan { rpm: rpm(tach, counted, pulses), duty: duty(target), fault: faulty & 1 << fan != 0 };
+            let fault = faulty & 1 << fan != 0;
+            *channel = Fan { rpm: rpm(tach, counted, pulses), duty: duty(target), fault };
+            if fault {
+                // The bit stays until the fan is written to; it comes back with the next count if it is still true.
+                write_be(&mut self.i2c, self.addr, register::PWMOUT_TARGET_DUTY_CYCLE + 2 * fan, target)?;
+            }
         }
         let ran_out = global & global::WATCHDOG_STATUS != 0;
         reading.faults = Faults::NONE.with(Fault::Watchdog, ran_out).with(Fault::Off, global & global::STANDBY != 0);
@@ -226,8 +238,10 @@ mod tests {
         for fan in 0..6 {
             expected.push(T::write(ADDR, vec![0x02 + fan, 0x08]));
             expected.push(T::write_read(ADDR, vec![0x02 + fan], vec![0x08]));
-            expected.push(T::write(ADDR, vec![0x08 + fan, 0x4c]));
-            expected.push(T::write_read(ADDR, vec![0x08 + fan], vec![0x4c]));
+            expected.push(T::write(ADDR, vec![0x08 + fan, 0x40]));
+            expected.push(T::write_read(ADDR, vec![0x08 + fan], vec![0x40]));
+            expected.push(T::write(ADDR, vec![0x50 + 2 * fan, 0xff, 0xc0]));
+            expected.push(T::write_read(ADDR, vec![0x50 + 2 * fan], vec![0xff, 0xc0]));
         }
         expected.push(T::write_read(ADDR, vec![0x00], vec![0x21]));
         expected.push(T::write(ADDR, vec![0x00, 0x24]));
@@ -245,6 +259,11 @@ mod tests {
             expected.push(T::write_read(ADDR, vec![0x08 + fan], vec![0x4c]));
             expected.push(T::write_read(ADDR, vec![0x18 + 2 * fan], vec![0x28, 0xe0]));
             expected.push(T::write_read(ADDR, vec![0x40 + 2 * fan], vec![0x80, 0x00]));
+            if fan == 1 {
+                // The fault of the second fan is let go of.
+                expected.push(T::write(ADDR, vec![0x42, 0x80, 0x00]));
+                expected.push(T::write_read(ADDR, vec![0x42], vec![0x80, 0x00]));
+            }
         }
         expected.push(T::write(ADDR, vec![0x00, 0x04]));
         expected.push(T::write_read(ADDR, vec![0x00], vec![0x04]));

@@ -5,6 +5,8 @@
 //! A command that the unit has not got is known by a NACK or by all ones (Delta's habit), and goes missing alone.
 //! Rounding is the kernel's pmbus_core: arithmetic shift, so towards minus infinity.
 
+use std::collections::BTreeSet;
+
 use embedded_hal::i2c::I2c;
 
 use super::{Driver, Error, Part, read_le, read_u8};
@@ -53,9 +55,11 @@ const STATUS: [(u16, Fault); 12] = [
     (1 << 4, Fault::OverCurrent),
     (1 << 3, Fault::UnderVoltage),
     (1 << 2, Fault::Temperature),
-    (1 << 1, Fault::Communication),
+    (CML, Fault::Communication),
 ];
 
+/// STATUS_WORD's CML: a command was not understood.
+const CML: u16 = 1 << 1;
 /// What a unit answers to a command that it has not got.
 const ABSENT: u16 = 0xffff;
 
@@ -90,12 +94,14 @@ pub struct Pmbus<I> {
     i2c: I,
     addr: u8,
     exponent: Option<i8>,
+    /// Commands that the unit has not got: asked once, because asking sets CML in its status.
+    absent: BTreeSet<u8>,
 }
 
 impl<I: I2c> Pmbus<I> {
     /// A driver for the supply at `addr`; nothing is sent yet.
     pub fn new(addr: u8, i2c: I) -> Self {
-        Self { i2c, addr, exponent: None }
+        Self { i2c, addr, exponent: None, absent: BTreeSet::new() }
     }
 
     /// One quantity; what the unit does not acknowledge or answers with all ones goes missing alone.
@@ -104,11 +110,16 @@ impl<I: I2c> Pmbus<I> {
         command: u8,
         convert: impl Fn(u16) -> i64,
     ) -> Result<Reading<T>, Error<I::Error>> {
+        if self.absent.contains(&command) {
+            return Ok(Err(Missing::NotPresent));
+        }
         match read_le(&mut self.i2c, self.addr, command) {
-            Ok(ABSENT) => Ok(Err(Missing::NotPresent)),
+            Err(error) if error.missing() != Missing::NotPresent => Err(error),
+            Err(_) | Ok(ABSENT) => {
+                self.absent.insert(command);
+                Ok(Err(Missing::NotPresent))
+            }
             Ok(raw) => Ok(T::try_from(convert(raw)).map_err(|_| Missing::Implausible)),
-            Err(error) if error.missing() == Missing::NotPresent => Ok(Err(Missing::NotPresent)),
-            Err(error) => Err(error),
         }
     }
 
@@ -127,6 +138,7 @@ impl<I: I2c> Pmbus<I> {
 impl<I: I2c + Send> Driver<I::Error> for Pmbus<I> {
     /// PMBUS_REVISION is part I in bits 7:4 and part II in bits 3:0, each 0 to 3 so far (revisions 1.0 to 1.3).
     fn identify(&mut self) -> Result<(), Error<I::Error>> {
+        self.absent.clear();
         let revision = read_u8(&mut self.i2c, self.addr, command::PMBUS_REVISION)?;
         if revision >> 4 > 3 || revision & 0xf > 3 {
             return Err(Error::WrongPart { register: command::PMBUS_REVISION, found: revision.into() });
@@ -146,7 +158,9 @@ impl<I: I2c + Send> Driver<I::Error> for Pmbus<I> {
 
     fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<I::Error>> {
         // A supply that is there has a STATUS_WORD: without it, it is the chip that is missing, not a quantity.
-        reading.faults = faults(read_le(&mut self.i2c, self.addr, command::STATUS_WORD)?);
+        let status = read_le(&mut self.i2c, self.addr, command::STATUS_WORD)?;
+        // CML stays set until CLEAR_FAULTS, which is never sent; where we set it ourselves it says nothing.
+        reading.faults = faults(if self.absent.is_empty() { status } else { status & !CML });
         let input = Power {
             voltage: self.milli::<Millivolts>(command::READ_VIN)?,
             current: self.milli::<Milliamps>(command::READ_IIN)?,

@@ -1,6 +1,7 @@
 //! What is wrong now, as a set, and the edges between one tick's set and the next: log once per episode, publish edges.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,23 @@ pub struct Edge {
     pub raised: bool,
 }
 
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ChipLost => "chip lost",
+            Self::ChipFault => "chip reports a fault",
+            Self::WatchdogRanOut => "watchdog ran out",
+            Self::FanStands => "fan stands",
+            Self::ZoneBlind => "zone blind, full air",
+            Self::ZoneCritical => "zone critical, full air",
+            Self::UnderVoltage => "under-voltage",
+            Self::OverVoltage => "over-voltage",
+            Self::OverCurrent => "over-current",
+            Self::OverPower => "over-power",
+        })
+    }
+}
+
 impl Kind {
     /// How long it must hold before it is raised. What control has already acted on is said at once; a measurement on
     /// the edge of its limit is given two seconds.
@@ -116,8 +134,9 @@ pub fn active(board: &Board, snapshot: &Snapshot, standing: &[bool]) -> Vec<Alar
         add(faults.iter().any(|fault| fault != Fault::Watchdog), Kind::ChipFault, Subject::Chip(i));
         add(watchdog, Kind::WatchdogRanOut, Subject::Chip(i));
     }
-    for (i, stands) in standing.iter().enumerate() {
-        add(*stands, Kind::FanStands, Subject::Fan(i));
+    for (i, (stands, fan)) in standing.iter().zip(&snapshot.fans).enumerate() {
+        // A speed that could not be read is the chip's alarm: nobody measured a standstill.
+        add(*stands && fan.rpm.is_ok(), Kind::FanStands, Subject::Fan(i));
     }
     for (i, zone) in snapshot.zones.iter().enumerate() {
         add(zone.stage == Stage::Blind, Kind::ZoneBlind, Subject::Zone(i));

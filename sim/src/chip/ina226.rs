@@ -101,7 +101,7 @@ impl Ina226 {
         }
     }
 
-    /// Current = Shunt * Cal / 2048 (equation 3), Power = Current * Bus / 20000 (equation 4); both 0 without calibration.
+    /// Current = Shunt * Cal / 2048 (equation 3), Power = Current * Bus / 20000 (equation 4); 0 without calibration.
     fn multiply(&mut self) {
         let current = i32::from(self.shunt_voltage) * i32::from(self.calibration) / 2048;
         let power = i64::from(current.unsigned_abs()) * i64::from(self.bus_voltage) / 20_000;

@@ -5,8 +5,8 @@
 //! value, 7.8 ms for each of the 511 steps, so 4 s from standing to full, also when the watchdog runs out.
 //!
 //! Not modelled: RPM mode and monitor mode (the drive stays), spin-up, sequential start, the actions of the Failed Fan
-//! Options, tachometers 7 to 12 (standing). In PWM mode a fan counts as failed when its tachometer stands although it is
-//! driven; the comparison with the target count is left out.
+//! Options, tachometers 7 to 12 (standing). In PWM mode a fan counts as failed when its tachometer stands although it
+//! is driven; the comparison with the target count is left out.
 
 use std::time::Duration;
 

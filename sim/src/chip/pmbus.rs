@@ -40,7 +40,7 @@ const STATUS_CML: u16 = 0x0002;
 
 /// LINEAR16 with exponent -9 (part II, 8.1): 1.95 mV a bit.
 const VOUT_EXPONENT: i32 = -9;
-const VOUT_MODE_VALUE: u8 = 0x18;
+const VOUT_MODE_VALUE: u8 = 0x17;
 /// PMBus 1.2 in both parts.
 const REVISION_VALUE: u8 = 0x22;
 

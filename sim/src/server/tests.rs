@@ -1,6 +1,5 @@
 //! Raw bytes on the sockets, as any client would send them; each fault as that client meets it.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 #![expect(clippy::disallowed_methods, reason = "what a client waits for is wall time")]
 
 use std::net::Shutdown;

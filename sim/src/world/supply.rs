@@ -21,6 +21,8 @@ const COOLED_FULL: f64 = 12.0;
 const FAN_MIN: f64 = 4000.0;
 const FAN_MAX: f64 = 18_000.0;
 const FAN_TAU: f64 = 1.5;
+/// Time that it has to come up after the supply switches on, s.
+const FAN_STARTS_IN: f64 = 5.0;
 /// Warns, switches off and comes back, °C.
 const HOT: f64 = 85.0;
 const TOO_HOT: f64 = 105.0;
@@ -54,6 +56,8 @@ pub struct Supply {
     pub fan_seized: bool,
     /// A protection has switched it off.
     pub off: bool,
+    /// How long its fan has been slower than it should be, s.
+    fan_slow: f64,
     mains_noise: Drift,
 }
 
@@ -71,6 +75,7 @@ impl Supply {
             fan_rpm: FAN_MIN,
             fan_seized: false,
             off: false,
+            fan_slow: 0.0,
             mains_noise: Drift::new(0.8, 10.0),
         }
     }
@@ -96,7 +101,7 @@ impl Supply {
     /// Its fan does not turn as it should.
     #[must_use]
     pub fn fan_fails(&self) -> bool {
-        !self.off && self.fan_rpm < FAN_MIN / 2.0
+        self.fan_slow > FAN_STARTS_IN
     }
 
     /// Gives more than it is rated for.
@@ -129,6 +134,7 @@ impl Supply {
             (false, warm) => FAN_MIN + (FAN_MAX - FAN_MIN) * warm.clamp(0.0, 1.0),
         };
         self.fan_rpm += (wanted - self.fan_rpm) * (1.0 - (-dt / FAN_TAU).exp());
+        self.fan_slow = if self.off || self.fan_rpm > FAN_MIN / 2.0 { 0.0 } else { self.fan_slow + dt };
     }
 }
 

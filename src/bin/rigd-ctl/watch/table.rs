@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rigd::reading::{Missing, Reading};
 use rigd::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
-use rigd::wire::{Birth, Message, Power, RigId, Telemetry, Value};
+use rigd::wire::{Birth, Message, Power, RigId, Subject, Telemetry, Value};
 
 use super::fleet::{Fleet, Rig};
 
@@ -104,7 +104,7 @@ fn one(name: &RigId, rig: &Rig, now: Instant) -> String {
     alarms(&mut text, birth, telemetry);
     for event in rig.events.iter().rev() {
         let edge = if event.raised { "raised" } else { "over" };
-        text += &format!("event  {:?} {} {edge} at {} s\n", event.alarm, event.name, event.uptime_ms / 1000);
+        text += &format!("event  {}: {} {edge} at {} s\n", event.name, event.alarm, event.uptime_ms / 1000);
     }
     text
 }
@@ -141,7 +141,7 @@ fn alarms(text: &mut String, birth: &Birth, telemetry: &Telemetry) {
         *text += "No alarm.\n";
     }
     for alarm in &telemetry.alarms {
-        *text += &format!("ALARM  {:?} {:?}\n", alarm.alarm, alarm.subject);
+        *text += &format!("ALARM  {}: {}\n", subject(birth, alarm.subject), alarm.alarm);
     }
     for trouble in &telemetry.troubles {
         let chip = birth.chips.get(usize::from(trouble.chip)).map_or("?", |chip| &chip.refdes);
@@ -149,6 +149,18 @@ fn alarms(text: &mut String, birth: &Birth, telemetry: &Telemetry) {
         let faults: Vec<String> = trouble.faults.iter().map(|fault| format!("{fault:?}")).collect();
         *text += &format!("chip   {chip}{lost} {}\n", faults.join(" "));
     }
+}
+
+/// The name that the birth has for it.
+fn subject(birth: &Birth, subject: Subject) -> &str {
+    let name = match subject {
+        Subject::Chip(i) => birth.chips.get(usize::from(i)).map(|chip| &chip.refdes),
+        Subject::Fan(i) => birth.fans.get(usize::from(i)).map(|fan| &fan.name),
+        Subject::Zone(i) => birth.zones.get(usize::from(i)).map(|zone| &zone.name),
+        Subject::Rail(i) => birth.rails.get(usize::from(i)).map(|rail| &rail.name),
+        Subject::Supply(i) => birth.supplies.get(usize::from(i)).map(|supply| &supply.name),
+    };
+    name.map_or("?", String::as_str)
 }
 
 /// A message as one line, for files and pipes.
@@ -167,7 +179,7 @@ pub(super) fn line(fleet: &Fleet, name: &RigId, message: &Message) -> String {
             )
         }
         Message::Event(event) => {
-            writeln!(line, "event {:?} {} {}", event.alarm, event.name, if event.raised { "raised" } else { "over" })
+            writeln!(line, "event {}: {} {}", event.name, event.alarm, if event.raised { "raised" } else { "over" })
         }
         Message::Telemetry(telemetry) => {
             let birth =

@@ -1,0 +1,83 @@
+//! A mosquitto of the test's own, on a free port of the loopback.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use crate::agent::{Scratch, until};
+
+/// A broker that ends with the test.
+pub(crate) struct Broker {
+    pub(crate) port: u16,
+    config: PathBuf,
+    process: Option<Child>,
+    scratch: Scratch,
+}
+
+impl Broker {
+    /// A broker that lets everybody in.
+    pub(crate) fn start() -> Self {
+        let mut broker = Self::absent();
+        broker.run();
+        broker
+    }
+
+    /// A broker's place without a broker.
+    pub(crate) fn absent() -> Self {
+        Self::with("allow_anonymous true\n")
+    }
+
+    /// A broker's place with lines of its own in the configuration; `{dir}` in them is the broker's directory.
+    pub(crate) fn with(lines: &str) -> Self {
+        let scratch = Scratch::new("broker");
+        let port = free_port();
+        let lines = lines.replace("{dir}", &scratch.path.display().to_string());
+        let config = scratch.path.join("mosquitto.conf");
+        let text = format!("listener {port} 127.0.0.1\nset_tcp_nodelay true\nlog_dest none\n{lines}");
+        fs::write(&config, text).unwrap();
+        Self { port, config, process: None, scratch }
+    }
+
+    /// Its directory.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        &self.scratch.path
+    }
+
+    /// Starts it and waits until it listens.
+    pub(crate) fn run(&mut self) {
+        let mosquitto = ["/usr/sbin/mosquitto", "/usr/bin/mosquitto", "/usr/local/sbin/mosquitto"];
+        let mosquitto = mosquitto.iter().find(|path| PathBuf::from(path).exists());
+        let mosquitto = mosquitto.expect("mosquitto is not installed: `cargo xtask test` installs it");
+        let child =
+            Command::new(mosquitto).arg("-c").arg(&self.config).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        self.process = Some(child.unwrap());
+        let port = self.port;
+        until("mosquitto listens", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// SIGSTOP or SIGCONT: a broker that accepts and does not answer.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let process = self.process.as_ref().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(process), signal).unwrap();
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port that nobody listens on now.
+fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}

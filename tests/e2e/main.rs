@@ -1,0 +1,19 @@
+//! End to end, named after what breaks: the real agent, a simulated rig behind its sockets, a real mosquitto.
+//!
+//! Nothing sleeps: every wait is for a condition, with a limit that is far beyond what it takes.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod agent;
+mod broker;
+mod broker_breaks;
+mod bus_breaks;
+mod configuration_breaks;
+mod ends;
+mod subscriber;

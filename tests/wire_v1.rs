@@ -1,0 +1,241 @@
+//! Version 1 of the wire, byte by byte.
+//!
+//! **If a test in this file fails, do not change the test.** It means that the meaning of bytes that rigs in the field
+//! write has changed: a field or a variant was inserted, removed or moved. Put it back; append to the end of a top-level
+//! struct or of an enum instead, or make a new major version with a file of its own.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use rigd::control::alarm;
+use rigd::reading::{Fault, Faults, Missing, Stage};
+use rigd::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
+use rigd::wire::{
+    AlarmNow, Birth, BoardInfo, ChipInfo, Delivery, Encoding, Event, Fan, FanInfo, Header, Kind, Message, Online,
+    OutboxInfo, Power, RailInfo, Reason, SensorInfo, Subject, Supply, SupplyInfo, Telemetry, Trouble, Value, Zone,
+    ZoneInfo, decode, encode,
+};
+
+const BOOT: u32 = 0xfeed_5eed;
+
+fn check<T: serde::Serialize>(header: Header, body: &T, message: &Message, postcard: &str, json: &str) {
+    let bytes = encode(Encoding::Postcard, header, body);
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let postcard: String = postcard.split_whitespace().collect();
+    assert_eq!(hex, postcard, "the postcard bytes of {:?} have changed", header.kind);
+    let text = String::from_utf8(encode(Encoding::Json, header, body)).unwrap();
+    assert_eq!(text, json, "the JSON of {:?} has changed", header.kind);
+    assert_eq!(decode(&bytes).unwrap(), (header, message.clone()));
+    assert_eq!(decode(text.as_bytes()).unwrap(), (header, message.clone()));
+}
+
+fn power(mv: u32, ma: i32, mw: Result<u32, Missing>) -> Power {
+    Power { mv: Value(Ok(Millivolts(mv))), ma: Value(Ok(Milliamps(ma))), mw: Value(mw.map(Milliwatts)) }
+}
+
+#[test]
+fn online() {
+    let body = Online { online: true, connection: 300, reason: Reason::Lost };
+    check(
+        Header::new(Kind::Online, BOOT, 0),
+        &body,
+        &Message::Online(body),
+        "a1010100 ed5eedfe 0000000000000000  01 ac02 02",
+        r#"{"kind":"online","major":1,"flags":0,"boot":4276969197,"seq":0,"body":{"online":true,"connection":300,"reason":"lost"}}"#,
+    );
+}
+
+#[test]
+fn telemetry() {
+    let body = Telemetry {
+        birth: 0x1234_5678,
+        unix_ms: 1_700_000_000_123,
+        uptime_ms: 65_000,
+        rails: vec![power(12_015, -1_250, Ok(240_000)), power(0, 0, Err(Missing::Bus))],
+        supplies: vec![Supply {
+            input: power(230_000, 8_460, Ok(1_932_000)),
+            output: power(12_125, 150_250, Ok(1_822_000)),
+        }],
+        sensors: vec![Value(Ok(Millicelsius(-250))), Value(Err(Missing::NotPresent)), Value(Err(Missing::Implausible))],
+        fans: vec![
+            Fan { rpm: Value(Ok(Rpm(2_160))), duty: Value(Ok(Duty::from_percent(45).unwrap())), fault: false },
+            Fan { rpm: Value(Err(Missing::Stale)), duty: Value(Err(Missing::Off)), fault: true },
+        ],
+        zones: vec![Zone { duty: Duty::FULL, stage: Stage::Critical }],
+        troubles: vec![Trouble {
+            chip: 3,
+            lost: Some(Missing::Bus),
+            faults: Faults::NONE.with(Fault::OverVoltage, true).with(Fault::Other, true),
+        }],
+        alarms: vec![AlarmNow { alarm: alarm::Kind::ZoneCritical, subject: Subject::Zone(0) }],
+        repairs: 1,
+        lost_events: 2,
+        dropped: 300,
+    };
+    check(
+        Header::new(Kind::Telemetry, BOOT, 0x0102),
+        &body,
+        &Message::Telemetry(body.clone()),
+        "a1030100 ed5eedfe 0201000000000000
+         f8acd191 01 fbd095ffbc31 e8fb 03
+         02 00ef5d 00c313 0080d30e  0000 0000 03
+         01 00f0840e 009884 01 00e0f575 00dd5e 00d4ab12 00b09a6f
+         03 00f303 01 05
+         02 00f010 009423 00 04 02 01
+         01 904e 04
+         01 03 01 02 8120
+         01 05 02 00
+         01 02 ac02",
+        concat!(
+            r#"{"kind":"telemetry","major":1,"flags":0,"boot":4276969197,"seq":258,"body":{"birth":305419896,"#,
+            r#""unix_ms":1700000000123,"uptime_ms":65000,"rails":[{"mv":12015,"ma":-1250,"mw":240000},"#,
+            r#"{"mv":0,"ma":0,"mw":"bus"}],"supplies":[{"input":{"mv":230000,"ma":8460,"mw":1932000},"#,
+            r#""output":{"mv":12125,"ma":150250,"mw":1822000}}],"sensors":[-250,"not_present","implausible"],"#,
+            r#""fans":[{"rpm":2160,"duty":4500,"fault":false},{"rpm":"stale","duty":"off","fault":true}],"#,
+            r#""zones":[{"duty":10000,"stage":"critical"}],"troubles":[{"chip":3,"lost":"bus","faults":4097}],"#,
+            r#""alarms":[{"alarm":"zone_critical","subject":{"zone":0}}],"repairs":1,"lost_events":2,"dropped":300}}"#
+        ),
+    );
+}
+
+#[test]
+fn event() {
+    let body = Event {
+        birth: 7,
+        unix_ms: 1_700_000_000_123,
+        uptime_ms: 65_000,
+        alarm: alarm::Kind::OverPower,
+        subject: Subject::Supply(1),
+        name: "psu1".to_owned(),
+        raised: true,
+    };
+    check(
+        Header::new(Kind::Event, BOOT, 1),
+        &body,
+        &Message::Event(body.clone()),
+        "a1040100 ed5eedfe 0100000000000000  07 fbd095ffbc31 e8fb03 09 04 01 0470737531 01",
+        concat!(
+            r#"{"kind":"event","major":1,"flags":0,"boot":4276969197,"seq":1,"body":{"birth":7,"unix_ms":1700000000123,"#,
+            r#""uptime_ms":65000,"alarm":"over_power","subject":{"supply":1},"name":"psu1","raised":true}}"#
+        ),
+    );
+}
+
+#[test]
+fn birth() {
+    let body = Birth {
+        id: 9,
+        rig: "r".parse().unwrap(),
+        agent: "0.1.0".to_owned(),
+        simulated: true,
+        started_unix_ms: 5,
+        connection: 2,
+        encoding: Encoding::Postcard,
+        kinds: vec![(Kind::Online, 1), (Kind::Event, 1)],
+        period_ms: 1_000,
+        delivery: Delivery::Puback,
+        outbox: OutboxInfo { waiting: 1, dropped: 2, refused: 3 },
+        board: BoardInfo { name: "b".to_owned(), revision: "a".to_owned() },
+        chips: vec![
+            ChipInfo { refdes: "U1".to_owned(), part: "ina226".to_owned(), bus: "main".to_owned(), addr: Some(0x40) },
+            ChipInfo { refdes: "cpu".to_owned(), part: "k10temp".to_owned(), bus: "hwmon".to_owned(), addr: None },
+        ],
+        rails: vec![RailInfo {
+            name: "gpu0".to_owned(),
+            chip: 0,
+            min_mv: Some(Millivolts(11_400)),
+            max_mv: None,
+            max_ma: Some(Milliamps(40_000)),
+            max_mw: Some(Milliwatts(450_000)),
+        }],
+        supplies: vec![SupplyInfo { name: "psu".to_owned(), chip: 0, max_input_mw: None }],
+        sensors: vec![SensorInfo { name: "air".to_owned(), chip: 1 }],
+        fans: vec![FanInfo { name: "f".to_owned(), chip: 0, min_rpm: Rpm(500), max_rpm: Rpm(6_000), zone: Some(0) }],
+        zones: vec![ZoneInfo { name: "z".to_owned(), critical_mc: Millicelsius(70_000), sensors: vec![0] }],
+    };
+    check(
+        Header::new(Kind::Birth, BOOT, 0),
+        &body,
+        &Message::Birth(body.clone()),
+        "a1020100 ed5eedfe 0000000000000000
+         09 0172 05302e312e30 01 05 02 00 02 00 01 03 01 e807 00 01 02 03
+         0162 0161
+         02 025531 06696e61323236 046d61696e 0140  03637075 076b313074656d70 0568776d6f6e 00
+         01 0467707530 00 018859 00 0180f104 01d0bb1b
+         01 03707375 00 00
+         01 03616972 01
+         01 0166 00 f403 f02e 0100
+         01 017a e0c508 01 00",
+        concat!(
+            r#"{"kind":"birth","major":1,"flags":0,"boot":4276969197,"seq":0,"body":{"id":9,"rig":"r","agent":"0.1.0","#,
+            r#""simulated":true,"started_unix_ms":5,"connection":2,"encoding":"postcard","#,
+            r#""kinds":[["online",1],["event",1]],"period_ms":1000,"delivery":"puback","#,
+            r#""outbox":{"waiting":1,"dropped":2,"refused":3},"board":{"name":"b","revision":"a"},"#,
+            r#""chips":[{"refdes":"U1","part":"ina226","bus":"main","addr":64},"#,
+            r#"{"refdes":"cpu","part":"k10temp","bus":"hwmon","addr":null}],"#,
+            r#""rails":[{"name":"gpu0","chip":0,"min_mv":11400,"max_mv":null,"max_ma":40000,"max_mw":450000}],"#,
+            r#""supplies":[{"name":"psu","chip":0,"max_input_mw":null}],"sensors":[{"name":"air","chip":1}],"#,
+            r#""fans":[{"name":"f","chip":0,"min_rpm":500,"max_rpm":6000,"zone":0}],"#,
+            r#""zones":[{"name":"z","critical_mc":70000,"sensors":[0]}]}}"#
+        ),
+    );
+}
+
+/// The numbers of every enum that is on the wire, each written out.
+#[test]
+fn enums_only_append() {
+    fn numbers<T: serde::Serialize>(all: &[T]) -> Vec<u8> {
+        all.iter().flat_map(|one| postcard::to_allocvec(one).unwrap()).collect()
+    }
+    use alarm::Kind as A;
+    let alarms = [
+        A::ChipLost,
+        A::ChipFault,
+        A::WatchdogRanOut,
+        A::FanStands,
+        A::ZoneBlind,
+        A::ZoneCritical,
+        A::UnderVoltage,
+        A::OverVoltage,
+        A::OverCurrent,
+        A::OverPower,
+    ];
+    assert_eq!(numbers(&alarms), (0..10).collect::<Vec<_>>());
+    let stages = [Stage::Starting, Stage::Normal, Stage::FanFailed, Stage::Blind, Stage::Critical];
+    assert_eq!(numbers(&stages), [0, 1, 2, 3, 4]);
+    let reasons = [Missing::NotPresent, Missing::Off, Missing::Bus, Missing::Stale, Missing::Implausible];
+    assert_eq!(numbers(&reasons), [0, 1, 2, 3, 4]);
+    assert_eq!(numbers(&reasons.map(|reason| Value::<Rpm>(Err(reason)))), [1, 2, 3, 4, 5]);
+    assert_eq!(numbers(&Fault::ALL), (0..13).collect::<Vec<_>>());
+    assert_eq!(numbers(&[Reason::Connected, Reason::Stopped, Reason::Lost]), [0, 1, 2]);
+    assert_eq!(numbers(&[Delivery::Puback, Delivery::Watermark]), [0, 1]);
+    assert_eq!(numbers(&[Encoding::Postcard, Encoding::Json]), [0, 1]);
+    assert_eq!(numbers(&[Kind::Online, Kind::Birth, Kind::Telemetry, Kind::Event]), [0, 1, 2, 3]);
+}
+
+/// What a rig with eight rails, six fans and a supply sends each time is within the goal of 310 bytes.
+#[test]
+fn a_full_sample_is_small() {
+    let fan = Fan { rpm: Value(Ok(Rpm(3_000))), duty: Value(Ok(Duty::FULL)), fault: false };
+    let body = Telemetry {
+        birth: u32::MAX,
+        unix_ms: 1_900_000_000_000,
+        uptime_ms: 31_536_000_000,
+        rails: vec![power(12_000, 30_000, Ok(360_000)); 8],
+        supplies: vec![Supply {
+            input: power(230_000, 14_000, Ok(3_200_000)),
+            output: power(12_000, 250_000, Ok(3_000_000)),
+        }],
+        sensors: vec![Value(Ok(Millicelsius(45_000))); 12],
+        fans: vec![fan; 6],
+        zones: vec![Zone { duty: Duty::FULL, stage: Stage::Normal }],
+        troubles: Vec::new(),
+        alarms: Vec::new(),
+        repairs: 0,
+        lost_events: 0,
+        dropped: 0,
+    };
+    let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
+    let json = encode(Encoding::Json, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
+    assert!(bytes <= 310, "{bytes} bytes");
+    assert!(bytes * 4 < json, "postcard {bytes} bytes against JSON {json}");
+}
