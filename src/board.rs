@@ -10,17 +10,15 @@
 
 mod builtin;
 mod file;
-mod locate;
 mod resolve;
 
-use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 pub use builtin::BUILTIN;
-pub(crate) use locate::Source;
 
 use crate::chip::{Part, Settings};
+use crate::source::{Problems, Source};
 use crate::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 
 /// One board revision.
@@ -224,8 +222,11 @@ impl Board {
     /// # Errors
     /// Every problem found, with file, line and key.
     pub fn parse(file: &str, text: &str) -> Result<Self, Problems> {
-        let source = Source::new(file, text);
-        resolve::resolve(&source.parse::<file::Board>()?, &source)
+        let source = Source::parse(file, text)?;
+        let file = file::Board::read(&source);
+        // What is not even well-formed would only be complained of twice.
+        source.finish()?;
+        resolve::resolve(&file, &source)
     }
 
     /// All chips with the bus they are on, bus by bus.
@@ -244,57 +245,6 @@ impl Board {
 fn is_path(name: &str) -> bool {
     name.contains('/') || Path::new(name).extension().is_some_and(|extension| extension == "toml")
 }
-
-/// One mistake in a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The file, as it was named.
-    pub file: String,
-    /// Line, from 1.
-    pub line: Option<usize>,
-    /// The key, from the top: `chip.U12.addr`.
-    pub key: String,
-    /// What is wrong with it.
-    pub text: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        if let Some(line) = self.line {
-            write!(f, ":{line}")?;
-        }
-        if !self.key.is_empty() {
-            write!(f, ": {}", self.key)?;
-        }
-        write!(f, ": {}", self.text)
-    }
-}
-
-/// Every mistake of a file, a line each.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
-
-impl Problems {
-    /// A file that is wrong as a whole.
-    pub(crate) fn one(file: &str, text: String) -> Self {
-        Self(vec![Problem { file: file.to_owned(), line: None, key: String::new(), text }])
-    }
-}
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, problem) in self.0.iter().enumerate() {
-            if i > 0 {
-                f.write_str("\n")?;
-            }
-            problem.fmt(f)?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Problems {}
 
 #[cfg(test)]
 mod tests;

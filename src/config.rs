@@ -4,14 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
-
-use crate::board::{Board, Problem, Problems, Source};
+use crate::board::Board;
 use crate::bus::Host;
+use crate::source::{Problems, Source, Table};
 use crate::wire::{Encoding, RigId};
 
 /// Where it is looked for.
 pub const PATH: &str = "/etc/rigd/rigd.toml";
+/// The broker where none is given: one on the rig itself.
+const BROKER: &str = "mqtt://127.0.0.1:1883";
 
 /// The agent's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,75 +50,6 @@ pub struct Broker {
     pub keepalive: Duration,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    rig: Option<String>,
-    board: String,
-    simulation: Option<PathBuf>,
-    #[serde(default)]
-    encoding: Encoding,
-    #[serde(default)]
-    control: Control,
-    #[serde(default)]
-    telemetry: Telemetry,
-    #[serde(default)]
-    broker: BrokerFile,
-    #[serde(default)]
-    outbox: Outbox,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Control {
-    tick_hz: u32,
-}
-
-impl Default for Control {
-    fn default() -> Self {
-        Self { tick_hz: 1 }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Telemetry {
-    period_ms: u32,
-}
-
-impl Default for Telemetry {
-    fn default() -> Self {
-        Self { period_ms: 5_000 }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct BrokerFile {
-    url: String,
-    username: Option<String>,
-    password_file: Option<PathBuf>,
-    keepalive_s: u16,
-}
-
-impl Default for BrokerFile {
-    fn default() -> Self {
-        Self { url: "mqtt://127.0.0.1:1883".to_owned(), username: None, password_file: None, keepalive_s: 15 }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Outbox {
-    max_kib: u32,
-}
-
-impl Default for Outbox {
-    fn default() -> Self {
-        Self { max_kib: 1024 }
-    }
-}
-
 impl Config {
     /// Reads the file.
     ///
@@ -135,37 +67,60 @@ impl Config {
     /// # Errors
     /// Every problem found, with file, line and key.
     pub fn parse(file: &str, text: &str, hostname: &str) -> Result<Self, Problems> {
-        let source = Source::new(file, text);
-        let raw = source.parse::<File>()?;
-        let mut problems: Vec<Problem> = Vec::new();
-        let mut range = |key: &str, value: u32, low: u32, high: u32| {
+        let source = Source::parse(file, text)?;
+        let root = source.root();
+        root.only(&["rig", "board", "simulation", "encoding", "control", "telemetry", "broker", "outbox"]);
+        let ranged = |table: &Table<'_>, key: &str, default: u32, low: u32, high: u32| {
+            let value = table.number(key).unwrap_or(default);
             if !(low..=high).contains(&value) {
-                problems.push(source.problem(key, format!("must be {low} to {high}, not {value}")));
+                table.complain(key, format!("must be {low} to {high}, not {value}"));
+            }
+            value.clamp(low, high)
+        };
+        let control = root.table("control");
+        control.only(&["tick_hz"]);
+        let tick_hz = ranged(&control, "tick_hz", 1, 1, 100);
+        let telemetry = root.table("telemetry");
+        telemetry.only(&["period_ms"]);
+        let period_ms = ranged(&telemetry, "period_ms", 5_000, 100, 3_600_000);
+        let outbox = root.table("outbox");
+        outbox.only(&["max_kib"]);
+        let max_kib = ranged(&outbox, "max_kib", 1_024, 64, 1_048_576);
+        let encoding = match root.text("encoding").as_deref() {
+            None | Some("postcard") => Encoding::Postcard,
+            Some("json") => Encoding::Json,
+            Some(other) => {
+                root.complain("encoding", format!("must be `postcard` or `json`, not `{other}`"));
+                Encoding::Postcard
             }
         };
-        range("control.tick_hz", raw.control.tick_hz, 1, 100);
-        range("telemetry.period_ms", raw.telemetry.period_ms, 100, 3_600_000);
-        range("broker.keepalive_s", raw.broker.keepalive_s.into(), 5, 3_600);
-        range("outbox.max_kib", raw.outbox.max_kib, 64, 1_048_576);
-        let name = raw.rig.unwrap_or_else(|| hostname.to_owned());
-        let rig = RigId::try_from(name).map_err(|error| problems.push(source.problem("rig", error.to_string())));
-        let address = address(&raw.broker.url).map_err(|text| problems.push(source.problem("broker.url", text)));
-        if raw.broker.password_file.is_some() && raw.broker.username.is_none() {
-            problems.push(source.problem("broker.password_file", "needs a username too"));
+        let name = root.text("rig").unwrap_or_else(|| hostname.to_owned());
+        let rig = RigId::try_from(name).map_err(|error| root.complain("rig", error.to_string()));
+        let board = root.needed_text("board");
+        let broker = root.table("broker");
+        broker.only(&["url", "username", "password_file", "keepalive_s"]);
+        let keepalive_s = ranged(&broker, "keepalive_s", 15, 5, 3_600);
+        let url = broker.text("url").unwrap_or_else(|| BROKER.to_owned());
+        let address = address(&url).map_err(|text| broker.complain("url", text));
+        let (username, password_file) = (broker.text("username"), broker.text("password_file").map(PathBuf::from));
+        if password_file.is_some() && username.is_none() {
+            broker.complain("password_file", "needs a username too");
         }
-        let (Ok(rig), Ok((host, port)), true) = (rig, address, problems.is_empty()) else {
-            return Err(Problems(problems));
+        let simulation = root.text("simulation").map(PathBuf::from);
+        source.finish()?;
+        let (Ok(rig), Ok((host, port))) = (rig, address) else {
+            // Never reached: what is missing here has complained, and `finish` has returned.
+            return Err(Problems(Vec::new()));
         };
-        let BrokerFile { username, password_file, keepalive_s, url: _ } = raw.broker;
         Ok(Self {
             rig,
-            board: raw.board,
-            simulation: raw.simulation,
-            encoding: raw.encoding,
-            tick: Duration::from_secs(1) / raw.control.tick_hz,
-            period: Duration::from_millis(raw.telemetry.period_ms.into()),
+            board,
+            simulation,
+            encoding,
+            tick: Duration::from_secs(1) / tick_hz,
+            period: Duration::from_millis(period_ms.into()),
             broker: Broker { host, port, username, password_file, keepalive: Duration::from_secs(keepalive_s.into()) },
-            outbox_bytes: usize::try_from(raw.outbox.max_kib).unwrap_or(usize::MAX).saturating_mul(1024),
+            outbox_bytes: usize::try_from(max_kib).unwrap_or(usize::MAX).saturating_mul(1024),
         })
     }
 }
@@ -249,9 +204,9 @@ mod tests {
     #[test]
     fn every_mistake_names_file_line_and_key() {
         for (text, expected) in [
-            ("", "rigd.toml:1: missing field `board`"),
-            ("board = \"a\"\nborad = 1", "rigd.toml:2: borad: unknown field `borad`"),
-            ("board = 7", "rigd.toml:1: board: invalid type: integer `7`, expected a string"),
+            ("", "rigd.toml: board: is missing"),
+            ("board = \"a\"\nborad = 1", "rigd.toml:2: borad: unknown key; known here are rig, board"),
+            ("board = 7", "rigd.toml:1: board: must be a string, not a whole number"),
             ("board = \"a\"\n[control]\ntick_hz = 0", "rigd.toml:3: control.tick_hz: must be 1 to 100, not 0"),
             (
                 "board = \"a\"\n[telemetry]\nperiod_ms = 99",

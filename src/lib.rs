@@ -15,6 +15,7 @@
 //! | [`reading`] | a value or the reason why there is none; what the rig knows now |
 //! | [`board`] | board files: what is soldered where, with every name resolved |
 //! | [`config`] | `/etc/rigd/rigd.toml` and every default |
+//! | [`source`] | TOML with file, line and key in every complaint |
 //! | [`chip`] | one file per part: registers, formula, driver |
 //! | [`hwmon`] | chips that a kernel driver owns |
 //! | [`bus`] | one thread per adapter; raw I2C, SMBus, or the simulated rig's socket |
@@ -49,5 +50,6 @@ pub mod hwmon;
 pub mod logger;
 pub mod mqtt;
 pub mod reading;
+pub mod source;
 pub mod units;
 pub mod wire;

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use log::{error, info, warn};
-use rigd::board::{Board, Problems};
+use rigd::board::Board;
 use rigd::bus::Host;
 use rigd::config::{self, Config};
 use rigd::control::{self, Outputs, Stop};
 use rigd::mqtt::{self, Inputs, Start};
 use rigd::reading::Snapshot;
+use rigd::source::Problems;
 use rigd::{clock, logger};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};

@@ -1,47 +1,29 @@
 //! A board file as it is written: keys, types, defaults. What the keys mean together is checked in `resolve`.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use crate::source::{Source, Table};
 
-use serde::Deserialize;
-use serde::de::{Deserializer, Error, Visitor};
+/// Tables by name, in the order of the names.
+pub(super) type Named<T> = Vec<(String, T)>;
 
-pub(super) type Named<T> = BTreeMap<String, T>;
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Board {
     pub(super) name: String,
     pub(super) revision: String,
-    #[serde(default)]
     pub(super) description: String,
-    #[serde(default)]
     pub(super) bus: Named<Bus>,
-    #[serde(default)]
     pub(super) chip: Named<Chip>,
-    #[serde(default)]
     pub(super) hwmon: Named<Hwmon>,
-    #[serde(default)]
     pub(super) rail: Named<Rail>,
-    #[serde(default)]
     pub(super) supply: Named<Supply>,
-    #[serde(default)]
     pub(super) sensor: Named<Sensor>,
-    #[serde(default)]
     pub(super) fan: Named<Fan>,
-    #[serde(default)]
     pub(super) zone: Named<Zone>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Bus {
     pub(super) adapter: Option<String>,
     pub(super) socket: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Chip {
     pub(super) part: String,
     pub(super) bus: String,
@@ -50,130 +32,171 @@ pub(super) struct Chip {
     pub(super) watchdog_s: Option<u8>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Hwmon {
     pub(super) driver: String,
     pub(super) device: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Rail {
     pub(super) chip: String,
-    pub(super) channel: Option<Channel>,
+    pub(super) channel: Option<String>,
     pub(super) min_mv: Option<u32>,
     pub(super) max_mv: Option<u32>,
     pub(super) max_ma: Option<i32>,
     pub(super) max_mw: Option<u32>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Supply {
     pub(super) chip: String,
-    pub(super) input: Channel,
-    pub(super) output: Channel,
+    pub(super) input: Option<String>,
+    pub(super) output: Option<String>,
     pub(super) max_input_mw: Option<u32>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Sensor {
     pub(super) chip: String,
-    pub(super) channel: Option<Channel>,
-    #[serde(default = "Sensor::min_mc")]
+    pub(super) channel: Option<String>,
+    /// What a silicon sensor can mean at all: -40 to 150 °C unless the file says otherwise.
     pub(super) min_mc: i32,
-    #[serde(default = "Sensor::max_mc")]
     pub(super) max_mc: i32,
     pub(super) frozen_s: Option<u32>,
 }
 
-impl Sensor {
-    /// What a silicon sensor can mean at all: -40 to 150 °C.
-    fn min_mc() -> i32 {
-        -40_000
-    }
-
-    fn max_mc() -> i32 {
-        150_000
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Fan {
     pub(super) chip: String,
-    pub(super) channel: Option<Channel>,
-    #[serde(default = "Fan::pulses")]
+    pub(super) channel: Option<String>,
+    /// Nearly every fan gives two pulses a revolution.
     pub(super) pulses: u8,
     pub(super) min_rpm: u16,
     pub(super) max_rpm: u16,
-    #[serde(default = "Fan::start_pct")]
+    /// Intel's 4-wire PWM specification (rev. 1.3, 3.2) lets a fan need up to 30 % to start.
     pub(super) start_pct: u8,
 }
 
-impl Fan {
-    /// Nearly every fan gives two pulses a revolution.
-    fn pulses() -> u8 {
-        2
-    }
-
-    /// Intel's 4-wire PWM specification (rev. 1.3, 3.2) lets a fan need up to 30 % to start.
-    fn start_pct() -> u8 {
-        30
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Zone {
     pub(super) sensors: Vec<String>,
     pub(super) fans: Vec<String>,
     pub(super) curve: Vec<(i32, u8)>,
     pub(super) critical_mc: i32,
-    #[serde(default = "Zone::hysteresis_mc")]
     pub(super) hysteresis_mc: i32,
-    #[serde(default = "Zone::slew_pct_per_s")]
     pub(super) slew_pct_per_s: u8,
 }
 
-impl Zone {
-    fn hysteresis_mc() -> i32 {
-        2_000
-    }
-
-    fn slew_pct_per_s() -> u8 {
-        5
+impl Board {
+    pub(super) fn read(source: &Source<'_>) -> Self {
+        let root = source.root();
+        let tables = ["bus", "chip", "hwmon", "rail", "supply", "sensor", "fan", "zone"];
+        root.only(&[&["name", "revision", "description"], &tables[..]].concat());
+        Self {
+            name: root.needed_text("name"),
+            revision: root.needed_text("revision"),
+            description: root.text("description").unwrap_or_default(),
+            bus: named(&root, "bus", Bus::read),
+            chip: named(&root, "chip", Chip::read),
+            hwmon: named(&root, "hwmon", Hwmon::read),
+            rail: named(&root, "rail", Rail::read),
+            supply: named(&root, "supply", Supply::read),
+            sensor: named(&root, "sensor", Sensor::read),
+            fan: named(&root, "fan", Fan::read),
+            zone: named(&root, "zone", Zone::read),
+        }
     }
 }
 
-/// A channel's name; a whole number is taken as its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Channel(pub(super) String);
+fn named<T>(root: &Table<'_>, key: &str, read: impl Fn(&Table<'_>) -> T) -> Named<T> {
+    root.tables(key).into_iter().map(|(name, table)| (name, read(&table))).collect()
+}
 
-impl<'de> Deserialize<'de> for Channel {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NumberOrName;
-        impl Visitor<'_> for NumberOrName {
-            type Value = Channel;
+impl Bus {
+    fn read(table: &Table<'_>) -> Self {
+        table.only(&["adapter", "socket"]);
+        Self { adapter: table.text("adapter"), socket: table.text("socket") }
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a channel's number or name")
-            }
-
-            fn visit_i64<E: Error>(self, number: i64) -> Result<Channel, E> {
-                Ok(Channel(number.to_string()))
-            }
-
-            fn visit_u64<E: Error>(self, number: u64) -> Result<Channel, E> {
-                Ok(Channel(number.to_string()))
-            }
-
-            fn visit_str<E: Error>(self, name: &str) -> Result<Channel, E> {
-                Ok(Channel(name.to_owned()))
-            }
+impl Chip {
+    fn read(table: &Table<'_>) -> Self {
+        table.only(&["part", "bus", "addr", "shunt_microohms", "watchdog_s"]);
+        Self {
+            part: table.needed_text("part"),
+            bus: table.needed_text("bus"),
+            addr: table.needed_number("addr"),
+            shunt_microohms: table.number("shunt_microohms"),
+            watchdog_s: table.number("watchdog_s"),
         }
-        deserializer.deserialize_any(NumberOrName)
+    }
+}
+
+impl Hwmon {
+    fn read(table: &Table<'_>) -> Self {
+        table.only(&["driver", "device"]);
+        Self { driver: table.needed_text("driver"), device: table.text("device") }
+    }
+}
+
+impl Rail {
+    fn read(table: &Table<'_>) -> Self {
+        table.only(&["chip", "channel", "min_mv", "max_mv", "max_ma", "max_mw"]);
+        Self {
+            chip: table.needed_text("chip"),
+            channel: table.name("channel"),
+            min_mv: table.number("min_mv"),
+            max_mv: table.number("max_mv"),
+            max_ma: table.number("max_ma"),
+            max_mw: table.number("max_mw"),
+        }
+    }
+}
+
+impl Supply {
+    fn read(table: &Table<'_>) -> Self {
+        table.only(&["chip", "input", "output", "max_input_mw"]);
+        Self {
+            chip: table.needed_text("chip"),
+            input: table.name("input"),
+            output: table.name("output"),
+            max_input_mw: table.number("max_input_mw"),
+        }
+    }
+}
+
+impl Sensor {
+    fn read(table: &Table<'_>) -> Self {
+        table.only(&["chip", "channel", "min_mc", "max_mc", "frozen_s"]);
+        Self {
+            chip: table.needed_text("chip"),
+            channel: table.name("channel"),
+            min_mc: table.number("min_mc").unwrap_or(-40_000),
+            max_mc: table.number("max_mc").unwrap_or(150_000),
+            frozen_s: table.number("frozen_s"),
+        }
+    }
+}
+
+impl Fan {
+    fn read(table: &Table<'_>) -> Self {
+        table.only(&["chip", "channel", "pulses", "min_rpm", "max_rpm", "start_pct"]);
+        Self {
+            chip: table.needed_text("chip"),
+            channel: table.name("channel"),
+            pulses: table.number("pulses").unwrap_or(2),
+            min_rpm: table.needed_number("min_rpm"),
+            max_rpm: table.needed_number("max_rpm"),
+            start_pct: table.number("start_pct").unwrap_or(30),
+        }
+    }
+}
+
+impl Zone {
+    fn read(table: &Table<'_>) -> Self {
+        table.only(&["sensors", "fans", "curve", "critical_mc", "hysteresis_mc", "slew_pct_per_s"]);
+        Self {
+            sensors: table.texts("sensors"),
+            fans: table.texts("fans"),
+            curve: table.pairs("curve"),
+            critical_mc: table.needed_number("critical_mc"),
+            hysteresis_mc: table.number("hysteresis_mc").unwrap_or(2_000),
+            slew_pct_per_s: table.number("slew_pct_per_s").unwrap_or(5),
+        }
     }
 }

@@ -3,14 +3,12 @@
 //! Every check adds to the list of problems and goes on with something harmless, so that one run shows them all; a board
 //! with a problem is never returned.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{
-    Adapter, Board, Bus, Chip, ChipKind, Fan, Hwmon, Point, Problem, Problems, Rail, Sensor, Source, Supply, Zone, file,
-};
+use super::{Adapter, Board, Bus, Chip, ChipKind, Fan, Hwmon, Point, Rail, Sensor, Supply, Zone, file};
 use crate::chip::{PARTS, Part, Settings};
+use crate::source::{Problems, Source};
 use crate::units::{Duty, Microohms, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 
 /// Name of the bus that the kernel's sensors form.
@@ -29,10 +27,7 @@ pub(super) fn resolve(file: &file::Board, source: &Source<'_>) -> Result<Board, 
     if file.name.is_empty() {
         resolver.complain("name", "must not be empty");
     }
-    let problems = resolver.problems.into_inner();
-    if !problems.is_empty() {
-        return Err(Problems(problems));
-    }
+    source.finish()?;
     Ok(Board {
         name: file.name.clone(),
         revision: file.revision.clone(),
@@ -57,8 +52,6 @@ enum Use {
 struct Resolver<'a> {
     file: &'a file::Board,
     source: &'a Source<'a>,
-    /// Behind a cell so that a lookup can complain while something else is borrowed.
-    problems: RefCell<Vec<Problem>>,
     buses: Vec<Bus>,
     /// Where each reference designator went.
     placed: BTreeMap<&'a str, (usize, usize)>,
@@ -66,7 +59,7 @@ struct Resolver<'a> {
 
 impl<'a> Resolver<'a> {
     fn new(file: &'a file::Board, source: &'a Source<'a>) -> Self {
-        let this = Self { file, source, problems: RefCell::default(), buses: Vec::new(), placed: BTreeMap::new() };
+        let this = Self { file, source, buses: Vec::new(), placed: BTreeMap::new() };
         let adapter = |name: &str, bus: &file::Bus| match (&bus.adapter, &bus.socket) {
             (Some(adapter), None) => Adapter::Kernel(adapter.clone()),
             (None, Some(socket)) => {
@@ -92,7 +85,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn complain(&self, key: &str, text: impl Into<String>) {
-        self.problems.borrow_mut().push(self.source.problem(key, text));
+        self.source.complain(key, text);
     }
 
     fn place_i2c_chips(&mut self) {
@@ -172,13 +165,13 @@ impl<'a> Resolver<'a> {
         if self.file.hwmon.is_empty() {
             return;
         }
-        if self.file.bus.contains_key(HWMON_BUS) {
+        if has(&self.file.bus, HWMON_BUS) {
             self.complain("bus.hwmon", "this name is taken by the kernel's own sensors");
         }
         let bus = self.buses.len();
         self.buses.push(Bus { name: HWMON_BUS.to_owned(), adapter: Adapter::Hwmon, chips: Vec::new() });
         for (refdes, hwmon) in &self.file.hwmon {
-            if self.file.chip.contains_key(refdes) {
+            if has(&self.file.chip, refdes) {
                 self.complain(&format!("hwmon.{refdes}"), "there is a chip of this name too");
             }
             let kind = ChipKind::Hwmon(Hwmon {
@@ -191,17 +184,10 @@ impl<'a> Resolver<'a> {
     }
 
     /// The channel that `key.chip` and `key.FIELD` name; complains and gives `None` where there is none.
-    fn point(
-        &mut self,
-        key: &str,
-        chip: &str,
-        field: &str,
-        channel: Option<&file::Channel>,
-        wanted: Use,
-    ) -> Option<Point> {
+    fn point(&mut self, key: &str, chip: &str, field: &str, channel: Option<&String>, wanted: Use) -> Option<Point> {
         let Some((bus, index)) = self.placed.get(chip).copied() else {
             // A chip that is in the file but was not placed has had its complaint already.
-            if !self.file.chip.contains_key(chip) {
+            if !has(&self.file.chip, chip) {
                 self.complain(&format!("{key}.chip"), format!("there is no chip `{chip}`"));
             }
             return None;
@@ -247,8 +233,8 @@ impl<'a> Resolver<'a> {
         let mut supplies = Vec::new();
         for (name, supply) in &self.file.supply {
             let key = format!("supply.{name}");
-            let input = self.point(&key, &supply.chip, "input", Some(&supply.input), Use::Power);
-            let output = self.point(&key, &supply.chip, "output", Some(&supply.output), Use::Power);
+            let input = self.point(&key, &supply.chip, "input", supply.input.as_ref(), Use::Power);
+            let output = self.point(&key, &supply.chip, "output", supply.output.as_ref(), Use::Power);
             let (Some(input), Some(output)) = (input, output) else { continue };
             if input == output {
                 self.complain(&format!("{key}.output"), "input and output are one channel");
@@ -376,7 +362,7 @@ impl<'a> Resolver<'a> {
         }
         let mut members: Vec<usize> = Vec::new();
         for name in names {
-            match all.keys().position(|known| known == name) {
+            match all.iter().position(|(known, _)| known == name) {
                 None => self.complain(key, format!("there is no {what} `{name}`")),
                 Some(index) if members.contains(&index) => {
                     self.complain(key, format!("{what} `{name}` is named twice"))
@@ -415,8 +401,13 @@ impl<'a> Resolver<'a> {
     }
 }
 
+/// Whether there is a table of this name.
+fn has<T>(all: &file::Named<T>, name: &str) -> bool {
+    all.iter().any(|(known, _)| known == name)
+}
+
 /// Index of the channel in the part's list.
-fn channel_of(part: &Part, channel: Option<&file::Channel>, wanted: Use) -> Result<usize, String> {
+fn channel_of(part: &Part, channel: Option<&String>, wanted: Use) -> Result<usize, String> {
     let (names, what) = match wanted {
         Use::Power => (part.power, "power"),
         Use::Temperature => (part.temperature, "temperature"),
@@ -427,7 +418,7 @@ fn channel_of(part: &Part, channel: Option<&file::Channel>, wanted: Use) -> Resu
         ([], _) => Err(format!("{} measures no {what}", part.name)),
         ([_], None) => Ok(0),
         (_, None) => Err(format!("{} has several {what} channels, name one of {}", part.name, list())),
-        (_, Some(file::Channel(name))) => {
+        (_, Some(name)) => {
             let index = names.iter().position(|known| known == name);
             index.ok_or_else(|| format!("{} has no {what} channel `{name}`, only {}", part.name, list()))
         }
@@ -435,8 +426,8 @@ fn channel_of(part: &Part, channel: Option<&file::Channel>, wanted: Use) -> Resu
 }
 
 /// Adds the attributes that a channel of a kernel driver means, and gives its index.
-fn attribute_of(hwmon: &mut Hwmon, channel: Option<&file::Channel>, wanted: Use) -> Result<usize, String> {
-    let name = channel.map_or("1", |file::Channel(name)| name.as_str());
+fn attribute_of(hwmon: &mut Hwmon, channel: Option<&String>, wanted: Use) -> Result<usize, String> {
+    let name = channel.map_or("1", String::as_str);
     let number = || name.parse::<u8>().map_err(|_| format!("`{name}` is not a number of the driver's attributes"));
     match wanted {
         Use::Power => {

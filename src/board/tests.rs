@@ -79,9 +79,9 @@ fn names_become_indices() {
 #[test]
 fn every_mistake_names_file_line_key_and_what_is_wrong() {
     let rows: &[(&str, &str, &str)] = &[
-        ("unknown key", "revision = \"a\"\n", "b.toml:3: colour: unknown field `colour`"),
-        ("addr = 0x40", "addr = \"0x40\"", "b.toml:8: chip.U1.addr: invalid type: string \"0x40\", expected u8"),
-        ("addr = 0x40", "addr = 0x1040", "b.toml:8: chip.U1.addr: invalid value: integer `4160`, expected u8"),
+        ("unknown key", "revision = \"a\"\n", "b.toml:3: colour: unknown key; known here are name, revision"),
+        ("addr = 0x40", "addr = \"0x40\"", "b.toml:8: chip.U1.addr: must be a whole number, not a string"),
+        ("addr = 0x40", "addr = 0x1040", "b.toml:8: chip.U1.addr: 0x1040 is out of range"),
         (
             "part = \"ina226\"",
             "part = \"ina999\"",
@@ -116,7 +116,7 @@ fn every_mistake_names_file_line_key_and_what_is_wrong() {
         (
             "channel = 3",
             "channel = 1.5",
-            "b.toml:39: fan.front.channel: invalid type: floating point `1.5`, expected a channel's",
+            "b.toml:39: fan.front.channel: must be a number or a name, not a number with a fraction",
         ),
         (
             "min_rpm = 500",
