@@ -17,6 +17,7 @@ use std::time::Duration;
 
 pub use builtin::BUILTIN;
 
+use crate::bus::Adapter;
 use crate::chip::{Part, Settings};
 use crate::source::{Problems, Source};
 use crate::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
@@ -53,17 +54,6 @@ pub struct Bus {
     pub adapter: Adapter,
     /// The chips on it, by reference designator.
     pub chips: Vec<Chip>,
-}
-
-/// Where a bus is found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Adapter {
-    /// A kernel I2C adapter, by the name in `/sys/class/i2c-dev/i2c-N/name`: numbers move, names stay.
-    Kernel(String),
-    /// A bus of the simulated rig: the name of a Unix socket in its directory.
-    Socket(String),
-    /// `/sys/class/hwmon`: chips that a kernel driver owns.
-    Hwmon,
 }
 
 /// A chip on a bus.

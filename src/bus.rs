@@ -16,14 +16,12 @@ mod slot;
 pub mod socket;
 mod worker;
 
+use std::path::PathBuf;
+
 use embedded_hal::i2c::{ErrorKind, ErrorType, I2c, NoAcknowledgeSource, Operation};
 
 pub use linux::{AdapterInfo, adapters};
 pub use worker::{Handle, Order, Worker, spawn};
-
-use std::path::PathBuf;
-
-use crate::board::Adapter;
 
 /// What a transfer failed of.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,6 +100,17 @@ impl I2c for Device {
             Link::Socket(socket) => socket.transaction(address, operations),
         }
     }
+}
+
+/// Where a bus is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Adapter {
+    /// A kernel I2C adapter, by the name in `/sys/class/i2c-dev/i2c-N/name`: numbers move, names stay.
+    Kernel(String),
+    /// A bus of the simulated rig: the name of a Unix socket in its directory.
+    Socket(String),
+    /// `/sys/class/hwmon`: chips that a kernel driver owns.
+    Hwmon,
 }
 
 /// Where buses are found on this machine.

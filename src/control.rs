@@ -8,7 +8,7 @@
 //! one tick until the reading is asked for + one pass of the bus + one tick until it is decided on + one pass until it
 //! is written = 1.0 + 0.2 + 1.0 + 0.2 = 2.4 s ([`REACTION`]). A fan card's heat sink takes tens of seconds for that.
 
-pub mod alarm;
+mod episodes;
 mod gather;
 mod notify;
 mod realtime;
@@ -23,11 +23,12 @@ use std::time::Duration;
 use log::{error, info, warn};
 use tokio::sync::{mpsc, watch};
 
+use crate::alarm::Edge;
 use crate::board::Board;
 use crate::bus::{self, Handle, Host, Order};
 use crate::clock::now;
 use crate::reading::{BusSnapshot, Snapshot, Zone};
-use alarm::{Edge, Episodes};
+use episodes::Episodes;
 pub use gather::gather;
 pub use notify::Notify;
 pub use realtime::Stop;
@@ -159,7 +160,7 @@ impl Control {
         snapshot.tick = self.ticks;
         snapshot.zones = orders.zones.iter().map(|zone| zone.unwrap_or_default()).collect();
         snapshot.sensors = orders.sensors;
-        let active = alarm::active(&self.board, &snapshot, &orders.standing);
+        let active = episodes::active(&self.board, &snapshot, &orders.standing);
         for edge in self.episodes.tick(&active, now) {
             self.tell(edge);
         }

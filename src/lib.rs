@@ -13,6 +13,7 @@
 //! |---|---|
 //! | [`units`] | quantities as types, whole numbers in the chips' own units |
 //! | [`reading`] | a value or the reason why there is none; what the rig knows now |
+//! | [`alarm`] | what can be wrong with it |
 //! | [`board`] | board files: what is soldered where, with every name resolved |
 //! | [`config`] | `/etc/rigd/rigd.toml` and every default |
 //! | [`source`] | TOML with file, line and key in every complaint |
@@ -40,6 +41,7 @@
 //! reason. Blind means full air. Every setting is read back and repaired. One bad part stops one part. Time, I/O and
 //! randomness come in as arguments to what decides. Every queue, retry, buffer and wait is bounded.
 
+pub mod alarm;
 pub mod board;
 pub mod bus;
 pub mod chip;

@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+use crate::alarm::Edge;
 use crate::board::Board;
 use crate::config::Config;
-use crate::control::alarm::Edge;
 use crate::reading::Snapshot;
 use link::Link;
 use publisher::Publisher;

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::alarm::Alarm;
+use crate::alarm::Alarm;
 use crate::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, OutOfRange, Rpm};
 
 /// A value, or the reason why it is missing.

@@ -6,7 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use rigd::control::alarm;
+use rigd::alarm;
 use rigd::reading::{Fault, Faults, Missing, Stage};
 use rigd::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 use rigd::wire::{

@@ -9,7 +9,8 @@ mod wired;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use rigd::board::{Adapter, Board, ChipKind};
+use rigd::board::{Board, ChipKind};
+use rigd::bus::Adapter;
 use rigd::bus::socket::Status;
 
 use crate::chip::pmbus::Absent;

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Adapter, Board, Bus, Chip, ChipKind, Fan, Hwmon, Point, Rail, Sensor, Supply, Zone, file};
+use super::{Board, Bus, Chip, ChipKind, Fan, Hwmon, Point, Rail, Sensor, Supply, Zone, file};
+use crate::bus::Adapter;
 use crate::chip::{PARTS, Part, Settings};
 use crate::source::{Problems, Source};
 use crate::units::{Duty, Microohms, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
-use super::{Error, Host};
-use crate::board::{self, Adapter, ChipKind};
+use super::{Adapter, Error, Host};
+use crate::board::{self, ChipKind};
 use crate::chip::{self, Driver};
 use crate::hwmon;
 use crate::reading::{ChipReading, Health, Missing};

@@ -7,9 +7,9 @@ use std::time::Instant;
 use log::warn;
 use tokio::sync::watch;
 
-use super::Host;
 use super::slot::{Outcome, Slot};
-use crate::board::{Adapter, Board};
+use super::{Adapter, Host};
+use crate::board::Board;
 use crate::clock;
 use crate::reading::{BusSnapshot, Health, Missing};
 use crate::units::Duty;

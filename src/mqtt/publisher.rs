@@ -15,10 +15,10 @@ use tokio::time::timeout;
 use super::link::{Client, Report, Up};
 use super::outbox::{Lane, Outbox, Ticket};
 use super::{Inputs, Start};
+use crate::alarm::Edge;
 use crate::board::Board;
 use crate::clock;
 use crate::config::Config;
-use crate::control::alarm::Edge;
 use crate::wire::{
     Birth, Encoding, Event, Header, Kind, MAX_MESSAGE, Online, OutboxInfo, Reason, RigId, Telemetry, Topic, encode,
 };

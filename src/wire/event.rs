@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::alarm;
 use crate::board::Board;
-use crate::control::alarm;
 
 /// Body of `up/event`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Subject, Value};
-use crate::control::alarm;
+use crate::alarm;
 use crate::reading::{self, Faults, Health, Missing, Snapshot, Stage};
 use crate::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use rigd::control::alarm::Kind::{ChipLost, FanStands, ZoneBlind};
+use rigd::alarm::Kind::{ChipLost, FanStands, ZoneBlind};
 use rigd::reading::{Missing, Reading, Stage};
 use rigd::units::Duty;
 use rigd::wire::{Message, Telemetry};

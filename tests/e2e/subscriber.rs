@@ -98,7 +98,7 @@ impl Subscriber {
     }
 
     /// Waits for an event about the subject of this name.
-    pub(crate) fn event(&self, kind: rigd::control::alarm::Kind, name: &str, raised: bool) {
+    pub(crate) fn event(&self, kind: rigd::alarm::Kind, name: &str, raised: bool) {
         self.wait(&format!("{kind:?} {name} raised={raised}"), |heard| {
             heard.iter().find(|one| {
                 matches!(&one.message, Message::Event(event) if event.alarm == kind && event.name == name && event.raised == raised)

@@ -1,7 +1,8 @@
 //! Which pin of which chip sees or drives what in the world.
 
 use anyhow::{Result, bail};
-use rigd::board::{Adapter, Board, Chip as BoardChip, ChipKind, Point};
+use rigd::board::{Board, Chip as BoardChip, ChipKind, Point};
+use rigd::bus::Adapter;
 use rigd::chip::{Part, Settings};
 
 use crate::chip::Chip;

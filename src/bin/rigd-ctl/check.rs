@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use rigd::board::{Adapter, Board, Bus, ChipKind, Point};
-use rigd::bus::{AdapterInfo, Host, adapters};
+use rigd::board::{Board, Bus, ChipKind, Point};
+use rigd::bus::{Adapter, AdapterInfo, Host, adapters};
 use rigd::chip::Part;
 use rigd::config::{self, Config};
 

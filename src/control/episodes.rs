@@ -1,127 +1,32 @@
 //! What is wrong now, as a set, and the edges between one tick's set and the next: log once per episode, publish edges.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
+use crate::alarm::{Alarm, Edge, Kind, Subject};
 use crate::board::Board;
 use crate::reading::{Fault, Health, Power, Snapshot, Stage};
 
-/// What is wrong. Order and numbers are on the wire: only append.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// A chip does not answer, or is not the part that the board names.
-    ChipLost,
-    /// A chip says itself that something is wrong: see the faults in the telemetry.
-    ChipFault,
-    /// A chip's watchdog had run out: whoever drove its fans had stopped.
-    WatchdogRanOut,
-    /// A fan stands although it is driven.
-    FanStands,
-    /// A zone has lost an input: it has full air.
-    ZoneBlind,
-    /// A zone is at its critical temperature: it has full air.
-    ZoneCritical,
-    /// A rail is below its lowest voltage.
-    UnderVoltage,
-    /// A rail is above its highest voltage.
-    OverVoltage,
-    /// A rail carries more than its highest current.
-    OverCurrent,
-    /// A rail or a supply's input is above its highest power.
-    OverPower,
-}
-
-/// What an alarm is about: the list and its index, in the board's order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Subject {
-    /// Index into the board's chips, bus by bus.
-    Chip(usize),
-    /// Index into the fans.
-    Fan(usize),
-    /// Index into the zones.
-    Zone(usize),
-    /// Index into the rails.
-    Rail(usize),
-    /// Index into the supplies.
-    Supply(usize),
-}
-
-/// One thing that is wrong with one subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Alarm {
-    /// What.
-    pub kind: Kind,
-    /// With what.
-    pub subject: Subject,
-}
-
-/// An alarm that was raised or cleared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Edge {
-    /// Which.
-    pub alarm: Alarm,
-    /// Raised, or cleared.
-    pub raised: bool,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ChipLost => "chip lost",
-            Self::ChipFault => "chip reports a fault",
-            Self::WatchdogRanOut => "watchdog ran out",
-            Self::FanStands => "fan stands",
-            Self::ZoneBlind => "zone blind, full air",
-            Self::ZoneCritical => "zone critical, full air",
-            Self::UnderVoltage => "under-voltage",
-            Self::OverVoltage => "over-voltage",
-            Self::OverCurrent => "over-current",
-            Self::OverPower => "over-power",
-        })
-    }
-}
-
-impl Kind {
-    /// How long it must hold before it is raised. What control has already acted on is said at once; a measurement on
-    /// the edge of its limit is given two seconds.
-    const fn settle(self) -> Duration {
-        match self {
-            Self::ChipLost
-            | Self::ChipFault
-            | Self::WatchdogRanOut
-            | Self::FanStands
-            | Self::ZoneBlind
-            | Self::ZoneCritical => Duration::ZERO,
-            Self::UnderVoltage | Self::OverVoltage | Self::OverCurrent | Self::OverPower => Duration::from_secs(2),
-        }
+/// How long it must hold before it is raised. What control has already acted on is said at once; a measurement on
+/// the edge of its limit is given two seconds.
+const fn settle(kind: Kind) -> Duration {
+    match kind {
+        Kind::ChipLost
+        | Kind::ChipFault
+        | Kind::WatchdogRanOut
+        | Kind::FanStands
+        | Kind::ZoneBlind
+        | Kind::ZoneCritical => Duration::ZERO,
+        Kind::UnderVoltage | Kind::OverVoltage | Kind::OverCurrent | Kind::OverPower => Duration::from_secs(2),
     }
 }
 
 /// How long an alarm must be gone before it is cleared, so that one on the edge is one episode and not fifty.
-pub const CLEAR: Duration = Duration::from_secs(5);
-
-impl Subject {
-    /// Its name on the board.
-    #[must_use]
-    pub fn name(self, board: &Board) -> &str {
-        let name = match self {
-            Self::Chip(i) => board.chips().nth(i).map(|(_, chip)| &chip.refdes),
-            Self::Fan(i) => board.fans.get(i).map(|fan| &fan.name),
-            Self::Zone(i) => board.zones.get(i).map(|zone| &zone.name),
-            Self::Rail(i) => board.rails.get(i).map(|rail| &rail.name),
-            Self::Supply(i) => board.supplies.get(i).map(|supply| &supply.name),
-        };
-        name.map_or("?", String::as_str)
-    }
-}
+pub(super) const CLEAR: Duration = Duration::from_secs(5);
 
 /// Everything that is wrong in this tick. `standing` is step's word on the fans.
 #[must_use]
-pub fn active(board: &Board, snapshot: &Snapshot, standing: &[bool]) -> Vec<Alarm> {
+pub(super) fn active(board: &Board, snapshot: &Snapshot, standing: &[bool]) -> Vec<Alarm> {
     let mut alarms = Vec::new();
     let mut add = |present: bool, kind, subject| {
         if present {
@@ -162,7 +67,7 @@ fn beyond<T: Copy>(value: Option<T>, limit: Option<T>, wrong: impl Fn(T, T) -> b
 
 /// The alarms that have been raised and those that are settling. At most one entry per kind and subject of the board.
 #[derive(Clone, Debug, Default)]
-pub struct Episodes(BTreeMap<Alarm, Episode>);
+pub(super) struct Episodes(BTreeMap<Alarm, Episode>);
 
 #[derive(Clone, Copy, Debug)]
 struct Episode {
@@ -173,12 +78,12 @@ struct Episode {
 
 impl Episodes {
     /// Takes one tick's alarms and gives the edges.
-    pub fn tick(&mut self, active: &[Alarm], now: Instant) -> Vec<Edge> {
+    pub(super) fn tick(&mut self, active: &[Alarm], now: Instant) -> Vec<Edge> {
         let mut edges = Vec::new();
         for alarm in active {
             let episode = self.0.entry(*alarm).or_insert(Episode { first: now, last: now, raised: false });
             episode.last = now;
-            if !episode.raised && now.saturating_duration_since(episode.first) >= alarm.kind.settle() {
+            if !episode.raised && now.saturating_duration_since(episode.first) >= settle(alarm.kind) {
                 episode.raised = true;
                 edges.push(Edge { alarm: *alarm, raised: true });
             }
@@ -195,7 +100,7 @@ impl Episodes {
     }
 
     /// What stands raised now.
-    pub fn raised(&self) -> impl Iterator<Item = Alarm> {
+    pub(super) fn raised(&self) -> impl Iterator<Item = Alarm> {
         self.0.iter().filter(|(_, episode)| episode.raised).map(|(alarm, _)| *alarm)
     }
 }

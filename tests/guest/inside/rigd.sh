@@ -1,0 +1,22 @@
+# Sourced by both guests' shells: the agent under test.
+
+# start RIG BROKER: runs rigd with board.toml
+start() {
+  cat > /tmp/rigd.toml <<CONFIG
+rig = "$1"
+board = "/test/board.toml"
+encoding = "json"
+[telemetry]
+period_ms = 500
+[broker]
+url = "mqtt://$2"
+CONFIG
+  rigd run --config /tmp/rigd.toml 2>>/tmp/rigd.log &
+  agent=$!
+}
+
+# stop: asks rigd to stop; its exit status is ours
+stop() {
+  kill $agent
+  wait $agent
+}

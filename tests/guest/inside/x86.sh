@@ -1,0 +1,163 @@
+# Sourced by the x86 guest's shell: register images in i2c-stub, and the kernel's drivers that read them.
+# Busybox's i2cset takes the register number in hexadecimal and the value as C does.
+bus=0
+devices=/sys/bus/i2c/devices
+
+hex() { printf 0x%x $((($1) & 0xffff)); }
+byte() { i2cset -f -y $bus "$1" "$(hex "$2")" "$(hex "$3")"; }
+little() { i2cset -f -y $bus "$1" "$(hex "$2")" "$(hex "$3")" w; }
+big() { little "$1" "$2" "(($3) & 0xff) << 8 | (($3) >> 8 & 0xff)"; }
+# A word of a chip with 8-bit registers: i2c-stub keeps words and bytes apart, real hardware does not.
+pair() {
+  big "$1" "$2" "$3"
+  byte "$1" "$2 + 1" "($3) & 0xff"
+}
+
+# prepare: loads the chips and writes what the measurements do not change
+prepare() {
+  # Functionality: quick, byte, byte data, word data, block data, I2C block; no raw I2C, which i2c-stub has not.
+  modprobe i2c-stub chip_addr=0x40,0x41,0x44,0x48,0x49,0x20,0x58 functionality=0x0fff0000 || return
+  modprobe i2c-dev || return
+  for chip in 0x40 0x41 0x44; do # INA226: configuration at reset, calibrated, maker, die
+    big $chip 0 0x4127
+    big $chip 5 0x0800
+    big $chip 0xfe 0x5449
+    big $chip 0xff 0x2260
+  done
+  byte 0x20 0 0x20 # MAX31790: tachometers on, four revolutions counted
+  for fan in 0 1 2 3 4 5; do
+    byte 0x20 "2 + $fan" 0x08
+    byte 0x20 "8 + $fan" 0x4c
+    pair 0x20 "0x30 + 2 * $fan" 0x4c80
+    pair 0x20 "0x50 + 2 * $fan" 0x3d00
+  done
+  idle
+  byte 0x58 0x20 0x17 # PMBus: VOUT_MODE linear, exponent -9; no PEC, one fan in rpm, revision 1.1, no faults
+  byte 0x58 0x19 0
+  byte 0x58 0x3a 0x90
+  byte 0x58 0x78 0
+  byte 0x58 0x98 0x11
+  little 0x58 0x79 0
+  i2cset -f -y $bus 0x58 0x99 0x44 0x45 0x4c 0x54 0x41 s                # "DELTA"
+  i2cset -f -y $bus 0x58 0x9a 0x44 0x50 0x53 0x2d 0x38 0x30 0x30 s      # "DPS-800"
+}
+
+idle() { # all fans at about 30 %
+  for fan in 0 1 2 3 4 5; do pair 0x20 "0x40 + 2 * $fan" 0x4c80; done
+}
+
+ina226() { # ADDR shunt bus power mask/enable
+  big $1 1 $2
+  big $1 2 $3
+  big $1 3 $4
+  big $1 4 $2
+  big $1 6 ${5:-0}
+}
+
+tachometers() { # six counts, already left aligned (the low five bits are always zero)
+  fan=0
+  for count in "$@"; do
+    pair 0x20 "0x18 + 2 * $fan" $count
+    fan=$((fan + 1))
+  done
+}
+
+linear11() { echo "(($1) & 0x1f) << 11 | (($2) & 0x7ff)"; } # EXPONENT MANTISSA
+
+supply() { # vout (LINEAR16) and vin iin iout temp fan pout pin (LINEAR11)
+  little 0x58 0x8b "$1"
+  little 0x58 0x88 "$2"
+  little 0x58 0x89 "$3"
+  little 0x58 0x8c "$4"
+  little 0x58 0x8d "$5"
+  little 0x58 0x90 "$6"
+  little 0x58 0x96 "$7"
+  little 0x58 0x97 "$8"
+}
+
+# lay SET: what the chips measure
+lay() {
+  case $1 in
+    load) # 20 A at 12 V; all fans turn
+      ina226 0x40 4000 9600 1920
+      ina226 0x41 4000 9601 480
+      ina226 0x44 1234 2688 53
+      big 0x48 0 0x1940
+      big 0x49 0 0x0010
+      tachometers 0x1000 0x1220 0x2000 0x2fe0 0x7d00 0x0fa0
+      supply 12*512 "$(linear11 -1 460)" "$(linear11 -5 80)" "$(linear11 -2 160)" "$(linear11 -2 172)" \
+        "$(linear11 2 800)" "$(linear11 0 500)" "$(linear11 0 540)"
+      ;;
+    reverse) # current flows back, frost, one fan stands still, a low bus raises its alert
+      ina226 0x40 -4000 9760 1952
+      ina226 0x41 -3 9999 1
+      ina226 0x44 -1 8400 0 0x1010
+      big 0x48 0 0xe700
+      big 0x49 0 0xfff0
+      tachometers 0x1100 0x1240 0xffe0 0x3000 0x7d20 0x0fc0
+      supply 6149 "$(linear11 -2 921)" "$(linear11 -6 161)" "$(linear11 -4 -17)" "$(linear11 -2 -42)" \
+        "$(linear11 3 1001)" "$(linear11 -3 1023)" "$(linear11 -1 1001)"
+      ;;
+    extreme) # ends of the scales, halves that must round away from zero, a heat that must bring all fans to full duty
+      ina226 0x40 32767 32767 17000
+      ina226 0x41 -2 1 2
+      ina226 0x44 -32768 28800 65535
+      big 0x48 0 0x7ff0
+      big 0x49 0 0xc900
+      tachometers 0x0800 0x4000 0x6660 0x8880 0xffc0 0x0b20
+      supply 0x7fff "$(linear11 -10 1023)" "$(linear11 -16 1023)" "$(linear11 -10 1023)" "$(linear11 -10 -1)" \
+        "$(linear11 4 1023)" "$(linear11 1 1000)" "$(linear11 1 1023)"
+      ;;
+  esac
+}
+
+bind() { # the kernel's drivers take the chips
+  modprobe -a ina2xx lm75 max31790 pmbus || return
+  for chip in "ina226 0x40" "ina226 0x41" "ina226 0x44" "tmp75 0x48" "tmp75 0x49" "max31790 0x20" "dps800 0x58"; do
+    echo $chip > $devices/i2c-$bus/new_device || return
+  done
+  for shunt in 40=500 41=10000 44=2000; do echo ${shunt#*=} > "$(attribute ${shunt%=*} shunt_resistor)" || return; done
+}
+
+unbind() {
+  for chip in 0x40 0x41 0x44 0x48 0x49 0x20 0x58; do echo $chip > $devices/i2c-$bus/delete_device || return; done
+}
+
+attribute() { echo $devices/$bus-00$1/hwmon/hwmon*/$2; } # ADDR NAME
+
+# row KEY UNIT ADDR PART QUANTITY ATTRIBUTE: one line of the table; power is in microwatts in hwmon, here in mW
+row() {
+  value=$(cat "$(attribute $3 $6)") || value=unreadable
+  [ $2 = mW ] && value=$(((value + 500) / 1000))
+  echo $1 $value $2 $4@$3 $5
+}
+
+readings() {
+  sleep 1.1 # max31790 keeps what it read for a second
+  for rail in gpu0=40 aux=41 board=44; do
+    at=${rail#*=}
+    rail=rails.${rail%=*}
+    row $rail.mv mV $at ina226 voltage in1_input
+    row $rail.ma mA $at ina226 current curr1_input
+    row $rail.mw mW $at ina226 power power1_input
+  done
+  row sensors.intake m°C 48 tmp75 temperature temp1_input
+  row sensors.exhaust m°C 49 tmp75 temperature temp1_input
+  for fan in 1 2 3 4 5 6; do row fans.front$fan.rpm rpm 20 max31790 fan$fan fan${fan}_input; done
+  row supplies.psu.input.mv mV 58 pmbus input-voltage in1_input
+  row supplies.psu.input.ma mA 58 pmbus input-current curr1_input
+  row supplies.psu.input.mw mW 58 pmbus input-power power1_input
+  row supplies.psu.output.mv mV 58 pmbus output-voltage in3_input
+  row supplies.psu.output.ma mA 58 pmbus output-current curr2_input
+  row supplies.psu.output.mw mW 58 pmbus output-power power2_input
+  row sensors.psu m°C 58 pmbus temperature temp1_input
+  row fans.psu.rpm rpm 58 pmbus fan fan1_input
+}
+
+alarms() { # of the chip whose alert pin is set up to watch for under-voltage
+  echo faults.U3.under_voltage "$(cat "$(attribute 44 in1_lcrit_alarm)")" raised ina226@44 under-voltage-alarm
+}
+
+duties() { # the MAX31790's six duty registers
+  for fan in 0 1 2 3 4 5; do i2cget -f -y $bus 0x20 "$(hex "0x40 + 2 * $fan")" w; done | xargs
+}

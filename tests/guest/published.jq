@@ -1,0 +1,19 @@
+# In: MQTT payloads, one a line, among them a birth and telemetry. Out: "seq N", then "KEY VALUE" for each reading of the latest
+# telemetry, KEY being LIST.NAME or LIST.NAME.FIELD; the names stand in the birth's lists, at the same places.
+def faults: ["over_voltage", "under_voltage", "over_current", "under_current", "over_power"]; # bits of a chip's faults
+
+[inputs | fromjson?] as $messages
+| ($messages | map(select(.kind == "birth")) | last) as $birth
+| ($messages | map(select(.kind == "telemetry")) | last) as $telemetry
+| select($birth and $telemetry)
+| "seq \($telemetry.seq)",
+  ( $telemetry.body | to_entries[] | select($birth.body[.key] | type == "array")
+    | .key as $list | .value | to_entries[]
+    | [$list, $birth.body[$list][.key].name] as $name
+    | .value as $reading | [], ($reading | paths) | . as $path
+    | $reading | getpath($path) | select(type == "number" or type == "string")
+    | "\($name + $path | map(tostring) | join(".")) \(.)" ),
+  ( $birth.body.chips | to_entries[] | .key as $index | .value.refdes as $refdes
+    | ([$telemetry.body.troubles[] | select(.chip == $index).faults] | first // 0) as $bits
+    | faults | to_entries[]
+    | "faults.\($refdes).\(.value) \($bits / pow(2; .key) | floor % 2)" )
