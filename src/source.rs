@@ -128,10 +128,8 @@ impl<'a> Table<'a> {
 
     /// A text that may be left out.
     pub(crate) fn text(&self, key: &str) -> Option<String> {
-        match self.value(key)? {
-            DeValue::String(text) => Some(text.to_string()),
-            other => self.not("a string", key, other),
-        }
+        let value = self.value(key)?;
+        if let DeValue::String(text) = value { Some(text.to_string()) } else { self.not("a string", key, value) }
     }
 
     /// A text that must be there; empty, and complained of, where it is not.
@@ -141,9 +139,11 @@ impl<'a> Table<'a> {
 
     /// A whole number that may be left out.
     pub(crate) fn number<T: TryFrom<i64>>(&self, key: &str) -> Option<T> {
-        match self.value(key)? {
-            DeValue::Integer(number) => self.fits(key, number),
-            other => self.not("a whole number", key, other),
+        let value = self.value(key)?;
+        if let DeValue::Integer(number) = value {
+            self.fits(key, number)
+        } else {
+            self.not("a whole number", key, value)
         }
     }
 
@@ -154,37 +154,40 @@ impl<'a> Table<'a> {
 
     /// A name; a whole number is taken as its name.
     pub(crate) fn name(&self, key: &str) -> Option<String> {
-        match self.value(key)? {
-            DeValue::String(text) => Some(text.to_string()),
+        let value = self.value(key)?;
+        match value {
             DeValue::Integer(number) => Some(number.to_string()),
-            other => self.not("a number or a name", key, other),
+            DeValue::String(text) => Some(text.to_string()),
+            DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+                self.not("a number or a name", key, value)
+            }
         }
     }
 
     /// A list of texts; empty where it is left out.
     pub(crate) fn texts(&self, key: &str) -> Vec<String> {
-        self.list(key, |item| match item {
-            DeValue::String(text) => Some(text.to_string()),
-            other => self.not("a list of strings", key, other),
+        self.list(key, |item| {
+            let DeValue::String(text) = item else { return self.not("a list of strings", key, item) };
+            Some(text.to_string())
         })
     }
 
     /// A list of pairs of whole numbers; empty where it is left out.
     pub(crate) fn pairs<A: TryFrom<i64>, B: TryFrom<i64>>(&self, key: &str) -> Vec<(A, B)> {
-        self.list(key, |item| match item {
-            DeValue::Array(pair) => match pair.iter().map(Spanned::get_ref).collect::<Vec<_>>().as_slice() {
-                [DeValue::Integer(a), DeValue::Integer(b)] => Some((self.fits(key, a)?, self.fits(key, b)?)),
-                _ => self.not("a list of pairs of whole numbers", key, item),
-            },
-            other => self.not("a list of pairs of whole numbers", key, other),
+        self.list(key, |item| {
+            let pair: Vec<_> = item.as_array().into_iter().flatten().map(Spanned::get_ref).collect();
+            let [DeValue::Integer(a), DeValue::Integer(b)] = pair.as_slice() else {
+                return self.not("a list of pairs of whole numbers", key, item);
+            };
+            Some((self.fits(key, a)?, self.fits(key, b)?))
         })
     }
 
     /// The table of this name.
     pub(crate) fn table(&self, key: &str) -> Table<'a> {
-        let keys = self.value(key).and_then(|value| match value {
-            DeValue::Table(keys) => Some(keys),
-            other => self.not("a table", key, other),
+        let keys = self.value(key).and_then(|value| {
+            let DeValue::Table(keys) = value else { return self.not("a table", key, value) };
+            Some(keys)
         });
         Table { source: self.source, path: self.path_of(key), keys }
     }

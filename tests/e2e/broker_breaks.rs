@@ -46,9 +46,9 @@ fn gone_and_back_it_is_told_again_who_we_are() {
     let agent = Agent::start(&broker, Setup::default());
     let birth = |connection: u32| {
         move |heard: &[Heard]| {
-            heard.iter().find_map(|one| match &one.message {
-                Message::Birth(birth) if birth.connection >= connection => Some((birth.connection, one.header.boot)),
-                _ => None,
+            heard.iter().find_map(|one| {
+                let Message::Birth(birth) = &one.message else { return None };
+                (birth.connection >= connection).then_some((birth.connection, one.header.boot))
             })
         }
     };

@@ -90,9 +90,9 @@ impl Subscriber {
     pub(crate) fn telemetry(&self, what: &str, good: impl Fn(&Telemetry) -> bool) -> Telemetry {
         let before = self.shared.heard.lock().unwrap().len();
         self.wait(what, |heard| {
-            heard[before..].iter().rev().find_map(|one| match &one.message {
-                Message::Telemetry(telemetry) if good(telemetry) => Some(telemetry.clone()),
-                _ => None,
+            heard[before..].iter().rev().find_map(|one| {
+                let Message::Telemetry(telemetry) = &one.message else { return None };
+                good(telemetry).then(|| telemetry.clone())
             })
         })
     }
