@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use log::{error, info, warn};
+use log::{error, info};
 use rigd::board::Board;
 use rigd::bus::Host;
 use rigd::config::{self, Config};
@@ -15,7 +15,7 @@ use rigd::mqtt::{self, Inputs, Start};
 use rigd::reading::Snapshot;
 use rigd::source::Problems;
 use rigd::{clock, logger};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 const HELP: &str = "\
@@ -30,7 +30,7 @@ Usage: rigd [run | leave-safe] [--config FILE]
   --version      print the version
   --help         print this
 
-Signals: SIGTERM and SIGINT leave the fans at full air, tell the broker, and end.
+Signals: SIGTERM, SIGINT and SIGHUP leave the fans at full air, tell the broker, and end.
 Environment: RIGD_LOG=error|warn|info|debug
 Exit: 0 stopped on purpose, 1 failed, 2 wrong usage or configuration
 Check a configuration without running it: rigd-ctl check
@@ -152,6 +152,14 @@ async fn serve(rig: Rig) -> ExitCode {
     let lost_events = Arc::new(AtomicU32::new(0));
     let outputs = Outputs { snapshot, events, lost_events: Arc::clone(&lost_events) };
     let stop = Stop::default();
+    // Before the first order to a fan: from then on no way out may be missed.
+    let signals = match Signals::catch() {
+        Ok(signals) => signals,
+        Err(error) => {
+            error!("could not catch signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let control = match control::spawn(Arc::clone(&board), &host, config.tick, outputs, stop.clone()) {
         Ok(control) => control,
         Err(error) => {
@@ -161,30 +169,47 @@ async fn serve(rig: Rig) -> ExitCode {
     };
     let inputs = Inputs { snapshot: snapshots, events: edges, lost_events, stop: stopped };
     let publisher = mqtt::run(&config, password, board, start, inputs);
-    let watcher = async {
-        let name = asked_to_stop().await;
+    let end = async {
+        let name = signals.next().await;
         info!("{name}: stopping");
         stop.stop();
-        // Nobody listening means that the publisher has ended already.
+        // The publisher is told, says goodbye and ends below.
         let _ = stopping.send(true);
+        std::future::pending().await
     };
-    tokio::join!(publisher, watcher);
-    // Bounded by control's own deadline for leaving.
-    if control.join().is_err() {
-        return ExitCode::FAILURE;
+    tokio::select! {
+        () = publisher => {}
+        () = end => {}
     }
-    ExitCode::SUCCESS
+    let on_purpose = stop.stopped();
+    if !on_purpose {
+        error!("the control thread has ended by itself");
+    }
+    // Bounded by control's own deadline for leaving.
+    if control.join().is_ok() && on_purpose { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn asked_to_stop() -> &'static str {
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        },
-        (Err(error), _) | (_, Err(error)) => {
-            warn!("signals cannot be caught ({error}); fans are left to the chips' watchdogs on a stop");
-            std::future::pending().await
+/// The ways in which an agent is asked to stop. A terminal that is closed is one of them.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hangup.recv() => "SIGHUP",
         }
     }
 }

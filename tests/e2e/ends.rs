@@ -21,8 +21,8 @@ fn said(subscriber: &Subscriber, reason: Reason) {
 }
 
 #[test]
-fn sigterm_leaves_full_air_says_goodbye_and_exits_with_zero() {
-    for signal in [Signal::TERM, Signal::INT] {
+fn a_stop_leaves_full_air_says_goodbye_and_exits_with_zero() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let broker = Broker::start();
         let subscriber = Subscriber::new(broker.port);
         let mut agent = Agent::start(&broker, Setup::default());

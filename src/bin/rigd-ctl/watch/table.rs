@@ -83,7 +83,8 @@ fn one(name: &RigId, rig: &Rig, now: Instant) -> String {
         rig.missed
     );
     power_table(&mut text, birth, telemetry);
-    text += "\nSENSOR          °C    FAN           RPM    DRIVE     ZONE          DRIVE    STATE\n";
+    text.push('\n');
+    text += &air_row(["SENSOR", "°C", "FAN", "RPM", "DRIVE", "ZONE", "DRIVE", "STATE"]);
     let rows = telemetry.sensors.len().max(telemetry.fans.len()).max(telemetry.zones.len());
     for i in 0..rows {
         let sensor = birth.sensors.get(i).zip(telemetry.sensors.get(i));
@@ -97,9 +98,7 @@ fn one(name: &RigId, rig: &Rig, now: Instant) -> String {
         let (f, g, h) = zone.map_or_else(Default::default, |(info, zone)| {
             (info.name.clone(), percent(zone.duty), zone.stage.to_string())
         });
-        let line = format!("{a:<12} {b:>7}    {c:<10} {d:>7} {e:>8}     {f:<12} {g:>6}    {h}");
-        text += line.trim_end();
-        text.push('\n');
+        text += &air_row([&a, &b, &c, &d, &e, &f, &g, &h]);
     }
     alarms(&mut text, birth, telemetry);
     for event in rig.events.iter().rev() {
@@ -109,8 +108,14 @@ fn one(name: &RigId, rig: &Rig, now: Instant) -> String {
     text
 }
 
+fn air_row([a, b, c, d, e, f, g, h]: [&str; 8]) -> String {
+    let line = format!("{a:<12} {b:>7}    {c:<12} {d:>7} {e:>8}    {f:<12} {g:>6}    {h}");
+    line.trim_end().to_owned() + "\n"
+}
+
 fn power_table(text: &mut String, birth: &Birth, telemetry: &Telemetry) {
-    *text += "\nRAIL              V        A        W    SUPPLY             V        A        W\n";
+    let header = |name: &str| format!("{name:<12} {:>8} {:>8} {:>8}", "V", "A", "W");
+    *text += &format!("\n{}    {}\n", header("RAIL"), header("SUPPLY"));
     let supplies: Vec<(String, Power)> = birth
         .supplies
         .iter()
@@ -122,7 +127,7 @@ fn power_table(text: &mut String, birth: &Birth, telemetry: &Telemetry) {
     for i in 0..telemetry.rails.len().max(supplies.len()) {
         let rail = birth.rails.get(i).zip(telemetry.rails.get(i)).map(|(info, power)| power_cells(&info.name, power));
         let supply = supplies.get(i).map(|(name, power)| power_cells(name, power));
-        let line = format!("{:<38}  {}", rail.unwrap_or_default(), supply.unwrap_or_default());
+        let line = format!("{:<39}    {}", rail.unwrap_or_default(), supply.unwrap_or_default());
         *text += line.trim_end();
         text.push('\n');
     }
@@ -132,7 +137,7 @@ fn power_cells(name: &str, power: &Power) -> String {
     let volts = cell(power.mv, |mv: Millivolts| milli(mv.0, 3));
     let amps = cell(power.ma, |ma: Milliamps| milli(ma.0, 2));
     let watts = cell(power.mw, |mw: Milliwatts| milli(mw.0, 1));
-    format!("{name:<12} {volts:>7} {amps:>8} {watts:>8}")
+    format!("{name:<12} {volts:>8} {amps:>8} {watts:>8}")
 }
 
 fn alarms(text: &mut String, birth: &Birth, telemetry: &Telemetry) {
@@ -271,7 +276,7 @@ fn celsius(t: Millicelsius) -> String {
 }
 
 fn percent(duty: Duty) -> String {
-    format!("{} %", duty.hundredths() / 100)
+    format!("{} %", (duty.hundredths() + 50) / 100)
 }
 
 /// The sum of what is known; a `+` where something is missing.

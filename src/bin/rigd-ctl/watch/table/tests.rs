@@ -37,7 +37,7 @@ fn one_rig_shows_every_reading_and_every_reason() {
     let (fleet, now) = fleet(&["rig-1"]);
     let text = draw(&fleet, "x", 200, 100, now);
     for expected in [
-        "gpu0          12.015    -1.25    250.0",
+        "gpu0           12.015    -1.25    250.0",
         "psu1 in",
         "2100.0",
         "47.3",
