@@ -30,6 +30,8 @@ pub enum Kind {
     OverCurrent,
     /// A rail or a supply's input is above its highest power.
     OverPower,
+    /// A fan's chip says that it does not follow, or its output does not take a drive.
+    FanFault,
 }
 
 /// What an alarm is about: the list and its index, in the board's order.
@@ -78,6 +80,7 @@ impl fmt::Display for Kind {
             Self::OverVoltage => "over-voltage",
             Self::OverCurrent => "over-current",
             Self::OverPower => "over-power",
+            Self::FanFault => "fan fault",
         })
     }
 }

@@ -1,17 +1,18 @@
 //! Buses: one OS thread per adapter, so that a slow or stuck bus delays nobody else.
 //!
 //! ```text
-//! control ── sync_channel<Order>, one a tick ──> bus thread: duties, then a pass over the chips ── watch<BusSnapshot> ──> control
+//! control ── Order, one a tick, the newest wins ──> bus thread: duties, then a pass over the chips ── watch<BusSnapshot> ──> control
 //! ```
 //!
 //! A bus thread has no clock of its own: it works when control has finished a tick and sends an [`Order`]. So a chip's
-//! watchdog is fed by finished ticks alone, and when control ends, for whatever reason, its end of the channel closes and
-//! the thread's last deed is full air.
+//! watchdog is fed by finished ticks alone, and when control ends, for whatever reason, its end closes and the thread's
+//! last deed is full air.
 //!
 //! A [`Device`] is one chip's place on a bus and implements `embedded_hal::i2c::I2c`; what is behind it is the adapter's
 //! business: raw I2C or SMBus calls of the kernel, or the simulated rig's socket.
 
 mod linux;
+mod mailbox;
 mod slot;
 pub mod socket;
 mod worker;
@@ -21,7 +22,7 @@ use std::path::PathBuf;
 use embedded_hal::i2c::{ErrorKind, ErrorType, I2c, NoAcknowledgeSource, Operation};
 
 pub use linux::{AdapterInfo, adapters};
-pub use worker::{Handle, Order, Worker, spawn};
+pub use worker::{Handle, Leaving, Order, Worker, spawn};
 
 /// What a transfer failed of.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -149,10 +149,11 @@ pub trait Driver<E>: Send {
     /// `ReadBack` where a setting does not hold, `I2c` where the transfer fails.
     fn configure(&mut self) -> Result<(), Error<E>>;
 
-    /// Measures all channels. A quantity that the chip has not got or that cannot be true goes missing by itself.
+    /// Makes sure that the settings still hold, and measures all channels. A quantity that the chip has not got or that cannot be true goes missing by itself.
     ///
     /// # Errors
-    /// `I2c` where the chip as a whole does not answer; `reading` is then to be thrown away.
+    /// `I2c` where the chip as a whole does not answer, `ReadBack` where it was reset behind our back; `reading` is then to
+    /// be thrown away.
     fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<E>>;
 
     /// Sets a fan's drive.
@@ -191,7 +192,7 @@ pub(crate) fn read_le<I: I2c>(i2c: &mut I, addr: u8, register: u8) -> Result<u16
 pub(crate) fn write_u8<I: I2c>(i2c: &mut I, addr: u8, register: u8, value: u8) -> Result<(), Error<I::Error>> {
     i2c.write(addr, &[register, value])?;
     let found = read_u8(i2c, addr, register)?;
-    if found == value { Ok(()) } else { Err(Error::ReadBack { register, written: value.into(), found: found.into() }) }
+    holds(register, value.into(), found.into())
 }
 
 /// Writes a 16-bit register, most significant byte first, and makes sure that it holds.
@@ -199,7 +200,12 @@ pub(crate) fn write_be<I: I2c>(i2c: &mut I, addr: u8, register: u8, value: u16) 
     let [high, low] = value.to_be_bytes();
     i2c.write(addr, &[register, high, low])?;
     let found = read_be(i2c, addr, register)?;
-    if found == value { Ok(()) } else { Err(Error::ReadBack { register, written: value, found }) }
+    holds(register, value, found)
+}
+
+/// Makes sure that a setting still holds: a part that lost power for a moment has forgotten it.
+pub(crate) fn holds<E>(register: u8, written: u16, found: u16) -> Result<(), Error<E>> {
+    if found == written { Ok(()) } else { Err(Error::ReadBack { register, written, found }) }
 }
 
 /// `dividend / divisor` to the nearest whole number, halves away from zero, as the kernel's `DIV_ROUND_CLOSEST` has it;

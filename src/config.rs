@@ -19,10 +19,8 @@ const BROKER: &str = "mqtt://127.0.0.1:1883";
 pub struct Config {
     /// Name of the rig; the host's where none is given.
     pub rig: RigId,
-    /// Name of a built-in board, or the path of a board file.
-    pub board: String,
-    /// Directory of the simulated rig's sockets.
-    pub simulation: Option<PathBuf>,
+    /// The board and where it is.
+    pub place: Place,
     /// How messages are written.
     pub encoding: Encoding,
     /// Time between control ticks, 10 ms to 1 s.
@@ -56,9 +54,7 @@ impl Config {
     /// # Errors
     /// Every problem found, with file, line and key.
     pub fn load(path: &Path) -> Result<Self, Problems> {
-        let name = path.display().to_string();
-        let text = fs::read_to_string(path)
-            .map_err(|error| Problems::one(&name, format!("could not read the configuration: {error}")))?;
+        let (name, text) = read(path)?;
         Self::parse(&name, &text, rustix::system::uname().nodename().to_str().unwrap_or_default())
     }
 
@@ -114,8 +110,7 @@ impl Config {
         };
         Ok(Self {
             rig,
-            board,
-            simulation,
+            place: Place { board, simulation },
             encoding,
             tick: Duration::from_secs(1) / tick_hz,
             period: Duration::from_millis(period_ms.into()),
@@ -125,8 +120,31 @@ impl Config {
     }
 }
 
-impl Config {
-    /// Where this configuration finds the board's buses; `path` is for messages only.
+/// What it takes to reach the fans: all that `rigd leave-safe` reads, so that a mistake about the broker keeps no rig from
+/// full air.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Name of a built-in board, or the path of a board file.
+    pub board: String,
+    /// Directory of the simulated rig's sockets.
+    pub simulation: Option<PathBuf>,
+}
+
+impl Place {
+    /// Reads these keys of the file and no other.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is no TOML, or names no board.
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        let (name, text) = read(path)?;
+        let source = Source::parse(&name, &text)?;
+        let root = source.root();
+        let place = Self { board: root.needed_text("board"), simulation: root.text("simulation").map(PathBuf::from) };
+        source.finish()?;
+        Ok(place)
+    }
+
+    /// Where it finds the board's buses; `path` is for messages only.
     ///
     /// # Errors
     /// Where the board is a simulated one and no directory is given for it.
@@ -139,6 +157,15 @@ impl Config {
             return Err(Problems::one(&path.display().to_string(), text));
         }
         Ok(Host { simulation: self.simulation.clone(), ..Host::default() })
+    }
+}
+
+/// The file's name for messages, and its text.
+fn read(path: &Path) -> Result<(String, String), Problems> {
+    let name = path.display().to_string();
+    match fs::read_to_string(path) {
+        Ok(text) => Ok((name, text)),
+        Err(error) => Err(Problems::one(&name, format!("could not read the configuration: {error}"))),
     }
 }
 

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 use tokio::sync::{mpsc, watch};
@@ -27,7 +27,7 @@ use crate::alarm::Edge;
 use crate::board::Board;
 use crate::bus::{self, Handle, Host, Order};
 use crate::clock::now;
-use crate::reading::{BusSnapshot, Snapshot, Zone};
+use crate::reading::{BusSnapshot, Snapshot};
 use episodes::Episodes;
 pub use gather::gather;
 pub use notify::Notify;
@@ -51,7 +51,7 @@ const FIRST_PASS: Duration = Duration::from_millis(250);
 const FIRST_LOOK: Duration = Duration::from_micros(250);
 /// Longest time that leaving may take: two attempts at one chip on a stuck bus, each with the adapter's second, twice.
 const LEAVE: Duration = Duration::from_secs(4);
-/// A tick later than this is worth a line: the drive of a fan still does not depend on it.
+/// A tick later than this, or than a whole tick, is worth a line.
 const LATE: Duration = Duration::from_millis(500);
 /// Snapshots are small; decisions allocate little.
 const STACK: usize = 256 * 1024;
@@ -59,7 +59,7 @@ const STACK: usize = 256 * 1024;
 /// What control publishes.
 pub struct Outputs {
     /// The rig in each tick; the newest wins.
-    pub snapshot: watch::Sender<Snapshot>,
+    pub snapshot: watch::Sender<Arc<Snapshot>>,
     /// Alarms raised and cleared, each of them.
     pub events: mpsc::Sender<Edge>,
     /// Events dropped because nobody took them.
@@ -73,7 +73,8 @@ pub fn stale_after(tick: Duration) -> Duration {
     (tick * 5 / 2).max(Duration::from_secs(1))
 }
 
-/// Starts the bus threads and the control thread.
+/// Starts the bus threads and the control thread. The control thread's last word is whether every fan that a zone drives was
+/// left at full air; until then it holds the snapshot's sender, so that its end is seen there.
 ///
 /// # Errors
 /// What the system says where it cannot start a thread.
@@ -83,13 +84,13 @@ pub fn spawn(
     tick: Duration,
     outputs: Outputs,
     stop: Stop,
-) -> std::io::Result<JoinHandle<()>> {
+) -> std::io::Result<JoinHandle<bool>> {
     let buses = (0..board.buses.len()).map(|bus| bus::spawn(&board, bus, host)).collect::<std::io::Result<Vec<_>>>()?;
     thread::Builder::new().name("control".to_owned()).stack_size(STACK).spawn(move || {
         claim_realtime();
         let mut control = Control::new(board, buses, tick, outputs);
         control.run(&stop);
-        control.leave();
+        control.leave()
     })
 }
 
@@ -99,6 +100,7 @@ struct Control {
     tick: Duration,
     outputs: Outputs,
     notify: Notify,
+    started: Instant,
     state: State,
     episodes: Episodes,
     ticks: u64,
@@ -106,9 +108,10 @@ struct Control {
 
 impl Control {
     fn new(board: Arc<Board>, buses: Vec<Handle>, tick: Duration, outputs: Outputs) -> Self {
-        let state = State::new(&board, now());
+        let started = now();
+        let state = State::new(&board, started);
         let notify = Notify::from_environment();
-        Self { board, buses, tick, outputs, notify, state, episodes: Episodes::default(), ticks: 0 }
+        Self { board, buses, tick, outputs, notify, started, state, episodes: Episodes::default(), ticks: 0 }
     }
 
     fn run(&mut self, stop: &Stop) {
@@ -148,8 +151,8 @@ impl Control {
     /// Read everything, decide once, act once, publish what was decided.
     fn tick(&mut self) {
         let now = now();
-        let found: Vec<BusSnapshot> = self.buses.iter().map(|bus| bus.snapshot().clone()).collect();
-        let mut snapshot = gather(&self.board, &found, now, stale_after(self.tick));
+        let found: Vec<Arc<BusSnapshot>> = self.buses.iter().map(Handle::snapshot).collect();
+        let mut snapshot = gather(&self.board, &found, self.started, now, stale_after(self.tick));
         let inputs = Inputs { now, sensors: &snapshot.sensors, fans: &snapshot.fans };
         let (state, orders) = step(&self.board, self.state.clone(), &inputs);
         self.state = state;
@@ -157,15 +160,16 @@ impl Control {
             bus.order(order);
         }
         self.ticks += 1;
-        snapshot.tick = self.ticks;
-        snapshot.zones = orders.zones.iter().map(|zone| zone.unwrap_or_default()).collect();
+        snapshot.zones = orders.zones;
         snapshot.sensors = orders.sensors;
         let active = episodes::active(&self.board, &snapshot, &orders.standing);
-        for edge in self.episodes.tick(&active, now) {
+        let edges = self.episodes.tick(&active, now);
+        snapshot.alarms = self.episodes.raised().collect();
+        // The snapshot first: who hears of an edge finds the readings of that moment.
+        self.outputs.snapshot.send_replace(Arc::new(snapshot));
+        for edge in edges {
             self.tell(edge);
         }
-        snapshot.alarms = self.episodes.raised().collect();
-        self.outputs.snapshot.send_replace(snapshot);
     }
 
     fn tell(&self, edge: Edge) {
@@ -180,15 +184,21 @@ impl Control {
         }
     }
 
-    /// The last deed on every way out: full air. The threads do it as their channels close.
-    fn leave(self) {
+    /// The last deed on every way out: full air. All buses are told at once, then each is waited for.
+    fn leave(self) -> bool {
         let deadline = now() + LEAVE;
-        for bus in self.buses {
+        let leaving: Vec<_> = self.buses.into_iter().map(Handle::leave).collect();
+        let mut safe = true;
+        for bus in leaving {
             let name = bus.name.clone();
-            if !bus.leave(now(), deadline) {
-                error!("bus {name} did not end in time: its fans are left to the chips' own watchdogs");
+            if !bus.wait(now(), deadline) {
+                error!(
+                    "bus {name}: not every fan is known to be at full air; what is left is the chips' own watchdogs"
+                );
+                safe = false;
             }
         }
+        safe
     }
 }
 
@@ -196,30 +206,29 @@ impl Control {
 fn bus_orders(board: &Board, orders: &Orders) -> Vec<Order> {
     let mut by_bus: BTreeMap<usize, Order> = (0..board.buses.len()).map(|bus| (bus, Order::default())).collect();
     for fan in &board.fans {
-        let zone: Option<Zone> = fan.zone.and_then(|zone| orders.zones.get(zone).copied().flatten());
-        if let (Some(zone), Some(order)) = (zone, by_bus.get_mut(&fan.at.bus)) {
-            order.duties.push((fan.at.chip, fan.at.channel, zone.duty));
+        let duty = fan.zone.and_then(|zone| orders.zones.get(zone)).and_then(|zone| zone.duty.ok());
+        if let (Some(duty), Some(order)) = (duty, by_bus.get_mut(&fan.at.bus)) {
+            order.duties.push((fan.at.chip, fan.at.channel, duty));
         }
     }
     by_bus.into_values().collect()
 }
 
 /// Full air on every fan that a zone drives, with no control thread: what systemd runs when the agent has ended in
-/// whatever way. `false` where a fan could not be reached.
+/// whatever way. All buses at once, so that a stuck one keeps no other waiting. `false` where a fan could not be reached.
 #[must_use]
 pub fn leave_safe(board: &Board, host: &Host) -> bool {
-    let mut reached = true;
-    for bus in 0..board.buses.len() {
-        // Each is tried, also after one that failed.
-        reached &= bus::Worker::new(board, bus, host).leave();
-    }
-    reached
+    thread::scope(|scope| {
+        let leave = |bus| scope.spawn(move || bus::Worker::new(board, bus, host).leave());
+        let leaving: Vec<_> = (0..board.buses.len()).map(leave).collect();
+        leaving.into_iter().map(|bus| bus.join().unwrap_or(false)).fold(true, |all, one| all & one)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reading::Stage;
+    use crate::reading::{Missing, Stage, Zone};
     use crate::units::Duty;
 
     #[test]
@@ -233,13 +242,14 @@ mod tests {
     fn every_driven_fan_is_ordered_on_its_bus_and_no_other() {
         let board = Board::load("simulated-8gpu").unwrap();
         let duty = Duty::from_percent(40).unwrap();
-        let orders = Orders { zones: vec![Some(Zone { duty, stage: Stage::Normal })], ..Orders::default() };
+        let orders = Orders { zones: vec![Zone { duty: Ok(duty), stage: Stage::Normal }], ..Orders::default() };
         let by_bus = bus_orders(&board, &orders);
         let counts: Vec<_> =
             board.buses.iter().zip(&by_bus).map(|(bus, order)| (bus.name.as_str(), order.duties.len())).collect();
         assert_eq!(counts, [("air", 6), ("main", 0)]);
         assert!(by_bus.iter().flat_map(|order| &order.duties).all(|(_, _, ordered)| *ordered == duty));
-        let starting = Orders { zones: vec![None], ..Orders::default() };
+        let starting = Zone { duty: Err(Missing::NotPresent), stage: Stage::Starting };
+        let starting = Orders { zones: vec![starting], ..Orders::default() };
         assert!(bus_orders(&board, &starting).iter().all(|order| order.duties.is_empty()), "a start changes nothing");
     }
 }

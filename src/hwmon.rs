@@ -29,10 +29,11 @@ impl Device {
         let mut directories: Vec<PathBuf> =
             fs::read_dir(&self.class).ok()?.filter_map(Result::ok).map(|entry| entry.path()).collect();
         directories.sort();
-        directories.into_iter().find(|directory| {
-            let name = fs::read_to_string(directory.join("name"));
-            name.is_ok_and(|name| name.trim_end() == self.spec.driver) && self.is_device(directory)
-        })
+        directories.into_iter().find(|directory| self.is_driver(directory) && self.is_device(directory))
+    }
+
+    fn is_driver(&self, directory: &Path) -> bool {
+        fs::read_to_string(directory.join("name")).is_ok_and(|name| name.trim_end() == self.spec.driver)
     }
 
     fn is_device(&self, directory: &Path) -> bool {
@@ -56,7 +57,9 @@ impl Driver<bus::Error> for Device {
     }
 
     fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<bus::Error>> {
-        let Some(directory) = self.directory.as_deref().filter(|directory| directory.exists()) else {
+        // A driver that is loaded again may leave its number to another.
+        let same = |directory: &&Path| self.is_driver(directory) && self.is_device(directory);
+        let Some(directory) = self.directory.as_deref().filter(same) else {
             return Err(bus::Error::Gone("the kernel driver is gone".to_owned()).into());
         };
         for (channel, [voltage, current, power]) in reading.power.iter_mut().zip(&self.spec.power) {

@@ -13,11 +13,12 @@
 mod backoff;
 mod link;
 pub mod outbox;
+mod packet;
 mod publisher;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 
@@ -31,13 +32,12 @@ use publisher::Publisher;
 /// What the publisher takes in.
 pub struct Inputs {
     /// The rig in each tick.
-    pub snapshot: watch::Receiver<Snapshot>,
+    /// Its other end is dropped when control has ended and the fans are left safe: then the publisher says goodbye.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// Alarms raised and cleared.
     pub events: mpsc::Receiver<Edge>,
     /// Events that control could not hand over.
     pub lost_events: Arc<AtomicU32>,
-    /// Becomes true when the agent is to stop.
-    pub stop: watch::Receiver<bool>,
 }
 
 /// What identifies this start of the agent.
@@ -53,13 +53,10 @@ pub struct Start {
     pub seed: u64,
 }
 
-/// How long a clean stop waits for the broker to take the last words.
-const FAREWELL: Duration = Duration::from_secs(2);
-
-/// Publishes until it is stopped, says that it stops, and returns.
+/// Publishes until control has ended, says that the rig stops, and returns.
 pub async fn run(config: &Config, password: Option<String>, board: Arc<Board>, start: Start, inputs: Inputs) {
     let (link, client, reports) = Link::new(config, password, start);
     let task = tokio::spawn(link.run());
-    Publisher::new(config, board, start, client, reports, inputs).run(FAREWELL).await;
+    Publisher::new(config, board, start, client, reports, inputs).run().await;
     task.abort();
 }

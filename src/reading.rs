@@ -21,7 +21,7 @@ pub enum Missing {
     /// Nothing answers there, or not the part that the board names.
     #[error("not present")]
     NotPresent,
-    /// The part says of itself that it is switched off.
+    /// The part says of itself that it is switched off: a supply whose output is off.
     #[error("off")]
     Off,
     /// The bus failed: time-out, arbitration, adapter gone.
@@ -220,7 +220,7 @@ pub struct BusSnapshot {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// No input was ever read: full air until there is one.
+    /// Nothing was decided yet: the fans keep the drive that they were found with.
     #[default]
     Starting,
     /// The curve rules.
@@ -246,10 +246,10 @@ impl fmt::Display for Stage {
 }
 
 /// What a zone was ordered in this tick.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Zone {
-    /// Drive for all fans of the zone.
-    pub duty: Duty,
+    /// Drive for all fans of the zone; not present while nothing is ordered.
+    pub duty: Reading<Duty>,
     /// Why.
     pub stage: Stage,
 }
@@ -257,8 +257,6 @@ pub struct Zone {
 /// The rig in one tick; every list is in the board's order.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Ticks since start.
-    pub tick: u64,
     /// One per rail.
     pub rails: Vec<Power>,
     /// One per supply: its input, then its output.

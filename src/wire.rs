@@ -25,7 +25,7 @@ pub use birth::{
 pub use envelope::{Encoding, Header, Kind, MAX_MESSAGE, decode, encode};
 pub use event::{Event, Subject};
 pub use online::{Online, Reason};
-pub use telemetry::{AlarmNow, Fan, Power, Supply, Telemetry, Trouble, Zone};
+pub use telemetry::{AlarmNow, Fan, Losses, Power, Supply, Telemetry, Trouble, Zone};
 pub use topic::{BadRigId, RigId, Topic};
 pub use value::Value;
 

@@ -60,7 +60,7 @@ fn telemetry() {
             Fan { rpm: Value(Ok(Rpm(2_160))), duty: Value(Ok(Duty::from_percent(45).unwrap())), fault: false },
             Fan { rpm: Value(Err(Missing::Stale)), duty: Value(Err(Missing::Off)), fault: true },
         ],
-        zones: vec![Zone { duty: Duty::FULL, stage: Stage::Critical }],
+        zones: vec![Zone { duty: Value(Ok(Duty::FULL)), stage: Stage::Critical }],
         troubles: vec![Trouble {
             chip: 3,
             lost: Some(Missing::Bus),
@@ -70,6 +70,7 @@ fn telemetry() {
         repairs: 1,
         lost_events: 2,
         dropped: 300,
+        refused: 129,
     };
     check(
         Header::new(Kind::Telemetry, BOOT, 0x0102),
@@ -81,10 +82,10 @@ fn telemetry() {
          01 00f0840e 009884 01 00e0f575 00dd5e 00d4ab12 00b09a6f
          03 00f303 01 05
          02 00f010 009423 00 04 02 01
-         01 904e 04
+         01 00904e 04
          01 03 01 02 8120
          01 05 02 00
-         01 02 ac02",
+         01 02 ac02 8101",
         concat!(
             r#"{"kind":"telemetry","major":1,"flags":0,"boot":4276969197,"seq":258,"body":{"birth":305419896,"#,
             r#""unix_ms":1700000000123,"uptime_ms":65000,"rails":[{"mv":12015,"ma":-1250,"mw":240000},"#,
@@ -92,7 +93,7 @@ fn telemetry() {
             r#""output":{"mv":12125,"ma":150250,"mw":1822000}}],"sensors":[-250,"not_present","implausible"],"#,
             r#""fans":[{"rpm":2160,"duty":4500,"fault":false},{"rpm":"stale","duty":"off","fault":true}],"#,
             r#""zones":[{"duty":10000,"stage":"critical"}],"troubles":[{"chip":3,"lost":"bus","faults":4097}],"#,
-            r#""alarms":[{"alarm":"zone_critical","subject":{"zone":0}}],"repairs":1,"lost_events":2,"dropped":300}}"#
+            r#""alarms":[{"alarm":"zone_critical","subject":{"zone":0}}],"repairs":1,"lost_events":2,"dropped":300,"refused":129}}"#
         ),
     );
 }
@@ -198,8 +199,9 @@ fn enums_only_append() {
         A::OverVoltage,
         A::OverCurrent,
         A::OverPower,
+        A::FanFault,
     ];
-    assert_eq!(numbers(&alarms), (0..10).collect::<Vec<_>>());
+    assert_eq!(numbers(&alarms), (0..11).collect::<Vec<_>>());
     let stages = [Stage::Starting, Stage::Normal, Stage::FanFailed, Stage::Blind, Stage::Critical];
     assert_eq!(numbers(&stages), [0, 1, 2, 3, 4]);
     let reasons = [Missing::NotPresent, Missing::Off, Missing::Bus, Missing::Stale, Missing::Implausible];
@@ -227,12 +229,13 @@ fn a_full_sample_is_small() {
         }],
         sensors: vec![Value(Ok(Millicelsius(45_000))); 12],
         fans: vec![fan; 6],
-        zones: vec![Zone { duty: Duty::FULL, stage: Stage::Normal }],
+        zones: vec![Zone { duty: Value(Ok(Duty::FULL)), stage: Stage::Normal }],
         troubles: Vec::new(),
         alarms: Vec::new(),
         repairs: 0,
         lost_events: 0,
         dropped: 0,
+        refused: 0,
     };
     let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
     let json = encode(Encoding::Json, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();

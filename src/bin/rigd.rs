@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU32;
 use log::{error, info};
 use rigd::board::Board;
 use rigd::bus::Host;
-use rigd::config::{self, Config};
+use rigd::config::{self, Config, Place};
 use rigd::control::{self, Outputs, Stop};
 use rigd::mqtt::{self, Inputs, Start};
 use rigd::reading::Snapshot;
@@ -47,25 +47,22 @@ enum Verb {
 
 fn main() -> ExitCode {
     logger::start();
+    let code = act();
+    logger::finish();
+    code
+}
+
+fn act() -> ExitCode {
     let (verb, path) = match arguments(std::env::args().skip(1)) {
         Ok(parsed) => parsed,
         Err(text) => return refuse(&text),
     };
-    let start = match verb {
+    match verb {
         // Whoever asked may have gone away (`rigd --help | head -1`); that is no failure.
-        Verb::Say(text) => {
-            return if std::io::stdout().write_all(text.as_bytes()).is_ok() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            };
-        }
-        Verb::Run => run,
-        Verb::LeaveSafe => leave_safe,
-    };
-    match load(&path) {
-        Ok(rig) => start(rig),
-        Err(problems) => refuse(&problems.to_string()),
+        Verb::Say(text) if std::io::stdout().write_all(text.as_bytes()).is_ok() => ExitCode::SUCCESS,
+        Verb::Say(_) => ExitCode::FAILURE,
+        Verb::Run => Rig::load(&path).map_or_else(|problems| refuse(&problems.to_string()), run),
+        Verb::LeaveSafe => leave_safe(&path).unwrap_or_else(|problems| refuse(&problems.to_string())),
     }
 }
 
@@ -96,12 +93,18 @@ struct Rig {
     password: Option<String>,
 }
 
-fn load(path: &Path) -> Result<Rig, Problems> {
-    let config = Config::load(path)?;
-    let board = Arc::new(Board::load(&config.board)?);
-    let host = config.host(path, &board)?;
-    let password = config.broker.password()?;
-    Ok(Rig { config, board, host, password })
+impl Rig {
+    fn load(path: &Path) -> Result<Self, Problems> {
+        let config = Config::load(path)?;
+        let board = Arc::new(Board::load(&config.place.board)?);
+        let host = config.place.host(path, &board)?;
+        // No reason to let the cards get hot: the broker says no until it is put right.
+        let password = config.broker.password().unwrap_or_else(|problems| {
+            error!("{problems}; going on without it");
+            None
+        });
+        Ok(Self { config, board, host, password })
+    }
 }
 
 fn refuse(text: &str) -> ExitCode {
@@ -111,13 +114,15 @@ fn refuse(text: &str) -> ExitCode {
     ExitCode::from(EXIT_CONFIGURATION)
 }
 
-fn leave_safe(rig: Rig) -> ExitCode {
-    let Rig { board, host, .. } = rig;
+fn leave_safe(path: &Path) -> Result<ExitCode, Problems> {
+    let place = Place::load(path)?;
+    let board = Board::load(&place.board)?;
+    let host = place.host(path, &board)?;
     if control::leave_safe(&board, &host) {
         info!("every driven fan is at full air");
-        ExitCode::SUCCESS
+        Ok(ExitCode::SUCCESS)
     } else {
-        ExitCode::FAILURE
+        Ok(ExitCode::FAILURE)
     }
 }
 
@@ -146,9 +151,8 @@ async fn serve(rig: Rig) -> ExitCode {
         board.revision,
         if board.simulated() { ", simulated" } else { "" }
     );
-    let (snapshot, snapshots) = watch::channel(Snapshot::default());
+    let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let (events, edges) = mpsc::channel(control::EVENTS);
-    let (stopping, stopped) = watch::channel(false);
     let lost_events = Arc::new(AtomicU32::new(0));
     let outputs = Outputs { snapshot, events, lost_events: Arc::clone(&lost_events) };
     let stop = Stop::default();
@@ -167,26 +171,24 @@ async fn serve(rig: Rig) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let inputs = Inputs { snapshot: snapshots, events: edges, lost_events, stop: stopped };
+    let inputs = Inputs { snapshot: snapshots, events: edges, lost_events };
     let publisher = mqtt::run(&config, password, board, start, inputs);
     let end = async {
         let name = signals.next().await;
         info!("{name}: stopping");
+        // Control leaves the fans safe and ends; the publisher sees that, says goodbye and ends below.
         stop.stop();
-        // The publisher is told, says goodbye and ends below.
-        let _ = stopping.send(true);
         std::future::pending().await
     };
     tokio::select! {
         () = publisher => {}
         () = end => {}
     }
-    let on_purpose = stop.stopped();
-    if !on_purpose {
+    if !stop.stopped() {
         error!("the control thread has ended by itself");
     }
-    // Bounded by control's own deadline for leaving.
-    if control.join().is_ok() && on_purpose { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let safe = control.join().unwrap_or(false);
+    if safe && stop.stopped() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The ways in which an agent is asked to stop. A terminal that is closed is one of them.

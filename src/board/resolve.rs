@@ -77,6 +77,16 @@ impl<'a> Resolver<'a> {
                 Adapter::Socket(String::new())
             }
         };
+        for (i, (name, bus)) in file.bus.iter().enumerate() {
+            let same =
+                |(_, other): &&(String, file::Bus)| (&other.adapter, &other.socket) == (&bus.adapter, &bus.socket);
+            if let Some((first, _)) = file.bus.iter().take(i).find(same) {
+                this.complain(
+                    &format!("bus.{name}"),
+                    format!("is the same as bus `{first}`: chips on it go on that one"),
+                );
+            }
+        }
         let buses = file
             .bus
             .iter()

@@ -98,6 +98,7 @@ fn every_mistake_names_file_line_key_and_what_is_wrong() {
         ),
         ("addr = 0x48", "addr = 0x48\nwatchdog_s = 5", "b.toml:18: chip.U3.watchdog_s: tmp75 has no watchdog"),
         ("adapter = \"i2c-gpio0\"\n", "", "b.toml:3: bus.a: needs either `adapter` or `socket`"),
+        ("[chip.U1]", "[bus.b]\nadapter = \"i2c-gpio0\"\n[chip.U1]", "b.toml:5: bus.b: is the same as bus `a`"),
         ("adapter = \"i2c-gpio0\"", "socket = \"../x\"", "b.toml:4: bus.a.socket: must be a plain file name"),
         ("chip = \"U1\"", "chip = \"U9\"", "b.toml:25: rail.gpu0.chip: there is no chip `U9`"),
         ("chip = \"U1\"", "chip = \"U3\"", "b.toml:25: rail.gpu0.chip: tmp75 measures no power"),

@@ -1,12 +1,15 @@
 //! One chip in its bus thread: from unknown to identified to read, and back when it fails.
 //!
 //! ```text
-//!            identify + configure ok
-//!   Waiting ───────────────────────────> Live ──┐ read ok
-//!     ▲  │ failed: again after a back-off ▲  └──┘
-//!     │  └─ 1 s, 2 s … 60 s               │
-//!     └────────── 3 passes in a row failed ┘
+//!            identify + configure + read ok
+//!   Waiting ────────────────────────────────> Live ──┐ read ok
+//!     ▲  │ failed: at the next pass, then       │ ▲  └──┘
+//!     │  └─ after 1 s, 2 s … 60 s               │
+//!     └──── failed, and again after a new identification at once
 //! ```
+//!
+//! Any failure makes the chip identify itself and be configured anew before it is believed again: one that lost power for a
+//! moment has forgotten its calibration and its watchdog.
 
 use std::time::{Duration, Instant};
 
@@ -19,35 +22,45 @@ use crate::hwmon;
 use crate::reading::{ChipReading, Health, Missing};
 use crate::units::Duty;
 
-/// Failed passes in a row until a chip has to identify itself again: one glitch does not cost a reading's neighbours
-/// the time of an identification, and a chip that was swapped or lost power is not trusted for longer than this.
-const STRIKES: u8 = 3;
-/// First and last pause before a chip that failed is asked again.
+/// First and last pause before a chip that failed twice is asked again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Fans read back in the chip's own steps; half a step of an 8-bit PWM is 0.196 %.
 const DUTY_TOLERANCE: u16 = 20;
+/// A drive that did not hold so many times in a row is tried only once per `BACK_OFF.1` from then on.
+const REFUSALS: u8 = 5;
 
 /// A chip and how it stands.
 pub(super) struct Slot {
     chip: board::Chip,
     label: String,
     state: State,
-    back_off: Duration,
-    /// The drive that was set last, by fan channel; `None` until it is.
-    set: Vec<Option<Duty>>,
+    /// Failed passes in a row.
+    failures: u32,
+    drives: Vec<Drive>,
     /// Said to have failed; its return is worth a line.
     told: bool,
 }
 
 enum State {
     Waiting { until: Option<Instant> },
-    Live { driver: Box<dyn Driver<Error>>, strikes: u8 },
+    Live(Box<dyn Driver<Error>>),
+}
+
+/// A fan channel's drive.
+#[derive(Clone, Debug, Default)]
+struct Drive {
+    /// Set last, and held when it was read back; `None` until then.
+    set: Option<Duty>,
+    /// Times in a row that it did not hold.
+    refusals: u8,
+    /// Not to be tried before.
+    until: Option<Instant>,
 }
 
 /// What a pass over one chip came to.
 pub(super) struct Outcome {
     pub(super) health: Health,
-    /// A setting was found changed and is written again.
+    /// Settings found changed and written again.
     pub(super) repairs: u32,
     /// The bus timed out under this chip.
     pub(super) timed_out: bool,
@@ -59,6 +72,8 @@ impl Outcome {
     }
 }
 
+type ChipError = chip::Error<Error>;
+
 impl Slot {
     pub(super) fn new(chip: board::Chip, bus: &str) -> Self {
         let (label, fans) = match &chip.kind {
@@ -67,14 +82,8 @@ impl Slot {
             }
             ChipKind::Hwmon(hwmon) => (format!("{} (kernel driver {})", chip.refdes, hwmon.driver), 0),
         };
-        Self {
-            chip,
-            label,
-            state: State::Waiting { until: None },
-            back_off: BACK_OFF.0,
-            set: vec![None; fans],
-            told: false,
-        }
+        let drives = vec![Drive::default(); fans];
+        Self { chip, label, state: State::Waiting { until: None }, failures: 0, drives, told: false }
     }
 
     /// A reading with the chip's channels, all missing.
@@ -100,105 +109,151 @@ impl Slot {
         if matches!(self.state, State::Waiting { until: Some(until) } if now < until) {
             return Outcome::new(before);
         }
-        if let Err(error) = self.bring_up(host, adapter) {
-            return self.failed(&error, now, reading);
-        }
-        // One more attempt at once: a single glitch of the bus is no reason to call a zone blind. A time-out has cost the
-        // adapter's whole second already and is not repeated.
-        let result = match self.work(duties, reading) {
-            Err(error) if !matches!(error, chip::Error::I2c(Error::TimedOut)) => self.work(duties, reading),
+        let result = match self.work(host, adapter, now, duties, reading) {
+            // Once more at once, from the identification on: a single glitch is no reason to call a zone blind. A time-out
+            // has cost the adapter's whole second already and is not repeated.
+            Err(error) if !timed_out(&error) && matches!(self.state, State::Live(_)) => {
+                self.state = State::Waiting { until: None };
+                self.work(host, adapter, now, duties, reading)
+            }
             done => done,
         };
         match result {
-            Ok(repairs) => Outcome { repairs, ..Outcome::new(Health::Ok) },
+            Ok(repairs) => {
+                self.failures = 0;
+                if self.told {
+                    info!("{}: answers again", self.label);
+                    self.told = false;
+                }
+                Outcome { repairs, ..Outcome::new(Health::Ok) }
+            }
             Err(error) => self.failed(&error, now, reading),
         }
     }
 
-    fn bring_up(&mut self, host: &Host, adapter: &Adapter) -> Result<(), chip::Error<Error>> {
-        if matches!(self.state, State::Live { .. }) {
-            return Ok(());
+    fn bring_up(&mut self, host: &Host, adapter: &Adapter) -> Result<&mut dyn Driver<Error>, ChipError> {
+        if matches!(self.state, State::Waiting { .. }) {
+            let mut driver: Box<dyn Driver<Error>> = match &self.chip.kind {
+                ChipKind::I2c { part, addr, settings } => (part.open)(host.open(adapter, *addr)?, settings),
+                ChipKind::Hwmon(device) => Box::new(hwmon::Device::new(&host.sysfs, device.clone())),
+            };
+            driver.identify()?;
+            driver.configure()?;
+            self.drives.fill(Drive::default());
+            self.state = State::Live(driver);
         }
-        let mut driver: Box<dyn Driver<Error>> = match &self.chip.kind {
-            ChipKind::I2c { part, addr, settings } => (part.open)(host.open(adapter, *addr)?, settings),
-            ChipKind::Hwmon(device) => Box::new(hwmon::Device::new(&host.sysfs, device.clone())),
-        };
-        driver.identify()?;
-        driver.configure()?;
-        self.set.fill(None);
-        self.back_off = BACK_OFF.0;
-        if self.told {
-            info!("{}: answers again", self.label);
-            self.told = false;
+        match &mut self.state {
+            State::Live(driver) => Ok(driver.as_mut()),
+            State::Waiting { .. } => Err(Error::NoAcknowledge.into()),
         }
-        self.state = State::Live { driver, strikes: 0 };
-        Ok(())
     }
 
-    fn work(&mut self, duties: &[(usize, Duty)], reading: &mut ChipReading) -> Result<u32, chip::Error<Error>> {
-        let State::Live { driver, strikes } = &mut self.state else { return Ok(0) };
-        let mut repairs = 0;
-        // Read before anything is set: a drive that somebody else changed is seen before it is written over.
-        driver.read(reading)?;
-        for (channel, wanted) in duties {
-            let holds = reading.fan.get(*channel).and_then(|fan| fan.duty.ok());
-            let set = self.set.get_mut(*channel).ok_or(chip::Error::NoChannel)?;
-            let drifted = matches!((*set, holds), (Some(set), Some(holds)) if !same(holds, set));
-            if *set == Some(*wanted) && !drifted {
-                continue;
-            }
-            if drifted {
-                let fan = channel + 1;
-                warn!("{}: fan channel {fan} was at {} and not where it was set; set again", self.label, Shown(holds));
-                repairs += 1;
-            }
-            driver.set_duty(*channel, *wanted)?;
-            *set = Some(*wanted);
-        }
-        *strikes = 0;
-        Ok(repairs)
-    }
-
-    fn failed(&mut self, error: &chip::Error<Error>, now: Instant, reading: &mut ChipReading) -> Outcome {
-        let reason = error.missing();
-        reading.lose(reason);
-        let timed_out = matches!(error, chip::Error::I2c(Error::TimedOut));
-        let keep = match &mut self.state {
-            State::Live { strikes, .. } => {
-                *strikes += 1;
-                *strikes < STRIKES
-            }
-            State::Waiting { .. } => false,
-        };
-        if !keep {
-            if !self.told {
-                warn!("{}: {error}", self.label);
-                self.told = true;
-            }
-            self.state = State::Waiting { until: now.checked_add(self.back_off) };
-            self.back_off = (self.back_off * 2).min(BACK_OFF.1);
-        }
-        Outcome { timed_out, ..Outcome::new(Health::Failed(reason)) }
-    }
-
-    /// Full air on these channels, whatever state the chip is in; said where it cannot be done.
-    pub(super) fn leave(
+    fn work(
         &mut self,
         host: &Host,
         adapter: &Adapter,
-        channels: &[usize],
-    ) -> Result<(), chip::Error<Error>> {
-        self.bring_up(host, adapter)?;
-        let State::Live { driver, .. } = &mut self.state else { return Ok(()) };
-        for channel in channels {
-            driver.set_duty(*channel, Duty::FULL)?;
+        now: Instant,
+        duties: &[(usize, Duty)],
+        reading: &mut ChipReading,
+    ) -> Result<u32, ChipError> {
+        // Read before anything is set: a drive that somebody else changed is seen before it is written over.
+        self.bring_up(host, adapter)?.read(reading)?;
+        let mut repairs = 0;
+        let mut failure = Ok(());
+        for (channel, wanted) in duties {
+            // Each fan is tried, also after one that failed, unless the bus hangs.
+            match self.drive(*channel, *wanted, now, reading) {
+                Ok(repaired) => repairs += u32::from(repaired),
+                Err(error) if timed_out(&error) => return Err(error),
+                Err(error) => failure = Err(error),
+            }
         }
-        Ok(())
+        failure.map(|()| repairs)
+    }
+
+    /// Brings one fan to its drive; `true` where it had been changed behind our back.
+    fn drive(
+        &mut self,
+        channel: usize,
+        wanted: Duty,
+        now: Instant,
+        reading: &mut ChipReading,
+    ) -> Result<bool, ChipError> {
+        let State::Live(driver) = &mut self.state else { return Ok(false) };
+        let drive = self.drives.get_mut(channel).ok_or(chip::Error::NoChannel)?;
+        let fan = reading.fan.get_mut(channel).ok_or(chip::Error::NoChannel)?;
+        let drifted = matches!((drive.set, fan.duty), (Some(set), Ok(holds)) if !same(holds, set));
+        if drifted {
+            warn!("{}: fan {} was not at {} any more; set again", self.label, channel + 1, Shown(drive.set));
+        }
+        if drive.set == Some(wanted) && !drifted {
+            return Ok(false);
+        }
+        if drive.until.is_some_and(|until| now < until) {
+            fan.fault = true;
+            return Ok(false);
+        }
+        match driver.set_duty(channel, wanted) {
+            Ok(()) => {
+                *drive = Drive { set: Some(wanted), ..Drive::default() };
+                Ok(drifted)
+            }
+            Err(error @ chip::Error::ReadBack { .. }) => {
+                // The chip is well, this one output is not: the other fans go on, and this one is tried less and less.
+                fan.fault = true;
+                drive.set = None;
+                drive.refusals = drive.refusals.saturating_add(1);
+                if drive.refusals == REFUSALS {
+                    warn!("{}: fan {} does not take a drive: {error}", self.label, channel + 1);
+                }
+                drive.until = if drive.refusals >= REFUSALS { now.checked_add(BACK_OFF.1) } else { None };
+                Ok(drifted)
+            }
+            Err(error) => {
+                drive.set = None;
+                Err(error)
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &ChipError, now: Instant, reading: &mut ChipReading) -> Outcome {
+        let reason = error.missing();
+        reading.lose(reason);
+        if !self.told {
+            warn!("{}: {error}", self.label);
+            self.told = true;
+        }
+        let pause = match self.failures {
+            0 => None,
+            failures => Some(BACK_OFF.0.saturating_mul(1 << (failures - 1).min(6)).min(BACK_OFF.1)),
+        };
+        self.failures = self.failures.saturating_add(1);
+        self.state = State::Waiting { until: pause.and_then(|pause| now.checked_add(pause)) };
+        Outcome { timed_out: timed_out(error), ..Outcome::new(Health::Failed(reason)) }
+    }
+
+    /// Full air on these channels, whatever state the chip is in. Each is tried; the error is the first.
+    pub(super) fn leave(&mut self, host: &Host, adapter: &Adapter, channels: &[usize]) -> Result<(), ChipError> {
+        let driver = self.bring_up(host, adapter)?;
+        let mut result = Ok(());
+        for channel in channels {
+            if let Err(error) = driver.set_duty(*channel, Duty::FULL) {
+                if timed_out(&error) {
+                    return Err(error);
+                }
+                result = result.and(Err(error));
+            }
+        }
+        result
     }
 
     pub(super) fn label(&self) -> &str {
         &self.label
     }
+}
+
+const fn timed_out(error: &ChipError) -> bool {
+    matches!(error, chip::Error::I2c(Error::TimedOut))
 }
 
 /// Whether a drive read back is the one that was set, in the chip's own steps.
@@ -217,3 +272,6 @@ impl std::fmt::Display for Shown {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

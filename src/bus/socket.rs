@@ -6,7 +6,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use embedded_hal::i2c::Operation;
@@ -60,37 +60,57 @@ impl Status {
 }
 
 /// A connection to a simulated bus.
-pub(super) struct Socket(UnixStream);
+pub(super) struct Socket {
+    path: PathBuf,
+    /// Dropped on any error: after a time-out the reply that comes late would be taken for the next one's.
+    stream: Option<UnixStream>,
+}
 
 impl Socket {
     pub(super) fn connect(path: &Path) -> Result<Self, Error> {
-        let gone = |error: std::io::Error| Error::Gone(format!("{}: {error}", path.display()));
-        let stream = UnixStream::connect(path).map_err(gone)?;
-        stream.set_read_timeout(Some(DEADLINE)).map_err(gone)?;
-        stream.set_write_timeout(Some(DEADLINE)).map_err(gone)?;
-        Ok(Self(stream))
+        Ok(Self { path: path.to_owned(), stream: Some(open(path)?) })
     }
 
     pub(super) fn transaction(&mut self, address: u8, operations: &mut [Operation<'_>]) -> Result<(), Error> {
-        let gone = |error: std::io::Error| {
+        let request = request(address, operations)?;
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => open(&self.path)?,
+        };
+        let status = exchange(&mut stream, &request, operations).map_err(|error| {
             if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
                 Error::TimedOut
             } else {
                 Error::Gone(format!("simulated bus: {error}"))
             }
-        };
-        self.0.write_all(&request(address, operations)?).map_err(gone)?;
-        let mut status = [0; 1];
-        self.0.read_exact(&mut status).map_err(gone)?;
-        let [status] = status;
-        Status::from_byte(status)?;
+        })?;
+        self.stream = Some(stream);
+        Status::from_byte(status)
+    }
+}
+
+fn open(path: &Path) -> Result<UnixStream, Error> {
+    let gone = |error: std::io::Error| Error::Gone(format!("{}: {error}", path.display()));
+    let stream = UnixStream::connect(path).map_err(gone)?;
+    stream.set_read_timeout(Some(DEADLINE)).map_err(gone)?;
+    stream.set_write_timeout(Some(DEADLINE)).map_err(gone)?;
+    Ok(stream)
+}
+
+/// Sends the request and takes the reply in; what was read follows a good status only.
+fn exchange(stream: &mut UnixStream, request: &[u8], operations: &mut [Operation<'_>]) -> std::io::Result<u8> {
+    stream.write_all(request)?;
+    let mut status = [0; 1];
+    stream.read_exact(&mut status)?;
+    let [status] = status;
+    if status == Status::Ok as u8 {
         for operation in operations {
             if let Operation::Read(buffer) = operation {
-                self.0.read_exact(buffer).map_err(gone)?;
+                stream.read_exact(buffer)?;
             }
         }
-        Ok(())
     }
+    Ok(status)
 }
 
 fn request(address: u8, operations: &[Operation<'_>]) -> Result<Vec<u8>, Error> {

@@ -1,12 +1,14 @@
 //! The bus thread: a pass over its chips for each order, full air when orders end.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::Instant;
 
 use log::warn;
 use tokio::sync::watch;
 
+use super::mailbox::{Sender, mailbox};
 use super::slot::{Outcome, Slot};
 use super::{Adapter, Host};
 use crate::board::Board;
@@ -14,13 +16,10 @@ use crate::clock;
 use crate::reading::{BusSnapshot, Health, Missing};
 use crate::units::Duty;
 
-/// Orders under way to a bus; one being carried out and one waiting. When it is full the order is dropped: the next tick
-/// repeats every drive, so only the newest counts.
-const ORDERS: usize = 1;
 /// Time-outs in one pass after which the bus counts as stuck and the rest of the pass is given up, so that a stuck bus
 /// of twelve chips costs two adapter time-outs and not twelve.
 const TIME_OUTS: u32 = 2;
-/// Enough for a pass with its buffers; the default of 2 MiB would be resident under mlockall without MCL_ONFAULT.
+/// Enough for a pass with its buffers; Rust's default of 2 MiB is more than the agent has in all.
 const STACK: usize = 128 * 1024;
 
 /// What control wants done on a bus this tick.
@@ -34,31 +33,43 @@ pub struct Order {
 pub struct Handle {
     /// Name of the bus.
     pub name: String,
-    orders: SyncSender<Order>,
-    snapshot: watch::Receiver<BusSnapshot>,
-    finished: Receiver<()>,
+    orders: Sender,
+    snapshot: watch::Receiver<Arc<BusSnapshot>>,
+    finished: Receiver<bool>,
+}
+
+/// A bus thread that was told to end; its last deed is full air.
+pub struct Leaving {
+    /// Name of the bus.
+    pub name: String,
+    finished: Receiver<bool>,
 }
 
 impl Handle {
-    /// Starts a pass; `false` where the last one is still under way, which costs nothing but this tick's readings.
-    pub fn order(&self, order: Order) -> bool {
-        match self.orders.try_send(order) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
-        }
+    /// Asks for a pass with these drives. Where the last one is still under way it is carried out after it, unless a newer
+    /// one takes its place.
+    pub fn order(&self, order: Order) {
+        self.orders.put(order);
     }
 
     /// What the last pass found.
-    pub fn snapshot(&self) -> watch::Ref<'_, BusSnapshot> {
-        self.snapshot.borrow()
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<BusSnapshot> {
+        Arc::clone(&self.snapshot.borrow())
     }
 
-    /// Ends the thread, whose last deed is full air, and waits for it until `deadline`; `false` where a stuck bus keeps
-    /// it longer.
-    pub fn leave(self, now: Instant, deadline: Instant) -> bool {
-        drop(self.orders);
-        let left = deadline.saturating_duration_since(now);
-        matches!(self.finished.recv_timeout(left), Err(RecvTimeoutError::Disconnected))
+    /// Ends the thread. All buses are told before one is waited for, so that a stuck one keeps no other from full air.
+    #[must_use]
+    pub fn leave(self) -> Leaving {
+        Leaving { name: self.name, finished: self.finished }
+    }
+}
+
+impl Leaving {
+    /// Waits until `deadline`: whether every driven fan was brought to full air by then.
+    #[must_use]
+    pub fn wait(self, now: Instant, deadline: Instant) -> bool {
+        self.finished.recv_timeout(deadline.saturating_duration_since(now)).unwrap_or(false)
     }
 }
 
@@ -68,17 +79,18 @@ impl Handle {
 /// What the system says where it cannot start one.
 pub fn spawn(board: &Board, bus: usize, host: &Host) -> std::io::Result<Handle> {
     let mut worker = Worker::new(board, bus, host);
-    let (orders, inbox) = sync_channel::<Order>(ORDERS);
-    let (publish, snapshot) = watch::channel(worker.snapshot.clone());
-    let (finish, finished) = sync_channel::<()>(0);
+    let (orders, inbox) = mailbox();
+    let (publish, snapshot) = watch::channel(Arc::new(worker.snapshot.clone()));
+    // One word at the end of the thread's life; a thread that dies without it has not left its fans safe.
+    let (finish, finished) = sync_channel(1);
     let name = worker.name.clone();
     thread::Builder::new().name(format!("bus {name}")).stack_size(STACK).spawn(move || {
-        for order in inbox {
+        while let Some(order) = inbox.take() {
             worker.pass(&order, clock::now);
-            publish.send_modify(|shown| shown.clone_from(&worker.snapshot));
+            publish.send_replace(Arc::new(worker.snapshot.clone()));
         }
-        worker.leave();
-        drop(finish);
+        // Nobody waits for it where control has given up on this bus.
+        let _ = finish.try_send(worker.leave());
     })?;
     Ok(Handle { name, orders, snapshot, finished })
 }

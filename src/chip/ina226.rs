@@ -6,7 +6,7 @@
 
 use embedded_hal::i2c::I2c;
 
-use super::{Driver, Error, Part, Settings, div_round_closest, read_be, write_be};
+use super::{Driver, Error, Part, Settings, div_round_closest, holds, read_be, write_be};
 use crate::reading::{ChipReading, Fault, Faults, Missing, Power, Reading};
 use crate::units::{Microohms, Milliamps, Millivolts, Milliwatts};
 
@@ -123,6 +123,7 @@ impl<I: I2c + Send> Driver<I::Error> for Ina226<I> {
     }
 
     fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<I::Error>> {
+        holds(register::CALIBRATION, CALIBRATION, self.register(register::CALIBRATION)?)?;
         let mask_enable = self.register(register::MASK_ENABLE)?;
         let shunt_raw = self.register(register::SHUNT_VOLTAGE)?;
         let bus_raw = self.register(register::BUS_VOLTAGE)?;
@@ -204,9 +205,18 @@ mod tests {
     }
 
     #[test]
+    fn one_that_lost_its_calibration_is_not_believed() {
+        let (mut chip, mut mock) = driver(&[T::write_read(ADDR, vec![0x05], vec![0x00, 0x00])]);
+        let lost = Error::ReadBack { register: 0x05, written: 2048, found: 0 };
+        assert_eq!(chip.read(&mut PART.missing(Missing::Stale)), Err(lost));
+        mock.done();
+    }
+
+    #[test]
     fn reads_all_four_registers_and_reports_overflow_and_alerts() {
         let words = |mask: [u8; 2]| {
             [
+                T::write_read(ADDR, vec![0x05], vec![0x08, 0x00]),
                 T::write_read(ADDR, vec![0x06], mask.to_vec()),
                 T::write_read(ADDR, vec![0x01], vec![0xf0, 0x60]),
                 T::write_read(ADDR, vec![0x02], vec![0x25, 0x80]),

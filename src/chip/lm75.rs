@@ -1,11 +1,12 @@
 //! LM75 (National, SNOS808) and TMP75 (Texas Instruments, SBOS288): one temperature, no id register.
 //!
-//! Both keep the temperature left-aligned in register 0; they differ in how many of its bits count. Having no id, they
-//! are known by what cannot be otherwise: the bits below the resolution read as zero in all three temperature registers.
+//! Both keep the temperature left-aligned in register 0; they differ in how many of its bits count. Having no id, they are
+//! known by what cannot be otherwise: bits of the configuration that always read as zero and, on the TMP75 alone, the bits
+//! below the resolution in all three temperature registers (the LM75's datasheet leaves those undefined).
 
 use embedded_hal::i2c::I2c;
 
-use super::{Driver, Error, Part, Settings, read_be, write_u8};
+use super::{Driver, Error, Part, Settings, holds, read_be, read_u8, write_u8};
 use crate::bus;
 use crate::reading::{ChipReading, Reading};
 use crate::units::Millicelsius;
@@ -63,9 +64,21 @@ impl Resolution {
         }
     }
 
-    /// The bits that always read as zero.
+    /// Bits of the temperature registers that always read as zero.
     const fn unused(self) -> u16 {
-        u16::MAX >> self.bits()
+        match self {
+            Self::Bits9 => 0,
+            Self::Bits12 => u16::MAX >> 12,
+        }
+    }
+
+    /// Bits of the configuration that always read as zero: 7:5 on the LM75; on the TMP75 those are one-shot, which reads as
+    /// zero, and the resolution.
+    const fn unused_configuration(self) -> u8 {
+        match self {
+            Self::Bits9 => 0b1110_0000,
+            Self::Bits12 => 0b1000_0000,
+        }
     }
 
     /// Configuration: continuous, comparator mode; R1:R0 = 11 for 12 bits (SBOS288 table 7-8), none such on the LM75.
@@ -99,6 +112,10 @@ impl<I: I2c> Lm75<I> {
 
 impl<I: I2c + Send> Driver<I::Error> for Lm75<I> {
     fn identify(&mut self) -> Result<(), Error<I::Error>> {
+        let found = read_u8(&mut self.i2c, self.addr, register::CONFIGURATION)?;
+        if found & self.resolution.unused_configuration() != 0 {
+            return Err(Error::WrongPart { register: register::CONFIGURATION, found: found.into() });
+        }
         for register in [register::TEMPERATURE, register::T_LOW, register::T_HIGH] {
             let found = read_be(&mut self.i2c, self.addr, register)?;
             if found & self.resolution.unused() != 0 {
@@ -113,6 +130,8 @@ impl<I: I2c + Send> Driver<I::Error> for Lm75<I> {
     }
 
     fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<I::Error>> {
+        let configuration = read_u8(&mut self.i2c, self.addr, register::CONFIGURATION)?;
+        holds(register::CONFIGURATION, self.resolution.configuration().into(), configuration.into())?;
         let raw = read_be(&mut self.i2c, self.addr, register::TEMPERATURE)?;
         if let [channel] = reading.temperature.as_mut_slice() {
             *channel = convert(raw, self.resolution);
@@ -169,15 +188,24 @@ mod tests {
 
     #[test]
     fn is_known_by_the_bits_that_read_as_zero() {
+        let byte = |value: u8| T::write_read(ADDR, vec![1], vec![value]);
+        let word = |register: u8, high: u8, low: u8| T::write_read(ADDR, vec![register], vec![high, low]);
         let mut mock = Mock::new(&[
-            T::write_read(ADDR, vec![0], vec![0x19, 0x40]),
-            T::write_read(ADDR, vec![2], vec![0x4b, 0x00]),
-            T::write_read(ADDR, vec![3], vec![0x50, 0x00]),
+            byte(0x00),
+            word(0, 0x19, 0x40),
+            word(2, 0x4b, 0x00),
+            word(3, 0x50, 0x00),
             T::write(ADDR, vec![1, 0x60]),
-            T::write_read(ADDR, vec![1], vec![0x60]),
-            T::write_read(ADDR, vec![0], vec![0x19, 0x40]),
-            // Sixteenths are below the LM75's resolution: not one.
-            T::write_read(ADDR, vec![0], vec![0x19, 0x40]),
+            byte(0x60),
+            byte(0x60),
+            word(0, 0x19, 0x40),
+            // Reset behind our back: nine bits again.
+            byte(0x00),
+            // Not a TMP75: a bit below the sixteenths.
+            byte(0x00),
+            word(0, 0x19, 0x41),
+            // Not an LM75: it has no resolution to set.
+            byte(0x60),
         ]);
         let mut chip = Lm75::new(ADDR, mock.clone(), Resolution::Bits12);
         assert_eq!(chip.identify(), Ok(()));
@@ -185,8 +213,10 @@ mod tests {
         let mut reading = TMP75.missing(Missing::Stale);
         assert_eq!(chip.read(&mut reading), Ok(()));
         assert_eq!(reading.temperature, [Ok(Millicelsius(25_250))]);
+        assert_eq!(chip.read(&mut reading), Err(Error::ReadBack { register: 1, written: 0x60, found: 0 }));
+        assert_eq!(chip.identify(), Err(Error::WrongPart { register: 0, found: 0x1941 }));
         let mut other = Lm75::new(ADDR, mock.clone(), Resolution::Bits9);
-        assert_eq!(other.identify(), Err(Error::WrongPart { register: 0, found: 0x1940 }));
+        assert_eq!(other.identify(), Err(Error::WrongPart { register: 1, found: 0x60 }));
         mock.done();
     }
 }

@@ -1,4 +1,4 @@
-//! MAX31790: six fans, PWM out and tachometer in (Maxim 19-6644; ADI keeps the datasheet as max31790).
+//! MAX31790: six fans, PWM out and tachometer in (Maxim 19-6540).
 //!
 //! Driven in PWM mode: the agent decides the duty, the chip only makes it. Its I2C watchdog is what keeps the rig cool when
 //! the agent is gone: armed at configuration, restarted by any transfer to the chip, and when it runs out the chip drives
@@ -11,7 +11,7 @@
 
 use embedded_hal::i2c::I2c;
 
-use super::{Driver, Error, Part, Settings, read_be, read_u8, write_be, write_u8};
+use super::{Driver, Error, Part, Settings, holds, read_be, read_u8, write_be, write_u8};
 use crate::reading::{ChipReading, Fan, Fault, Faults, Missing, Reading};
 use crate::units::{Duty, Rpm};
 
@@ -54,8 +54,13 @@ mod global {
     pub(super) const KEPT: u8 = 1 << 5 | 1 << 3;
 }
 
-/// Fan Configuration bits: 3 enables the tachometer input; bit 7 clear is PWM mode; the rest stays at its reset value.
+/// What the watchdog's drive is, and what its end must not take away: 100 %.
+const PWM_FULL: u16 = DUTY_FULL << DUTY_SHIFT;
+
+/// Fan Configuration bits: 3 enables the tachometer input; bit 7 clear is PWM mode; 6:5, the spin-up, are strapped on the
+/// board and stay as they are.
 const TACH_INPUT_ENABLE: u8 = 1 << 3;
+const SPIN_UP: u8 = 0b11 << 5;
 /// Fan Dynamics: speed range in bits 7:5, rate of change in bits 4:2.
 const SPEED_RANGE_SHIFT: u8 = 5;
 /// SR = 4 pulses, code 010: covers 480 rpm (count 2047) upwards at two pulses a revolution.
@@ -66,8 +71,9 @@ const RATE_OF_CHANGE: u8 = 0b000 << 2;
 /// In PWM mode a fan is called faulty when its count passes the target count. The longest count but one: only a fan
 /// that stands, whose count is the longest, is.
 const TACH_TARGET: u16 = (COUNT_STOPPED - 1) << COUNT_SHIFT;
-/// Pulses counted over, by speed range code.
-const SR: [u32; 8] = [1, 2, 4, 8, 16, 32, 32, 32];
+/// Pulses that are counted over with that code.
+const SR: u32 = 4;
+const DYNAMICS: u8 = SPEED_RANGE << SPEED_RANGE_SHIFT | RATE_OF_CHANGE;
 
 /// Clock that the tachometer counts, Hz.
 const TACH_HZ: u32 = 8192;
@@ -111,6 +117,8 @@ pub struct Max31790<I> {
     addr: u8,
     watchdog: u8,
     pulses: [u8; FANS as usize],
+    /// The watchdog had run out when the chip was configured; told with the next reading.
+    ran_out: bool,
 }
 
 impl<I: I2c> Max31790<I> {
@@ -120,7 +128,13 @@ impl<I: I2c> Max31790<I> {
         for (ours, board) in pulses.iter_mut().zip(&settings.pulses) {
             *ours = *board;
         }
-        Self { i2c, addr, watchdog: watchdog_code(settings.watchdog_s) << global::WATCHDOG_SHIFT, pulses }
+        Self {
+            i2c,
+            addr,
+            watchdog: watchdog_code(settings.watchdog_s) << global::WATCHDOG_SHIFT,
+            pulses,
+            ran_out: false,
+        }
     }
 
     fn byte(&mut self, register: u8) -> Result<u8, Error<I::Error>> {
@@ -146,15 +160,22 @@ impl<I: I2c + Send> Driver<I::Error> for Max31790<I> {
         Ok(())
     }
 
-    /// Outputs keep their drive while this runs: only the mode, the tachometers and the watchdog are touched.
+    /// Outputs keep their drive while this runs, also the watchdog's where that had run out: control takes it from there.
     fn configure(&mut self) -> Result<(), Error<I::Error>> {
         for fan in 0..FANS {
-            write_u8(&mut self.i2c, self.addr, register::FAN_CONFIGURATION + fan, TACH_INPUT_ENABLE)?;
-            let dynamics = SPEED_RANGE << SPEED_RANGE_SHIFT | RATE_OF_CHANGE;
-            write_u8(&mut self.i2c, self.addr, register::FAN_DYNAMICS + fan, dynamics)?;
+            let strapped = self.byte(register::FAN_CONFIGURATION + fan)? & SPIN_UP;
+            write_u8(&mut self.i2c, self.addr, register::FAN_CONFIGURATION + fan, strapped | TACH_INPUT_ENABLE)?;
+            write_u8(&mut self.i2c, self.addr, register::FAN_DYNAMICS + fan, DYNAMICS)?;
             write_be(&mut self.i2c, self.addr, register::TACH_TARGET_COUNT + 2 * fan, TACH_TARGET)?;
         }
-        let kept = self.byte(register::GLOBAL_CONFIGURATION)? & global::KEPT;
+        let global = self.byte(register::GLOBAL_CONFIGURATION)?;
+        if global & global::WATCHDOG_STATUS != 0 {
+            self.ran_out = true;
+            for fan in 0..FANS {
+                write_be(&mut self.i2c, self.addr, register::PWMOUT_TARGET_DUTY_CYCLE + 2 * fan, PWM_FULL)?;
+            }
+        }
+        let kept = global & global::KEPT;
         write_u8(&mut self.i2c, self.addr, register::GLOBAL_CONFIGURATION, kept | self.watchdog)
     }
 
@@ -162,18 +183,19 @@ impl<I: I2c + Send> Driver<I::Error> for Max31790<I> {
         let global = self.byte(register::GLOBAL_CONFIGURATION)?;
         let faulty = self.byte(register::FAN_FAULT_STATUS_1)?;
         for ((fan, channel), pulses) in (0..FANS).zip(&mut reading.fan).zip(self.pulses) {
+            // A chip that was reset counts no pulses, which would read as fans that stand.
             let dynamics = read_u8(&mut self.i2c, self.addr, register::FAN_DYNAMICS + fan)?;
-            let counted = SR.get(usize::from(dynamics >> SPEED_RANGE_SHIFT)).copied().unwrap_or(1);
+            holds(register::FAN_DYNAMICS + fan, DYNAMICS.into(), dynamics.into())?;
             let tach = read_be(&mut self.i2c, self.addr, register::TACH_COUNT + 2 * fan)?;
             let target = read_be(&mut self.i2c, self.addr, register::PWMOUT_TARGET_DUTY_CYCLE + 2 * fan)?;
             let fault = faulty & 1 << fan != 0;
-            *channel = Fan { rpm: rpm(tach, counted, pulses), duty: duty(target), fault };
+            *channel = Fan { rpm: rpm(tach, SR, pulses), duty: duty(target), fault };
             if fault {
                 // The bit stays until the fan is written to; it comes back with the next count if it is still true.
                 write_be(&mut self.i2c, self.addr, register::PWMOUT_TARGET_DUTY_CYCLE + 2 * fan, target)?;
             }
         }
-        let ran_out = global & global::WATCHDOG_STATUS != 0;
+        let ran_out = global & global::WATCHDOG_STATUS != 0 || std::mem::take(&mut self.ran_out);
         reading.faults = Faults::NONE.with(Fault::Watchdog, ran_out).with(Fault::Off, global & global::STANDBY != 0);
         if global & !global::KEPT != self.watchdog {
             // Ran out, put to standby or reset behind our back: the outputs obey again only after this.
@@ -236,18 +258,40 @@ mod tests {
     fn configure_sets_pwm_mode_and_arms_the_watchdog_last() {
         let mut expected = Vec::new();
         for fan in 0..6 {
-            expected.push(T::write(ADDR, vec![0x02 + fan, 0x08]));
-            expected.push(T::write_read(ADDR, vec![0x02 + fan], vec![0x08]));
+            expected.push(T::write_read(ADDR, vec![0x02 + fan], vec![0xc1]));
+            expected.push(T::write(ADDR, vec![0x02 + fan, 0x48]));
+            expected.push(T::write_read(ADDR, vec![0x02 + fan], vec![0x48]));
             expected.push(T::write(ADDR, vec![0x08 + fan, 0x40]));
             expected.push(T::write_read(ADDR, vec![0x08 + fan], vec![0x40]));
             expected.push(T::write(ADDR, vec![0x50 + 2 * fan, 0xff, 0xc0]));
             expected.push(T::write_read(ADDR, vec![0x50 + 2 * fan], vec![0xff, 0xc0]));
         }
         expected.push(T::write_read(ADDR, vec![0x00], vec![0x21]));
+        for fan in 0..6 {
+            // Its watchdog had run out: full air stays until somebody decides otherwise.
+            expected.push(T::write(ADDR, vec![0x40 + 2 * fan, 0xff, 0x80]));
+            expected.push(T::write_read(ADDR, vec![0x40 + 2 * fan], vec![0xff, 0x80]));
+        }
         expected.push(T::write(ADDR, vec![0x00, 0x24]));
         expected.push(T::write_read(ADDR, vec![0x00], vec![0x24]));
         let (mut chip, mut mock) = driver(&expected, 10);
         assert_eq!(chip.configure(), Ok(()));
+        assert!(chip.ran_out);
+        mock.done();
+    }
+
+    #[test]
+    fn one_that_was_reset_is_not_believed() {
+        let (mut chip, mut mock) = driver(
+            &[
+                T::write_read(ADDR, vec![0x00], vec![0x20]),
+                T::write_read(ADDR, vec![0x11], vec![0x00]),
+                T::write_read(ADDR, vec![0x08], vec![0x4c]),
+            ],
+            10,
+        );
+        let reset = Error::ReadBack { register: 0x08, written: 0x40, found: 0x4c };
+        assert_eq!(chip.read(&mut PART.missing(Missing::Stale)), Err(reset));
         mock.done();
     }
 
@@ -256,7 +300,7 @@ mod tests {
         let mut expected =
             vec![T::write_read(ADDR, vec![0x00], vec![0x05]), T::write_read(ADDR, vec![0x11], vec![0x02])];
         for fan in 0..6 {
-            expected.push(T::write_read(ADDR, vec![0x08 + fan], vec![0x4c]));
+            expected.push(T::write_read(ADDR, vec![0x08 + fan], vec![0x40]));
             expected.push(T::write_read(ADDR, vec![0x18 + 2 * fan], vec![0x28, 0xe0]));
             expected.push(T::write_read(ADDR, vec![0x40 + 2 * fan], vec![0x80, 0x00]));
             if fan == 1 {

@@ -5,7 +5,7 @@
 //! A command that the unit has not got is known by a NACK or by all ones (Delta's habit), and goes missing alone.
 //! Rounding is the kernel's pmbus_core: arithmetic shift, so towards minus infinity.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use embedded_hal::i2c::I2c;
 
@@ -94,14 +94,21 @@ pub struct Pmbus<I> {
     i2c: I,
     addr: u8,
     exponent: Option<i8>,
-    /// Commands that the unit has not got: asked once, because asking sets CML in its status.
-    absent: BTreeSet<u8>,
+    /// Times in a row that a command was not answered.
+    unanswered: BTreeMap<u8, u8>,
+    /// Passes since the unit was identified.
+    passes: u32,
 }
+
+/// A command that was not answered so often in a row is one that the unit has not got: a busy one misses one now and then.
+const ABSENT_AFTER: u8 = 3;
+/// How often such a command is asked for once more, in passes: seldom, because asking sets CML in the status.
+const ASK_AGAIN: u32 = 600;
 
 impl<I: I2c> Pmbus<I> {
     /// A driver for the supply at `addr`; nothing is sent yet.
     pub fn new(addr: u8, i2c: I) -> Self {
-        Self { i2c, addr, exponent: None, absent: BTreeSet::new() }
+        Self { i2c, addr, exponent: None, unanswered: BTreeMap::new(), passes: 0 }
     }
 
     /// One quantity; what the unit does not acknowledge or answers with all ones goes missing alone.
@@ -110,16 +117,20 @@ impl<I: I2c> Pmbus<I> {
         command: u8,
         convert: impl Fn(u16) -> i64,
     ) -> Result<Reading<T>, Error<I::Error>> {
-        if self.absent.contains(&command) {
+        let unanswered = self.unanswered.get(&command).copied().unwrap_or(0);
+        if unanswered >= ABSENT_AFTER && !self.passes.is_multiple_of(ASK_AGAIN) {
             return Ok(Err(Missing::NotPresent));
         }
         match read_le(&mut self.i2c, self.addr, command) {
             Err(error) if error.missing() != Missing::NotPresent => Err(error),
             Err(_) | Ok(ABSENT) => {
-                self.absent.insert(command);
+                self.unanswered.insert(command, unanswered.saturating_add(1));
                 Ok(Err(Missing::NotPresent))
             }
-            Ok(raw) => Ok(T::try_from(convert(raw)).map_err(|_| Missing::Implausible)),
+            Ok(raw) => {
+                self.unanswered.remove(&command);
+                Ok(T::try_from(convert(raw)).map_err(|_| Missing::Implausible))
+            }
         }
     }
 
@@ -136,11 +147,12 @@ impl<I: I2c> Pmbus<I> {
 }
 
 impl<I: I2c + Send> Driver<I::Error> for Pmbus<I> {
-    /// PMBUS_REVISION is part I in bits 7:4 and part II in bits 3:0, each 0 to 3 so far (revisions 1.0 to 1.3).
+    /// PMBUS_REVISION is part I in bits 7:4 and part II in bits 3:0, each 0 to 5 so far (revisions 1.0 to 1.5).
     fn identify(&mut self) -> Result<(), Error<I::Error>> {
-        self.absent.clear();
+        self.unanswered.clear();
+        self.passes = 0;
         let revision = read_u8(&mut self.i2c, self.addr, command::PMBUS_REVISION)?;
-        if revision >> 4 > 3 || revision & 0xf > 3 {
+        if revision >> 4 > 5 || revision & 0xf > 5 {
             return Err(Error::WrongPart { register: command::PMBUS_REVISION, found: revision.into() });
         }
         let vout_mode = read_u8(&mut self.i2c, self.addr, command::VOUT_MODE)?;
@@ -157,10 +169,11 @@ impl<I: I2c + Send> Driver<I::Error> for Pmbus<I> {
     }
 
     fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<I::Error>> {
+        self.passes = self.passes.wrapping_add(1);
         // A supply that is there has a STATUS_WORD: without it, it is the chip that is missing, not a quantity.
         let status = read_le(&mut self.i2c, self.addr, command::STATUS_WORD)?;
         // CML stays set until CLEAR_FAULTS, which is never sent; where we set it ourselves it says nothing.
-        reading.faults = faults(if self.absent.is_empty() { status } else { status & !CML });
+        reading.faults = faults(if self.unanswered.is_empty() { status } else { status & !CML });
         let input = Power {
             voltage: self.milli::<Millivolts>(command::READ_VIN)?,
             current: self.milli::<Milliamps>(command::READ_IIN)?,
@@ -171,6 +184,7 @@ impl<I: I2c + Send> Driver<I::Error> for Pmbus<I> {
             current: self.milli::<Milliamps>(command::READ_IOUT)?,
             power: self.milli::<Milliwatts>(command::READ_POUT)?,
         };
+        let output = if reading.faults.has(Fault::Off) { Power::missing(Missing::Off) } else { output };
         for (channel, power) in reading.power.iter_mut().zip([input, output]) {
             *channel = power;
         }
@@ -273,6 +287,29 @@ mod tests {
         let [first, second] = reading.fan.as_slice() else { panic!("two fans") };
         assert_eq!((first.rpm, second.rpm), (Ok(Rpm(3_200)), Err(Missing::Implausible)));
         assert!(first.fault && reading.faults.has(Fault::Fan));
+        mock.done();
+    }
+
+    #[test]
+    fn a_command_missed_once_is_asked_for_again_and_one_never_answered_is_left_alone() {
+        let word = |command: u8, word: u16| T::write_read(ADDR, vec![command], word.to_le_bytes().to_vec());
+        let mut mock = Mock::new(&[
+            word(0x88, ABSENT),
+            word(0x88, 230),
+            word(0x88, ABSENT),
+            word(0x88, ABSENT),
+            word(0x88, ABSENT),
+            word(0x88, 230),
+        ]);
+        let mut chip = Pmbus::new(ADDR, mock.clone());
+        let mut ask = |pass: u32| {
+            chip.passes = pass;
+            chip.milli::<Millivolts>(command::READ_VIN)
+        };
+        let (there, absent) = (Ok(Ok(Millivolts(230_000))), Ok(Err(Missing::NotPresent)));
+        assert_eq!([ask(1), ask(2)], [absent, there]);
+        assert_eq!([ask(3), ask(4), ask(5), ask(6), ask(7)], std::array::from_fn(|_| Ok(Err(Missing::NotPresent))));
+        assert_eq!(ask(ASK_AGAIN), Ok(Ok(Millivolts(230_000))));
         mock.done();
     }
 

@@ -15,6 +15,7 @@ const fn settle(kind: Kind) -> Duration {
         | Kind::ChipFault
         | Kind::WatchdogRanOut
         | Kind::FanStands
+        | Kind::FanFault
         | Kind::ZoneBlind
         | Kind::ZoneCritical => Duration::ZERO,
         Kind::UnderVoltage | Kind::OverVoltage | Kind::OverCurrent | Kind::OverPower => Duration::from_secs(2),
@@ -42,6 +43,9 @@ pub(super) fn active(board: &Board, snapshot: &Snapshot, standing: &[bool]) -> V
     for (i, (stands, fan)) in standing.iter().zip(&snapshot.fans).enumerate() {
         // A speed that could not be read is the chip's alarm: nobody measured a standstill.
         add(*stands && fan.rpm.is_ok(), Kind::FanStands, Subject::Fan(i));
+    }
+    for (i, fan) in snapshot.fans.iter().enumerate() {
+        add(fan.fault, Kind::FanFault, Subject::Fan(i));
     }
     for (i, zone) in snapshot.zones.iter().enumerate() {
         add(zone.stage == Stage::Blind, Kind::ZoneBlind, Subject::Zone(i));

@@ -1,16 +1,23 @@
 //! From what the buses found to what the rig knows: folds bus snapshots into the board's order.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::board::{Board, Point};
 use crate::reading::{BusSnapshot, ChipReading, Fan, Faults, Health, Missing, Power, Reading, Snapshot};
 use crate::units::Millicelsius;
 
-/// The tick's readings in the board's order. A bus whose last pass is older than `stale_after` has nothing but stale
-/// readings, whatever it said then.
+/// The tick's readings in the board's order. A bus whose last pass (or, before the first one, whose start) is longer ago
+/// than `stale_after` has nothing but stale readings, whatever it said then.
 #[must_use]
-pub fn gather(board: &Board, buses: &[BusSnapshot], now: Instant, stale_after: Duration) -> Snapshot {
-    let lookup = Lookup { buses, now, stale_after };
+pub fn gather(
+    board: &Board,
+    buses: &[Arc<BusSnapshot>],
+    started: Instant,
+    now: Instant,
+    stale_after: Duration,
+) -> Snapshot {
+    let lookup = Lookup { buses, started, now, stale_after };
     Snapshot {
         rails: board.rails.iter().map(|rail| lookup.power(rail.at)).collect(),
         supplies: board
@@ -27,18 +34,18 @@ pub fn gather(board: &Board, buses: &[BusSnapshot], now: Instant, stale_after: D
 }
 
 struct Lookup<'a> {
-    buses: &'a [BusSnapshot],
+    buses: &'a [Arc<BusSnapshot>],
+    started: Instant,
     now: Instant,
     stale_after: Duration,
 }
 
 impl Lookup<'_> {
     fn fresh(&self, bus: &BusSnapshot) -> Result<(), Missing> {
-        match bus.taken {
-            None => Err(Missing::NotPresent),
-            Some(taken) if self.now.saturating_duration_since(taken) > self.stale_after => Err(Missing::Stale),
-            Some(_) => Ok(()),
+        if self.now.saturating_duration_since(bus.taken.unwrap_or(self.started)) > self.stale_after {
+            return Err(Missing::Stale);
         }
+        if bus.taken.is_some() { Ok(()) } else { Err(Missing::NotPresent) }
     }
 
     fn chip(&self, at: Point) -> Result<&ChipReading, Missing> {
@@ -102,12 +109,17 @@ mod tests {
             }
         };
         // In the board's order: air, then main.
-        let buses = [bus("air", Duration::from_secs(3)), bus("main", Duration::from_secs(1))];
-        let snapshot = gather(&board, &buses, now, Duration::from_millis(2500));
+        let buses = [bus("air", Duration::from_secs(3)), bus("main", Duration::from_secs(1))].map(Arc::new);
+        let snapshot = gather(&board, &buses, now, now, Duration::from_millis(2500));
         assert!(snapshot.rails.iter().all(|rail| rail.voltage.is_ok()));
         assert!(snapshot.sensors.iter().all(|sensor| *sensor == Err(Missing::Stale)));
         assert!(snapshot.fans.iter().all(|fan| fan.rpm == Err(Missing::Stale)));
         let failed = snapshot.chips.iter().filter(|(health, _)| *health == Health::Failed(Missing::Stale)).count();
         assert_eq!(failed, 4, "the fan controller and three sensors");
+        // A bus whose first pass hangs from the start is found out just the same.
+        let never = [Arc::new(BusSnapshot { taken: None, ..(*buses[0]).clone() }), Arc::clone(&buses[1])];
+        let at = |after| gather(&board, &never, now - after, now, Duration::from_millis(2500)).sensors;
+        assert_eq!(at(Duration::from_secs(1))[0], Err(Missing::NotPresent));
+        assert_eq!(at(Duration::from_secs(3))[0], Err(Missing::Stale));
     }
 }

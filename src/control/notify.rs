@@ -3,6 +3,7 @@
 //! Alive is said by the control thread after a finished tick and by nobody else, so that systemd's watchdog guards the
 //! loop that keeps the rig cool and not the process around it.
 
+use std::cell::Cell;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
@@ -17,6 +18,8 @@ pub struct Notify {
     /// A third of `WATCHDOG_USEC`: often enough to miss one, seldom enough to cost nothing at 100 ticks a second.
     period: Option<Duration>,
     last: Option<Instant>,
+    /// A failure was said; the next is not.
+    told: Cell<bool>,
 }
 
 impl Notify {
@@ -29,7 +32,7 @@ impl Notify {
             Ok(socket) => Self {
                 socket: Some(socket),
                 period: watchdog.map(|micros| Duration::from_micros(micros) / 3),
-                last: None,
+                ..Self::default()
             },
             Err(error) => {
                 warn!("systemd's notification socket cannot be used: {error}");
@@ -60,6 +63,7 @@ impl Notify {
     fn send(&self, text: &str) {
         if let Some((socket, address)) = &self.socket
             && let Err(error) = socket.send_to_addr(text.as_bytes(), address)
+            && !self.told.replace(true)
         {
             warn!("could not tell systemd {text}: {error}");
         }
@@ -88,7 +92,7 @@ mod tests {
         let address = SocketAddr::from_abstract_name(&name.as_bytes()[1..]).unwrap();
         let systemd = UnixDatagram::bind_addr(&address).unwrap();
         let socket = connect(Path::new(&name)).unwrap();
-        let mut notify = Notify { socket: Some(socket), period: Some(Duration::from_secs(3)), last: None };
+        let mut notify = Notify { socket: Some(socket), period: Some(Duration::from_secs(3)), ..Notify::default() };
         let start = crate::clock::now();
         notify.ready();
         for second in 0..7 {

@@ -47,6 +47,9 @@ struct FanState {
 struct ZoneState {
     /// The last drive; `None` before the first decision.
     duty: Option<Duty>,
+    /// Time that was too short for the slew limit to turn into a step; not lost, or a drive would never move at 100 ticks
+    /// a second.
+    unused: Duration,
     /// The temperature that the curve is read at: follows upwards at once, downwards behind the hysteresis.
     held: Option<Millicelsius>,
     critical: bool,
@@ -66,8 +69,8 @@ pub struct Inputs<'a> {
 /// What to do, in the board's order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Orders {
-    /// What each zone is driven at, and why; `None` while it starts and nothing is to be changed.
-    pub zones: Vec<Option<Zone>>,
+    /// What each zone is driven at, and why; no drive while it starts and nothing is to be changed.
+    pub zones: Vec<Zone>,
     /// What is believed of each sensor after the checks.
     pub sensors: Vec<Reading<Millicelsius>>,
     /// Fans that stand although driven.
@@ -101,7 +104,11 @@ pub fn step(board: &Board, mut state: State, inputs: &Inputs<'_>) -> (State, Ord
         orders.sensors.push(believe(sensor, memory, *reading, now));
     }
     for ((fan, memory), reading) in board.fans.iter().zip(&mut state.fans).zip(inputs.fans) {
-        let driven = fan.zone.and_then(|zone| state.zones.get(zone)).and_then(|zone| zone.duty);
+        // A fan that is only watched is driven by somebody else, and is expected to turn.
+        let driven = match fan.zone {
+            Some(zone) => state.zones.get(zone).and_then(|zone| zone.duty),
+            None => Some(Duty::FULL),
+        };
         orders.standing.push(stands(fan, memory, reading, driven, now));
     }
     for (zone, memory) in board.zones.iter().zip(&mut state.zones) {
@@ -171,35 +178,35 @@ fn decide(
     starting: bool,
     since: Duration,
     found: impl Fn() -> Duty,
-) -> Option<Zone> {
+) -> Zone {
     let Ok(hottest) = hottest else {
         if memory.duty.is_none() && starting {
-            return None;
+            return Zone { duty: Err(Missing::NotPresent), stage: Stage::Starting };
         }
         // What was held is forgotten: nobody knows what happened meanwhile.
         memory.held = None;
-        return Some(full_air(memory, Stage::Blind));
+        return full_air(memory, Stage::Blind);
     };
     let held = hold(memory.held, hottest, zone.hysteresis);
     memory.held = Some(held);
     let release = Millicelsius(zone.critical.0.saturating_sub(zone.hysteresis.0));
     memory.critical = hottest >= zone.critical || (memory.critical && hottest > release);
     if memory.critical {
-        return Some(full_air(memory, Stage::Critical));
+        return full_air(memory, Stage::Critical);
     }
     if fan_failed {
-        return Some(full_air(memory, Stage::FanFailed));
+        return full_air(memory, Stage::FanFailed);
     }
     let before = memory.duty.unwrap_or_else(found);
-    let duty = slew(before, curve(&zone.curve, held), zone.slew_per_s, since);
-    memory.duty = Some(duty);
-    Some(Zone { duty, stage: Stage::Normal })
+    let (duty, unused) = slew(before, curve(&zone.curve, held), zone.slew_per_s, memory.unused + since);
+    (memory.duty, memory.unused) = (Some(duty), unused);
+    Zone { duty: Ok(duty), stage: Stage::Normal }
 }
 
 /// Safety does not wait for the slew limit.
 fn full_air(memory: &mut ZoneState, stage: Stage) -> Zone {
-    memory.duty = Some(Duty::FULL);
-    Zone { duty: Duty::FULL, stage }
+    (memory.duty, memory.unused) = (Some(Duty::FULL), Duration::ZERO);
+    Zone { duty: Ok(Duty::FULL), stage }
 }
 
 /// Follows upwards at once and downwards only behind the hysteresis.
@@ -229,13 +236,20 @@ fn between(low: (Millicelsius, Duty), high: (Millicelsius, Duty), at: Millicelsi
     Duty::saturating(u32::try_from(i64::from(low.1.hundredths()) + more).unwrap_or(u32::MAX))
 }
 
-/// `target`, as far as it can be reached from `before` in this time.
-fn slew(before: Duty, target: Duty, per_s: Duty, since: Duration) -> Duty {
-    let reach = u128::from(per_s.hundredths()) * since.as_micros() / 1_000_000;
-    let reach = u16::try_from(reach).unwrap_or(u16::MAX);
-    let low = before.hundredths().saturating_sub(reach);
-    let high = before.hundredths().saturating_add(reach);
-    Duty::saturating(target.hundredths().clamp(low, high).into())
+/// `target`, as far as it can be reached from `before` in this time, and the time that was left over.
+fn slew(before: Duty, target: Duty, per_s: Duty, time: Duration) -> (Duty, Duration) {
+    const MICROS: u128 = 1_000_000;
+    let rate = u128::from(per_s.hundredths());
+    let reach = rate * time.as_micros() / MICROS;
+    let reached = u16::try_from(reach).unwrap_or(u16::MAX);
+    let low = before.hundredths().saturating_sub(reached);
+    let high = before.hundredths().saturating_add(reached);
+    let duty = Duty::saturating(target.hundredths().clamp(low, high).into());
+    if duty == target {
+        return (duty, Duration::ZERO);
+    }
+    let used = (reach * MICROS).div_ceil(rate.max(1));
+    (duty, time.saturating_sub(Duration::from_micros(u64::try_from(used).unwrap_or(u64::MAX))))
 }
 
 #[cfg(test)]

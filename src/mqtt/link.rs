@@ -46,8 +46,8 @@ pub(super) enum Report {
     Up(Up),
     /// The packet handed over next in order has this id.
     Sent(u16),
-    /// The broker has taken the packet, or refused it with a reason.
-    Acknowledged { id: u16, refused: Option<String> },
+    /// The broker has answered for the packet.
+    Acknowledged { id: u16, answer: Answer },
     /// Not connected any more.
     Down,
 }
@@ -58,6 +58,31 @@ enum End {
     Left,
     /// For this reason.
     Failed(String),
+}
+
+/// What a broker says to a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It has it.
+    Taken,
+    /// Not now, for this reason: it may take the same message later.
+    Later(String),
+    /// Never, for this reason: it would say the same again.
+    Never(String),
+}
+
+/// The reason codes of MQTT 5, table 3-4 (3.4.2.1), by what they mean for the message.
+fn answer(reason: PubAckReason) -> Answer {
+    match reason {
+        PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Answer::Taken,
+        PubAckReason::UnspecifiedError
+        | PubAckReason::ImplementationSpecificError
+        | PubAckReason::PacketIdentifierInUse
+        | PubAckReason::QuotaExceeded => Answer::Later(format!("{reason:?}")),
+        PubAckReason::NotAuthorized | PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
+            Answer::Never(format!("{reason:?}"))
+        }
+    }
 }
 
 /// What the broker said as it let us in.
@@ -78,11 +103,19 @@ pub(super) struct Client {
     /// Cleared by the link before it throws its state away, so that nothing is handed over in between and the order of
     /// `Report::Sent` keeps matching the order of publishing.
     live: Arc<AtomicBool>,
+    /// The end of the connection is wanted; without it a disconnect is a failure, whoever asked for it.
+    leaving: Arc<AtomicBool>,
 }
 
 impl Client {
     pub(super) fn live(&self) -> bool {
         self.live.load(Ordering::Acquire)
+    }
+
+    /// Asks for the end of the connection; `false` where the link has no room for the packet now.
+    pub(super) fn leave(&self) -> bool {
+        self.leaving.store(true, Ordering::Release);
+        self.inner.try_disconnect().is_ok()
     }
 }
 
@@ -91,9 +124,9 @@ pub(super) struct Link {
     eventloop: EventLoop,
     reports: mpsc::Sender<Report>,
     live: Arc<AtomicBool>,
+    leaving: Arc<AtomicBool>,
     backoff: BackOff,
-    /// Longest silence of the event loop that is still life: it pings once per keep-alive.
-    guard: Duration,
+    keepalive: Duration,
     rig: RigId,
     encoding: Encoding,
     start: Start,
@@ -129,14 +162,15 @@ impl Link {
             options.set_credentials(username, password.unwrap_or_default());
         }
         let (inner, eventloop) = AsyncClient::new(options, CHANNEL);
-        let live = Arc::new(AtomicBool::new(false));
+        let (live, leaving) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (reports, inbox) = mpsc::channel(REPORTS);
         let link = Self {
             eventloop,
             reports,
             live: Arc::clone(&live),
+            leaving: Arc::clone(&leaving),
             backoff: BackOff::new(start.seed),
-            guard: broker.keepalive * 3 / 2 + Duration::from_secs(3),
+            keepalive: broker.keepalive,
             rig: config.rig.clone(),
             encoding: config.encoding,
             start,
@@ -144,14 +178,16 @@ impl Link {
             connection: 0,
             told: None,
         };
-        (link, Client { inner, live }, inbox)
+        (link, Client { inner, live, leaving }, inbox)
     }
 
     /// Connects and polls for as long as somebody listens.
     pub(super) async fn run(mut self) {
         loop {
-            self.connection = self.connection.saturating_add(1);
-            self.eventloop.options.set_last_will(will(&self.rig, self.encoding, self.start.boot, self.connection));
+            let next = self.connection.saturating_add(1);
+            self.eventloop.options.set_last_will(will(&self.rig, self.encoding, self.start.boot, next));
+            // The last broker may have set another.
+            self.eventloop.options.set_keep_alive(self.keepalive);
             let attempt = clock::now();
             let (up, end) = self.session().await;
             self.live.store(false, Ordering::Release);
@@ -173,7 +209,7 @@ impl Link {
         let mut up = None;
         loop {
             // The first poll connects, under rumqttc's own time-out for that.
-            let guard = if up.is_some() { self.guard } else { CONNECT + Duration::from_secs(1) };
+            let guard = if up.is_some() { self.guard() } else { CONNECT + Duration::from_secs(1) };
             let event = match timeout(guard, self.eventloop.poll()).await {
                 Ok(Ok(event)) => event,
                 Ok(Err(error)) => return (up, End::Failed(error.to_string())),
@@ -182,6 +218,11 @@ impl Link {
             let report = match event {
                 Event::Incoming(Packet::ConnAck(connack)) => {
                     up = Some(clock::now());
+                    self.connection = self.connection.saturating_add(1);
+                    if self.eventloop.options.keep_alive().is_zero() {
+                        // The broker wants none; ours is what tells a dead peer from a silent one.
+                        self.eventloop.options.set_keep_alive(self.keepalive);
+                    }
                     self.live.store(true, Ordering::Release);
                     info!("connected to {}", self.broker);
                     self.told = None;
@@ -190,17 +231,26 @@ impl Link {
                 // Id 0 is a QoS 0 message, which nobody answers for.
                 Event::Outgoing(Outgoing::Publish(id)) if id != 0 => Report::Sent(id),
                 Event::Incoming(Packet::PubAck(ack)) => {
-                    let taken = matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
-                    let refused = (!taken).then(|| format!("{:?}", ack.reason));
-                    Report::Acknowledged { id: ack.pkid, refused }
+                    Report::Acknowledged { id: ack.pkid, answer: answer(ack.reason) }
                 }
-                Event::Outgoing(Outgoing::Disconnect) => return (up, End::Left),
+                Event::Outgoing(Outgoing::Disconnect) if self.leaving.load(Ordering::Acquire) => {
+                    return (up, End::Left);
+                }
+                Event::Outgoing(Outgoing::Disconnect) => {
+                    return (up, End::Failed("the broker broke the protocol".to_owned()));
+                }
                 Event::Incoming(_) | Event::Outgoing(_) => continue,
             };
             if self.reports.send(report).await.is_err() {
                 return (up, End::Left);
             }
         }
+    }
+
+    /// Longest silence of the event loop that is still life: it pings once per keep-alive, the broker's where that has set
+    /// one.
+    fn guard(&self) -> Duration {
+        self.eventloop.options.keep_alive() * 3 / 2 + Duration::from_secs(3)
     }
 
     fn admitted(&self, connack: &ConnAck) -> Up {

@@ -3,7 +3,8 @@
 //! ```text
 //! push ──> Waiting ── next ──> InFlight ── acknowledged ──> gone
 //!             ▲                   │
-//!             └── disconnected ───┘
+//!             └─ disconnected, ───┘
+//!                  returned
 //! ```
 //!
 //! At the bound the oldest waiting telemetry goes first and events only when there is no telemetry left to drop; every
@@ -149,6 +150,14 @@ impl Outbox {
         let queue = self.queue(ticket.lane);
         if let Some(index) = queue.position(ticket.seq) {
             queue.remove(index);
+        }
+    }
+
+    /// The broker would not take it now: it waits again.
+    pub fn returned(&mut self, ticket: Ticket) {
+        let queue = self.queue(ticket.lane);
+        if let Some(record) = queue.position(ticket.seq).and_then(|index| queue.records.get_mut(index)) {
+            record.in_flight = false;
         }
     }
 

@@ -7,26 +7,23 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::link::{Client, Report, Up};
+use super::link::{Answer, Client, Report, Up};
 use super::outbox::{Lane, Outbox, Ticket};
+use super::packet::Packet;
 use super::{Inputs, Start};
 use crate::alarm::Edge;
 use crate::board::Board;
 use crate::clock;
 use crate::config::Config;
 use crate::wire::{
-    Birth, Encoding, Event, Header, Kind, MAX_MESSAGE, Online, OutboxInfo, Reason, RigId, Telemetry, Topic, encode,
+    Birth, Encoding, Event, Header, Kind, Losses, Online, OutboxInfo, Reason, RigId, Telemetry, Topic, encode,
 };
 
-/// Room in a packet for its fixed header, topic length, packet id and properties.
-const PACKET_OVERHEAD: usize = 96;
-/// Telemetry is worth nothing to a subscriber that comes back after an hour.
-const TELEMETRY_EXPIRY_S: u32 = 3_600;
+/// How long a clean stop waits for the broker: for what still waits, for the last word, and for the disconnect itself.
+const FAREWELL: [Duration; 3] = [Duration::from_millis(1_200), Duration::from_millis(500), Duration::from_millis(300)];
 
 /// A packet handed to the link, in order, to be matched with the id that it gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +34,16 @@ enum Handed {
     Message(Ticket),
 }
 
+impl Handed {
+    const fn kind(self) -> Kind {
+        match self {
+            Self::State(kind) => kind,
+            Self::Message(ticket) => ticket.lane.kind(),
+        }
+    }
+}
+
+/// Turns what the rig knows into messages.
 pub(super) struct Publisher {
     rig: RigId,
     encoding: Encoding,
@@ -59,6 +66,8 @@ pub(super) struct Publisher {
     /// The reason of the refusal that was logged last.
     told: Option<String>,
     due: Option<Instant>,
+    /// The broker asked for a pause; it lasts until the next tick.
+    paused: bool,
 }
 
 impl Publisher {
@@ -89,11 +98,12 @@ impl Publisher {
             refused: 0,
             told: None,
             due: None,
+            paused: false,
         }
     }
 
-    /// Publishes until it is told to stop, then says so and waits for the broker to take it, at most for `farewell`.
-    pub(super) async fn run(mut self, farewell: Duration) {
+    /// Publishes until control has ended, then says so and waits a bounded time for the broker to take it.
+    pub(super) async fn run(mut self) {
         loop {
             tokio::select! {
                 changed = self.inputs.snapshot.changed() => match changed {
@@ -102,18 +112,19 @@ impl Publisher {
                 },
                 Some(edge) = self.inputs.events.recv() => self.event(&edge),
                 Some(report) = self.reports.recv() => self.report(report),
-                _ = self.inputs.stop.changed() => break,
             }
             self.feed();
         }
-        if timeout(farewell, self.farewell()).await.is_err() {
-            debug!("the broker did not take the last words in time");
+        while let Ok(edge) = self.inputs.events.try_recv() {
+            self.event(&edge);
         }
+        self.farewell().await;
     }
 
     /// A tick is done: telemetry where it is due.
     fn sample(&mut self) {
         let now = clock::now();
+        self.paused = false;
         // A snapshot that comes a little early is this period's all the same: ticks and periods are not in step.
         let slack = (self.period / 10).min(Duration::from_millis(100));
         if self.due.is_none_or(|due| now + slack >= due) {
@@ -123,10 +134,14 @@ impl Publisher {
     }
 
     fn telemetry(&mut self) {
-        let snapshot = self.inputs.snapshot.borrow_and_update();
-        let (lost, dropped) = (self.inputs.lost_events.load(Ordering::Relaxed), self.outbox.dropped());
-        let body = Telemetry::new(self.birth.id, clock::unix_ms(), uptime(self.start), &snapshot, lost, dropped);
-        drop(snapshot);
+        // The lock is held for the copy of a pointer only: control never waits for a message to be built.
+        let snapshot = Arc::clone(&self.inputs.snapshot.borrow_and_update());
+        let losses = Losses {
+            events: self.inputs.lost_events.load(Ordering::Relaxed),
+            dropped: self.outbox.dropped(),
+            refused: self.refused,
+        };
+        let body = Telemetry::new(self.birth.id, clock::unix_ms(), uptime(self.start), &snapshot, losses);
         let (encoding, boot) = (self.encoding, self.start.boot);
         self.outbox.push(Lane::Telemetry, |seq| encode(encoding, Header::new(Kind::Telemetry, boot, seq), &body));
     }
@@ -151,7 +166,7 @@ impl Publisher {
                     self.numbered.insert(id, handed);
                 }
             }
-            Report::Acknowledged { id, refused } => self.acknowledged(id, refused),
+            Report::Acknowledged { id, answer } => self.acknowledged(id, answer),
             Report::Down => self.start_over(),
         }
     }
@@ -164,18 +179,36 @@ impl Publisher {
         self.outbox.disconnected();
     }
 
-    fn acknowledged(&mut self, id: u16, refused: Option<String>) {
+    fn acknowledged(&mut self, id: u16, answer: Answer) {
         let Some(handed) = self.numbered.remove(&id) else { return };
+        match (answer, handed) {
+            (Answer::Taken, Handed::Message(ticket)) => self.outbox.settled(ticket),
+            (Answer::Taken, Handed::State(_)) => {}
+            (Answer::Later(reason), handed) => {
+                self.paused = true;
+                if let Handed::Message(ticket) = handed {
+                    self.outbox.returned(ticket);
+                }
+                self.complain(handed, &reason);
+            }
+            (Answer::Never(reason), handed) => self.lost(handed, &reason),
+        }
+    }
+
+    /// It will never be taken: it counts as lost.
+    fn lost(&mut self, handed: Handed, reason: &str) {
         if let Handed::Message(ticket) = handed {
             self.outbox.settled(ticket);
         }
-        if let Some(reason) = refused {
-            // Sending it again would be refused again: it counts as lost, and is said once per reason.
-            self.refused = self.refused.saturating_add(1);
-            if self.told.as_ref() != Some(&reason) {
-                warn!("the broker refused {handed:?}: {reason}");
-                self.told = Some(reason);
-            }
+        self.refused = self.refused.saturating_add(1);
+        self.complain(handed, reason);
+    }
+
+    /// Said once per reason.
+    fn complain(&mut self, handed: Handed, reason: &str) {
+        if self.told.as_deref() != Some(reason) {
+            warn!("the broker does not take our {}: {reason}", Topic::new(self.rig.clone(), handed.kind()));
+            self.told = Some(reason.to_owned());
         }
     }
 
@@ -200,68 +233,63 @@ impl Publisher {
     /// Hands over what the window allows: state first, then the outbox.
     fn feed(&mut self) {
         let Some(up) = self.up else { return };
-        while self.client.live() && self.unnumbered.len() + self.numbered.len() < up.window {
-            if let Some((kind, payload)) = self.state.front() {
-                if !self.hand_over(*kind, payload.clone(), up) {
-                    return;
+        while self.client.live() && !self.paused && self.on_the_way() < up.window {
+            let (handed, payload) = match (self.state.pop_front(), self.outbox.next()) {
+                (Some((kind, payload)), _) => (Handed::State(kind), payload),
+                (None, Some((ticket, payload))) => (Handed::Message(ticket), payload.to_vec()),
+                (None, None) => return,
+            };
+            let packet = Packet::new(&self.rig, self.encoding, handed.kind(), payload);
+            let size = packet.size();
+            if size > up.max_packet {
+                self.lost(handed, &format!("{size} bytes are over its limit of {}", up.max_packet));
+                continue;
+            }
+            if let Err(payload) = packet.hand_over(&self.client) {
+                // The link's channel is full; its next report makes room.
+                if let Handed::State(kind) = handed {
+                    self.state.push_front((kind, payload));
                 }
-                let kind = *kind;
-                self.state.pop_front();
-                self.unnumbered.push_back(Handed::State(kind));
-                continue;
-            }
-            let Some((ticket, payload)) = self.outbox.next() else { return };
-            if payload.len() + PACKET_OVERHEAD > up.max_packet {
-                warn!(
-                    "a message of {} bytes is over the broker's limit of {} and is dropped",
-                    payload.len(),
-                    up.max_packet
-                );
-                self.refused = self.refused.saturating_add(1);
-                self.outbox.settled(ticket);
-                continue;
-            }
-            if !self.hand_over(ticket.lane.kind(), payload.to_vec(), up) {
                 return;
             }
-            self.outbox.sent(ticket);
-            self.unnumbered.push_back(Handed::Message(ticket));
+            if let Handed::Message(ticket) = handed {
+                self.outbox.sent(ticket);
+            }
+            self.unnumbered.push_back(handed);
         }
     }
 
-    /// `false` where the link's channel is full; the next report makes room.
-    fn hand_over(&self, kind: Kind, payload: Vec<u8>, up: Up) -> bool {
-        debug_assert!(payload.len() <= MAX_MESSAGE.max(up.max_packet), "sizes are checked before");
-        let (retain, expiry) = match kind {
-            Kind::Online | Kind::Birth => (true, None),
-            Kind::Telemetry => (false, Some(TELEMETRY_EXPIRY_S)),
-            Kind::Event => (false, None),
-        };
-        let properties = PublishProperties {
-            content_type: Some(self.encoding.content_type().to_owned()),
-            message_expiry_interval: expiry,
-            ..PublishProperties::default()
-        };
-        let topic = Topic::new(self.rig.clone(), kind).to_string();
-        self.client.inner.try_publish_with_properties(topic, QoS::AtLeastOnce, retain, payload, properties).is_ok()
+    fn on_the_way(&self) -> usize {
+        self.unnumbered.len() + self.numbered.len()
     }
 
-    /// Says that the rig stops on purpose, after all that still waits, and leaves when the broker has it.
+    /// What still waits, then that the rig stops on purpose, then the end of the connection: each for a bounded time, and
+    /// the last in any case, so that the broker does not call a rig lost that left.
     async fn farewell(&mut self) {
         let Some(up) = self.up else { return };
+        let [backlog, word, end] = FAREWELL;
+        self.paused = false;
+        self.feed();
+        let _ = timeout(backlog, self.until(|this| this.outbox.waiting() == 0)).await;
         self.say(&Online { online: false, connection: up.connection, reason: Reason::Stopped });
         self.feed();
-        while self.up.is_some() && !(self.state.is_empty() && self.unnumbered.is_empty() && self.numbered.is_empty()) {
+        let said = timeout(word, self.until(|this| this.state.is_empty() && this.on_the_way() == 0)).await;
+        // Where the channel is full the link is stuck, and its end is the process's.
+        if self.client.leave() {
+            // Its last report is that it is down.
+            let _ = timeout(end, self.until(|this| this.up.is_none())).await;
+        }
+        if said.is_err() {
+            debug!("the broker did not take the last words in time");
+        }
+    }
+
+    /// Takes reports in until something is so, or the link is down.
+    async fn until(&mut self, good: impl Fn(&Self) -> bool) {
+        while self.up.is_some() && !good(self) {
             let Some(report) = self.reports.recv().await else { return };
             self.report(report);
             self.feed();
-        }
-        if self.client.inner.try_disconnect().is_ok() {
-            // The link ends the connection once the packet is out; its last report is that it is down.
-            while self.up.is_some() {
-                let Some(report) = self.reports.recv().await else { return };
-                self.report(report);
-            }
         }
     }
 }

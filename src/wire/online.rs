@@ -19,7 +19,7 @@ pub struct Online {
 pub enum Reason {
     /// It has just connected.
     Connected,
-    /// The agent was stopped on purpose; its fans are at full air.
+    /// The agent was stopped on purpose; it has ordered full air.
     Stopped,
     /// It vanished: power, network or agent.
     Lost,

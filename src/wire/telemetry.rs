@@ -36,6 +36,19 @@ pub struct Telemetry {
     pub lost_events: u32,
     /// Messages that the outbox had to drop since the agent's start.
     pub dropped: u32,
+    /// Messages that the broker refused for good since the agent's start.
+    pub refused: u32,
+}
+
+/// What was lost on the way to the broker since the agent's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Events inside the agent.
+    pub events: u32,
+    /// Messages dropped by the outbox.
+    pub dropped: u32,
+    /// Messages refused by the broker.
+    pub refused: u32,
 }
 
 /// A power measurement.
@@ -72,8 +85,8 @@ pub struct Fan {
 /// A thermal zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Zone {
-    /// Drive ordered in this tick, hundredths of a percent.
-    pub duty: Duty,
+    /// Drive ordered in this tick, hundredths of a percent; not present while nothing is ordered yet.
+    pub duty: Value<Duty>,
     /// Why.
     pub stage: Stage,
 }
@@ -107,7 +120,7 @@ impl From<reading::Power> for Power {
 impl Telemetry {
     /// A snapshot as it goes out.
     #[must_use]
-    pub fn new(birth: u32, unix_ms: u64, uptime_ms: u64, snapshot: &Snapshot, lost_events: u32, dropped: u32) -> Self {
+    pub fn new(birth: u32, unix_ms: u64, uptime_ms: u64, snapshot: &Snapshot, losses: Losses) -> Self {
         let fan = |fan: &reading::Fan| Fan { rpm: fan.rpm.into(), duty: fan.duty.into(), fault: fan.fault };
         Self {
             birth,
@@ -121,7 +134,7 @@ impl Telemetry {
                 .collect(),
             sensors: snapshot.sensors.iter().map(|sensor| Value(*sensor)).collect(),
             fans: snapshot.fans.iter().map(fan).collect(),
-            zones: snapshot.zones.iter().map(|zone| Zone { duty: zone.duty, stage: zone.stage }).collect(),
+            zones: snapshot.zones.iter().map(|zone| Zone { duty: zone.duty.into(), stage: zone.stage }).collect(),
             troubles: troubles(&snapshot.chips),
             alarms: snapshot
                 .alarms
@@ -129,8 +142,9 @@ impl Telemetry {
                 .map(|alarm| AlarmNow { alarm: alarm.kind, subject: alarm.subject.into() })
                 .collect(),
             repairs: snapshot.repairs,
-            lost_events,
-            dropped,
+            lost_events: losses.events,
+            dropped: losses.dropped,
+            refused: losses.refused,
         }
     }
 }

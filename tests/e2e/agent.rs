@@ -129,6 +129,11 @@ impl Agent {
         self.process = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap());
     }
 
+    /// Another place for what it logs.
+    pub(crate) fn stderr_to(&mut self, path: PathBuf) {
+        self.stderr = path;
+    }
+
     /// The agent's command line without a verb.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rigd"));

@@ -53,6 +53,7 @@ fn gone_and_back_it_is_told_again_who_we_are() {
         }
     };
     let (first, boot) = subscriber.wait("a birth", birth(1));
+    assert_eq!(first, 1);
     broker.kill();
     agent.logged("lost broker");
     broker.run();
@@ -130,12 +131,25 @@ fn a_topic_that_is_refused_is_counted_and_does_not_loop() {
     broker.run();
     let subscriber = Subscriber::new(broker.port);
     let agent = Agent::start(&broker, Setup::default());
-    agent.logged("the broker refused");
+    agent.logged("the broker does not take our r1/rig-1/up/tele: NotAuthorized");
     subscriber.wait("online", |heard| {
         heard.iter().any(|one| matches!(one.message, Message::Online(o) if o.online)).then_some(())
     });
-    assert_eq!(agent.log().matches("the broker refused").count(), 1);
+    assert_eq!(agent.log().matches("the broker does not take").count(), 1);
     assert_eq!(agent.log().matches("connected to").count(), 1, "a refusal is no reason to reconnect");
+}
+
+/// A broker with a limit below our birth: it goes without, says so once, and does not reconnect for ever.
+#[test]
+fn a_message_over_the_brokers_limit_is_dropped_and_does_not_loop() {
+    let mut broker = Broker::with("allow_anonymous true\nmax_packet_size 600\n");
+    broker.run();
+    let subscriber = Subscriber::new(broker.port);
+    let agent = Agent::start(&broker, Setup::default());
+    let telemetry = subscriber.telemetry("a sample, counting what was lost", |t| t.refused > 0);
+    assert_eq!(telemetry.refused, 1);
+    agent.logged("r1/rig-1/up/birth: ");
+    assert_eq!(agent.log().matches("connected to").count(), 1);
 }
 
 #[test]

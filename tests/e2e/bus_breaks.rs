@@ -37,8 +37,9 @@ fn rail(telemetry: &Telemetry, index: usize) -> Reading<()> {
     telemetry.rails[index].mv.0.map(drop)
 }
 
+/// A zone that is only starting has no drive: taken as none at all.
 fn stage(telemetry: &Telemetry) -> (Stage, Duty) {
-    (telemetry.zones[0].stage, telemetry.zones[0].duty)
+    (telemetry.zones[0].stage, telemetry.zones[0].duty.0.unwrap_or(Duty::OFF))
 }
 
 #[test]
@@ -109,13 +110,11 @@ fn a_stuck_bus_stops_that_bus_only() {
         world.subscriber.telemetry("every rail is missing", |t| t.rails.iter().all(|rail| rail.mv.0.is_err()));
     assert_eq!(stage(&telemetry).0, Stage::Normal, "the air has a bus of its own");
     // Fans go on being driven: a rig that gets hotter gets more air while the other bus hangs.
-    let before = telemetry.zones[0].duty;
+    let before = stage(&telemetry).1;
     world.agent.sim.control("set gpu all load 1.0").unwrap();
     world.agent.sim.control("set ambient 45000").unwrap();
     world.agent.sim.control("set speed 60").unwrap();
-    world
-        .subscriber
-        .telemetry("more air", |t| t.zones[0].duty > before && t.rails.iter().all(|rail| rail.mv.0.is_err()));
+    world.subscriber.telemetry("more air", |t| stage(t).1 > before && t.rails.iter().all(|rail| rail.mv.0.is_err()));
     world.agent.sim.control("set speed 1").unwrap();
     world.agent.sim.clear().unwrap();
     world.subscriber.telemetry("rails are back", |t| t.rails.iter().all(|rail| rail.mv.0.is_ok()));
@@ -220,6 +219,20 @@ fn a_drive_that_was_changed_behind_our_back_is_repaired() {
     assert!(repaired);
     world.agent.fans("every fan is driven again", |percent| percent > 20);
     world.agent.logged("set again");
+}
+
+/// Out for less than a pass or two: its tachometers are off and its watchdog is not armed until it is set up anew.
+#[test]
+fn a_fan_controller_that_was_reset_for_a_moment_is_not_taken_for_standing_fans() {
+    let world = world(Setup::default());
+    world.subscriber.telemetry("all is well", well);
+    world.agent.sim.fault(Fault::chip("air", 0x20, Kind::Gone)).unwrap();
+    world.agent.sim.clear().unwrap();
+    let start = world.subscriber.telemetry("a sample", |_| true).uptime_ms;
+    let spin_up = 6_000;
+    let later = world.subscriber.telemetry("longer than a spin-up later", |t| t.uptime_ms > start + spin_up);
+    assert!(well(&later), "{later:?}");
+    assert!(later.fans.iter().all(|fan| fan.rpm.0.is_ok_and(|rpm| rpm.0 > 500)));
 }
 
 #[test]

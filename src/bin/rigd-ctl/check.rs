@@ -28,8 +28,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Some(board) => (Board::load(board)?, Host::default()),
         None => {
             let config = Config::load(&arguments.config)?;
-            let board = Board::load(&config.board)?;
-            let host = config.host(&arguments.config, &board)?;
+            let board = Board::load(&config.place.board)?;
+            let host = config.place.host(&arguments.config, &board)?;
             config.broker.password()?;
             describe_config(&mut text, &arguments.config, &config)?;
             (board, host)

@@ -5,6 +5,7 @@ mod session;
 mod table;
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rigd::clock;
@@ -28,6 +29,12 @@ pub(crate) struct Arguments {
     /// The broker
     #[arg(long, default_value = "mqtt://127.0.0.1:1883", value_parser = Broker::from_url)]
     broker: Broker,
+    /// User name, where the broker wants one; each watcher needs its own
+    #[arg(long)]
+    username: Option<String>,
+    /// File that holds the password
+    #[arg(long, requires = "username")]
+    password_file: Option<PathBuf>,
     /// Only this rig; may be given several times
     #[arg(long)]
     rig: Vec<RigId>,
@@ -64,7 +71,12 @@ async fn watch(arguments: &Arguments) -> anyhow::Result<()> {
         (false, false) => Form::Lines,
     };
     let mut fleet = Fleet::default();
-    let mut inbox = subscribe(&arguments.broker, &arguments.rig);
+    let broker = Broker {
+        username: arguments.username.clone(),
+        password_file: arguments.password_file.clone(),
+        ..arguments.broker.clone()
+    };
+    let mut inbox = subscribe(&broker, broker.password()?, &arguments.rig);
     let mut state = "connecting".to_owned();
     let limit = match (arguments.seconds, arguments.once) {
         (Some(seconds), _) => Some(Duration::from_secs(seconds)),

@@ -56,6 +56,8 @@ fn percent(percent: u8) -> Duty {
 
 const TURNS: Fan = Fan { rpm: Ok(Rpm(2000)), duty: Ok(Duty::OFF), fault: false };
 
+const STARTING_ZONE: Zone = Zone { duty: Err(Missing::NotPresent), stage: Stage::Starting };
+
 /// A rig that is stepped once a second.
 struct Rig {
     board: Board,
@@ -85,8 +87,8 @@ impl Rig {
     }
 
     fn zone(&mut self, sensors: [Reading<Millicelsius>; 2]) -> (Duty, Stage) {
-        let zone = self.tick(sensors).zones[0].unwrap();
-        (zone.duty, zone.stage)
+        let zone = self.tick(sensors).zones[0];
+        (zone.duty.unwrap(), zone.stage)
     }
 }
 
@@ -118,11 +120,28 @@ fn the_drive_moves_no_faster_than_the_slew_limit_from_where_it_was_found() {
     assert_eq!(rig.zone(at(20)).0, percent(45), "and down again as slowly");
 }
 
+/// The same drive after the same time, however often it ticks.
+#[test]
+fn the_slew_limit_is_the_same_at_any_tick() {
+    for per_s in [1, 5] {
+        for millis in [7, 10, 33, 100, 1000] {
+            let (mut duty, mut left, mut time) = (percent(30), Duration::ZERO, Duration::ZERO);
+            while time < Duration::from_secs(4) {
+                let step = Duration::from_millis(millis);
+                (duty, left) = slew(duty, Duty::FULL, percent(per_s), left + step);
+                time += step;
+            }
+            let expected = 3000.0 + f64::from(per_s) * 100.0 * time.as_secs_f64();
+            assert!((f64::from(duty.hundredths()) - expected).abs() <= 1.0, "{per_s} %/s at {millis} ms: {duty}");
+        }
+    }
+}
+
 #[test]
 fn a_restart_changes_nothing_until_it_has_read() {
     let mut rig = Rig::found_at(percent(35));
-    assert_eq!(rig.at_once([Err(Missing::NotPresent); 2]).zones, [None]);
-    assert_eq!(rig.at_once(at(35)).zones, [Some(Zone { duty: percent(35), stage: Stage::Normal })]);
+    assert_eq!(rig.at_once([Err(Missing::NotPresent); 2]).zones, [STARTING_ZONE]);
+    assert_eq!(rig.at_once(at(35)).zones, [Zone { duty: Ok(percent(35)), stage: Stage::Normal }]);
 }
 
 #[test]
@@ -139,7 +158,7 @@ fn blind_means_full_air_at_once_for_every_reason_and_either_sensor() {
 #[test]
 fn a_zone_that_never_gets_a_reading_is_blind_after_its_grace() {
     let mut rig = Rig::found_at(percent(30));
-    assert_eq!(rig.at_once([Err(Missing::NotPresent); 2]).zones, [None]);
+    assert_eq!(rig.at_once([Err(Missing::NotPresent); 2]).zones, [STARTING_ZONE]);
     assert_eq!(rig.zone([Err(Missing::NotPresent); 2]), (Duty::FULL, Stage::Blind));
 }
 
@@ -152,7 +171,7 @@ fn implausible_and_frozen_sensors_are_not_believed() {
         assert_eq!(rig.tick(moving(second)).sensors[0], Ok(Millicelsius(35_000)), "after {second} s");
     }
     let orders = rig.tick(moving(60));
-    assert_eq!((orders.sensors[0], orders.zones[0].unwrap().stage), (Err(Missing::Stale), Stage::Blind));
+    assert_eq!((orders.sensors[0], orders.zones[0].stage), (Err(Missing::Stale), Stage::Blind));
     let moved = [Ok(Millicelsius(35_063)), Ok(Millicelsius(30_000))];
     assert_eq!(rig.tick(moved).sensors[0], Ok(Millicelsius(35_063)), "believed again as soon as it moves");
 }
@@ -168,7 +187,7 @@ fn critical_is_full_air_and_lets_go_behind_the_hysteresis() {
 #[test]
 fn the_drive_falls_only_behind_the_hysteresis() {
     let mut rig = Rig::found_at(percent(40));
-    let mut tick = |celsius| rig.tick([Ok(Millicelsius(celsius)), Ok(Millicelsius(25_000))]).zones[0].unwrap().duty;
+    let mut tick = |celsius| rig.tick([Ok(Millicelsius(celsius)), Ok(Millicelsius(25_000))]).zones[0].duty.unwrap();
     assert_eq!(tick(40_000), percent(40));
     assert_eq!(tick(38_500), percent(40), "1.5 °C cooler, 2 °C of hysteresis");
     assert_eq!(tick(37_000), percent(39));
@@ -184,7 +203,7 @@ fn a_fan_that_stands_gives_the_others_full_air_after_its_spin_up() {
             assert_eq!(rig.zone(at(40)).1, Stage::Normal, "{rpm:?} too early");
         }
         let orders = rig.tick(at(40));
-        assert_eq!(orders.zones[0].unwrap(), Zone { duty: Duty::FULL, stage: Stage::FanFailed }, "{rpm:?}");
+        assert_eq!(orders.zones[0], Zone { duty: Ok(Duty::FULL), stage: Stage::FanFailed }, "{rpm:?}");
         assert_eq!(orders.standing, [false, true]);
         rig.fans[1].rpm = Ok(Rpm(1500));
         assert_eq!(rig.zone(at(40)).1, Stage::Normal, "it turns again");
@@ -224,11 +243,11 @@ proptest! {
             now += Duration::from_millis(millis);
             let (next, orders) = step(&board, state, &Inputs { now, sensors: &sensors, fans: &fans });
             state = next;
-            let zone = orders.zones[0].unwrap();
+            let zone = orders.zones[0];
             let blind = orders.sensors.iter().any(Result::is_err);
             prop_assert_eq!(blind, zone.stage == Stage::Blind);
             let hot = orders.sensors.iter().flatten().any(|t| *t >= board.zones[0].critical);
-            prop_assert!(!(blind || hot) || zone.duty == Duty::FULL);
+            prop_assert!(!(blind || hot) || zone.duty == Ok(Duty::FULL));
         }
     }
 
@@ -250,7 +269,7 @@ proptest! {
         now += Duration::from_secs(1);
         let air = |celsius: i32| {
             let sensors = [Ok(Millicelsius(celsius)), Ok(Millicelsius(20_000))];
-            step(&board, state.clone(), &Inputs { now, sensors: &sensors, fans: &fans }).1.zones[0].unwrap().duty
+            step(&board, state.clone(), &Inputs { now, sensors: &sensors, fans: &fans }).1.zones[0].duty.unwrap()
         };
         prop_assert!(air(base + more) >= air(base));
     }

@@ -30,9 +30,9 @@ pub(super) enum Heard {
 }
 
 /// Connects and subscribes, in a task of its own: rumqttc's `poll()` must not be dropped while it connects.
-pub(super) fn subscribe(broker: &Broker, rigs: &[RigId]) -> mpsc::Receiver<Heard> {
+pub(super) fn subscribe(broker: &Broker, password: Option<String>, rigs: &[RigId]) -> mpsc::Receiver<Heard> {
     let (heard, inbox) = mpsc::channel(HEARD);
-    let session = Session::new(broker, rigs);
+    let session = Session::new(broker, password, rigs);
     tokio::spawn(async move {
         if let Err(error) = session.run(&heard).await {
             // Whoever does not listen any more needs no reason.
@@ -50,7 +50,7 @@ struct Session {
 }
 
 impl Session {
-    fn new(broker: &Broker, rigs: &[RigId]) -> Self {
+    fn new(broker: &Broker, password: Option<String>, rigs: &[RigId]) -> Self {
         // The broker wants an id of each client; the process id tells two watchers on one desk apart.
         let mut options = MqttOptions::new(format!("rigd-ctl-{}", std::process::id()), &broker.host, broker.port);
         let mut network = NetworkOptions::new();
@@ -61,6 +61,9 @@ impl Session {
             .set_receive_maximum(Some(WINDOW))
             .set_outgoing_inflight_upper_limit(WINDOW)
             .set_max_packet_size(u32::try_from(2 * MAX_MESSAGE).ok());
+        if let Some(username) = &broker.username {
+            options.set_credentials(username, password.unwrap_or_default());
+        }
         let (client, eventloop) = AsyncClient::new(options, 8);
         let filters = match rigs {
             [] => vec![Topic::filter(None)],

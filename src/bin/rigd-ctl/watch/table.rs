@@ -18,8 +18,14 @@ pub(super) fn draw(fleet: &Fleet, state: &str, width: usize, height: usize, now:
         (Some((name, rig)), None) => text.push_str(&one(name, rig, now)),
         _ => text.push_str(&all(fleet, now)),
     }
+    let text = harmless(&text);
     let lines = text.lines().take(height.saturating_sub(1).max(1));
     lines.map(|line| line.chars().take(width).collect::<String>() + "\n").collect()
+}
+
+/// Names come from whoever may publish: none of them may drive the operator's terminal.
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// A line per rig.
@@ -47,7 +53,7 @@ fn all(fleet: &Fleet, now: Instant) -> String {
             &sum(rails),
             &hottest.map_or("-".to_owned(), |t| cell(Value(t.map(Millicelsius)), celsius)),
             &fans,
-            &zone.map_or("-".to_owned(), |zone| percent(zone.duty)),
+            &zone.map_or("-".to_owned(), |zone| cell(zone.duty, percent)),
             &zone.map_or("-".to_owned(), |zone| zone.stage.to_string()),
             &telemetry.alarms.len().to_string(),
             &rig.missed.to_string(),
@@ -96,7 +102,7 @@ fn one(name: &RigId, rig: &Rig, now: Instant) -> String {
         });
         let zone = birth.zones.get(i).zip(telemetry.zones.get(i));
         let (f, g, h) = zone.map_or_else(Default::default, |(info, zone)| {
-            (info.name.clone(), percent(zone.duty), zone.stage.to_string())
+            (info.name.clone(), cell(zone.duty, percent), zone.stage.to_string())
         });
         text += &air_row([&a, &b, &c, &d, &e, &f, &g, &h]);
     }
@@ -192,7 +198,7 @@ pub(super) fn line(fleet: &Fleet, name: &RigId, message: &Message) -> String {
             telemetry_line(&mut line, birth, telemetry)
         }
     };
-    if written.is_err() { String::new() } else { line }
+    if written.is_err() { String::new() } else { harmless(&line) }
 }
 
 fn telemetry_line(line: &mut String, birth: Option<&Birth>, telemetry: &Telemetry) -> std::fmt::Result {
@@ -222,7 +228,7 @@ fn telemetry_line(line: &mut String, birth: Option<&Birth>, telemetry: &Telemetr
         write!(line, " {}={}rpm", fan(i), cell(value.rpm, |rpm: Rpm| rpm.0.to_string()))?;
     }
     for zone in &telemetry.zones {
-        write!(line, " drive={} stage={}", percent(zone.duty), zone.stage)?;
+        write!(line, " drive={} stage={}", cell(zone.duty, percent), zone.stage)?;
     }
     writeln!(line, " alarms={}", telemetry.alarms.len())
 }

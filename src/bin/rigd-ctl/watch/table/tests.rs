@@ -15,17 +15,16 @@ fn fleet(rigs: &[&str]) -> (Fleet, Instant) {
             |mw| rigd::reading::Power { voltage: Ok(Millivolts(12_015)), current: Ok(Milliamps(-1_250)), power: mw };
         let fan = rigd::reading::Fan { rpm: Ok(Rpm(2950)), duty: Ok(Duty::from_percent(49).unwrap()), fault: false };
         let snapshot = Snapshot {
-            tick: 1,
             rails: [vec![power(Ok(Milliwatts(250_040))); 7], vec![power(Err(Missing::Bus))]].concat(),
             supplies: vec![[power(Ok(Milliwatts(2_100_000))), power(Ok(Milliwatts(1_950_000)))]],
             sensors: vec![Ok(Millicelsius(47_312)), Err(Missing::Stale), Ok(Millicelsius(-500))],
             fans: vec![fan; 6],
-            zones: vec![Zone { duty: Duty::FULL, stage: Stage::Blind }],
+            zones: vec![Zone { duty: Ok(Duty::FULL), stage: Stage::Blind }],
             chips: vec![(Health::Failed(Missing::NotPresent), rigd::reading::Faults::NONE)],
             repairs: 0,
             alarms: Vec::new(),
         };
-        let telemetry = Telemetry::new(birth.id, 0, 0, &snapshot, 0, 0);
+        let telemetry = Telemetry::new(birth.id, 0, 0, &snapshot, rigd::wire::Losses::default());
         fleet.take(rig.clone(), (Header::new(Kind::Birth, 1, 0), Message::Birth(birth)), now);
         fleet.take(rig, (Header::new(Kind::Telemetry, 1, 1), Message::Telemetry(telemetry)), now);
     }
@@ -63,6 +62,11 @@ fn several_rigs_have_a_line_each_and_fit_the_screen() {
     assert!(text.lines().all(|line| line.chars().count() <= 60));
     let wide = draw(&fleet, "x", 200, 50, now);
     assert!(wide.contains("1750 W+"), "what is missing is said\n{wide}");
+}
+
+#[test]
+fn no_rig_can_drive_the_terminal() {
+    assert_eq!(harmless("gpu\x1b[2J0\n"), "gpu\u{fffd}[2J0\n");
 }
 
 #[test]

@@ -1,0 +1,71 @@
+//! A message as an MQTT packet: topic, retain, expiry, content type, and how large that makes it.
+
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::PublishProperties;
+
+use super::link::Client;
+use crate::wire::{Encoding, Kind, RigId, Topic};
+
+/// Telemetry is worth nothing to a subscriber that comes back after an hour.
+const TELEMETRY_EXPIRY_S: u32 = 3_600;
+
+/// A message on its way to the link.
+pub(super) struct Packet {
+    topic: String,
+    payload: Vec<u8>,
+    content_type: &'static str,
+    retain: bool,
+    expiry_s: Option<u32>,
+}
+
+impl Packet {
+    pub(super) fn new(rig: &RigId, encoding: Encoding, kind: Kind, payload: Vec<u8>) -> Self {
+        let (retain, expiry_s) = match kind {
+            Kind::Online | Kind::Birth => (true, None),
+            Kind::Telemetry => (false, Some(TELEMETRY_EXPIRY_S)),
+            Kind::Event => (false, None),
+        };
+        let topic = Topic::new(rig.clone(), kind).to_string();
+        Self { topic, payload, content_type: encoding.content_type(), retain, expiry_s }
+    }
+
+    /// Bytes of the whole packet at most (MQTT 5, 3.3): fixed header with up to 4 bytes of length, topic, packet id, length of
+    /// the properties, content type (1 + 2 + text), expiry (1 + 4), payload.
+    pub(super) fn size(&self) -> usize {
+        let expiry = if self.expiry_s.is_some() { 1 + 4 } else { 0 };
+        let properties = 1 + (1 + 2 + self.content_type.len()) + expiry;
+        (1 + 4) + (2 + self.topic.len()) + 2 + properties + self.payload.len()
+    }
+
+    /// Gives it to the link, or the payload back where the link's channel is full.
+    pub(super) fn hand_over(self, client: &Client) -> Result<(), Vec<u8>> {
+        let properties = PublishProperties {
+            content_type: Some(self.content_type.to_owned()),
+            message_expiry_interval: self.expiry_s,
+            ..PublishProperties::default()
+        };
+        let payload = self.payload.clone();
+        let handed = client.inner.try_publish_with_properties(
+            self.topic,
+            QoS::AtLeastOnce,
+            self.retain,
+            self.payload,
+            properties,
+        );
+        handed.map_err(|_| payload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_is_no_larger_than_it_says_with_the_longest_name() {
+        let rig: RigId = "a".repeat(64).parse().unwrap();
+        let packet = Packet::new(&rig, Encoding::Postcard, Kind::Telemetry, vec![0; 1000]);
+        // Topic of 75 bytes, content type of 32: 1000 + (1 + 2) + (2 + 75) + 2 + 1 + (1 + 2 + 32) + (1 + 4) on the wire, and
+        // two bytes of length to spare.
+        assert_eq!((packet.topic.len(), packet.content_type.len(), packet.size()), (75, 32, 1125));
+    }
+}
