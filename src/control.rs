@@ -1,8 +1,8 @@
 //! Control: the one thread that decides and the only one that gives orders to fans.
 //!
-//! Its own OS thread with an absolute-time sleep. Each tick reads everything, decides once ([`step`]), orders once, and
-//! publishes what was decided. It never waits for MQTT, DNS, a payload or the disk: snapshots are borrowed, orders and
-//! events leave by `try_send`.
+//! Its own OS thread with an absolute-time sleep. Each tick reads everything, decides once ([`step()`](step::step)), orders
+//! once, and publishes what was decided. It never waits for MQTT, DNS, a payload or the disk: a snapshot is the copy of a
+//! pointer, an order is left in a mailbox, and events leave by `try_send`.
 //!
 //! Worst case from heat to full fans at the default of one tick a second:
 //! one tick until the reading is asked for + one pass of the bus + one tick until it is decided on + one pass until it

@@ -20,7 +20,7 @@ cargo xtask demo: see a small fleet at work, without hardware and without root
 
 usage: cargo xtask demo [--rigs N] [--broker URL] [--seconds S] [--programs DIR]
 
-  --rigs N         how many rigs, 1 to 64 (default 3)
+  --rigs N         how many rigs, 1 to 64 (default 1)
   --broker URL     publish there, e.g. mqtt://127.0.0.1:1883; without it an MQTT 5 broker of our own is started
   --seconds S      end after S seconds; without it Ctrl-C ends it
   --programs DIR   run the binaries in DIR instead of building them
@@ -31,8 +31,8 @@ Nothing is left behind: neither processes nor files, however it ends.
 ";
 
 const BOARD: &str = "simulated-8gpu";
-/// The bus of that board, and the simulation's own.
-const SOCKETS: [&str; 2] = ["main", "control"];
+/// The buses of that board, and the simulation's own.
+const SOCKETS: [&str; 3] = ["air", "main", "control"];
 /// What a simulated rig may take until its sockets are there.
 const SOCKETS_WITHIN: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
@@ -69,14 +69,14 @@ fn run(options: Options) -> Result<()> {
             Checkout::here()?.build_programs(false)?
         }
     };
-    let rigs = rigs.unwrap_or(3);
+    let rigs = rigs.unwrap_or(1);
     let interrupt = Interrupt::listen()?;
     let mut fleet = Fleet::start(&programs, rigs, broker)?;
-    println!(
-        "demo: {rigs} SIMULATED rigs (board {BOARD}, chips behind sockets), a real rigd on each, broker {}",
-        fleet.broker_url
-    );
-    println!("demo: Ctrl-C ends everything; logs meanwhile in {}", fleet.scratch.path().display());
+    println!("demo: SIMULATED: {rigs} x {BOARD}, its chips behind sockets; real: a rigd on each");
+    println!("demo: broker {}", fleet.broker_url);
+    let scratch = fleet.scratch.path().display();
+    println!("demo: Ctrl-C ends everything; logs meanwhile in {scratch}");
+    println!("demo: break something: echo 'fault fan seized fan3' | socat - UNIX:{scratch}/{}/control", rig_name(1));
     fleet.watch(&programs, seconds, &interrupt)
 }
 
@@ -111,21 +111,12 @@ impl Fleet {
 
     fn start_simulator(&mut self, programs: &Path, number: u32) -> Result<()> {
         let name = rig_name(number);
+        let folder = self.scratch.path().join(&name);
+        fs::create_dir(&folder)?;
         let mut command = tied(&programs.join("rigd-sim"), Ending::Kill);
-        command.arg("--dir").arg(self.scratch.path().join(&name)).args([
-            "--board",
-            BOARD,
-            "--seed",
-            &number.to_string(),
-        ]);
-        fs::create_dir(self.scratch.path().join(&name))?;
+        command.args(["--board", BOARD, "--seed", &number.to_string()]).arg("--dir").arg(folder).stdout(Stdio::null());
         let log = self.scratch.path().join(format!("sim{number}.log"));
-        self.simulators.push(Held::start(
-            &format!("rigd-sim of {name}"),
-            command.stdout(Stdio::null()),
-            Ending::Kill,
-            &log,
-        )?);
+        self.simulators.push(Held::start(&format!("rigd-sim of {name}"), &mut command, Ending::Kill, &log)?);
         Ok(())
     }
 
@@ -141,18 +132,18 @@ impl Fleet {
         let config = self.scratch.path().join(format!("{name}.toml"));
         fs::write(&config, rigd_toml(&name, &simulation, &self.broker_url))?;
         let mut command = tied(&programs.join("rigd"), Ending::Term);
-        command.arg("run").arg("--config").arg(config);
+        command.arg("run").arg("--config").arg(config).stdout(Stdio::null());
         let log = self.scratch.path().join(format!("rig{number}.log"));
-        self.agents.push(Held::start(&format!("rigd of {name}"), command.stdout(Stdio::null()), Ending::Term, &log)?);
+        self.agents.push(Held::start(&format!("rigd of {name}"), &mut command, Ending::Term, &log)?);
         Ok(())
     }
 
     /// Shows `rigd-ctl watch` until it ends, the time is up, or somebody interrupts.
     fn watch(&mut self, programs: &Path, seconds: Option<u32>, interrupt: &Interrupt) -> Result<()> {
         let end = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
-        let mut command = tied(&programs.join("rigd-ctl"), Ending::Term);
+        let mut command = tied(&programs.join("rigd-ctl"), Ending::Interrupt);
         command.args(["watch", "--broker", &self.broker_url]);
-        let mut watch = Held::start_in_foreground("rigd-ctl watch", &mut command, Ending::Term)?;
+        let mut watch = Held::start_in_foreground("rigd-ctl watch", &mut command, Ending::Interrupt)?;
         while !interrupt.came() && end.is_none_or(|end| Instant::now() < end) {
             if let Some(status) = watch.ended()? {
                 // Ctrl-C reaches it too, and it may be the first to go.
@@ -196,9 +187,9 @@ fn rig_name(number: u32) -> String {
 }
 
 fn rigd_toml(rig: &str, simulation: &Path, broker_url: &str) -> String {
-    let simulation = simulation.display();
+    // A Rust string literal is a TOML one, as long as it is of plain characters.
     format!(
-        "rig = \"{rig}\"\nboard = \"{BOARD}\"\nsimulation = \"{simulation}\"\n\n\
-         [telemetry]\nperiod_ms = 1000\n\n[broker]\nurl = \"{broker_url}\"\n"
+        "rig = {rig:?}\nboard = {BOARD:?}\nsimulation = {simulation:?}\n\n\
+         [telemetry]\nperiod_ms = 1000\n\n[broker]\nurl = {broker_url:?}\n"
     )
 }

@@ -35,10 +35,9 @@ impl Ring {
         }
     }
 
-    /// The architectures of the guests, with the names that the scripts have for their binaries.
-    fn guests(self) -> &'static [(Arch, &'static str, &'static str)] {
-        const GUESTS: [(Arch, &str, &str); 2] =
-            [(Arch::X86_64, "RIGD_X86", "RIGD_CTL_X86"), (Arch::Aarch64, "RIGD_ARM", "RIGD_CTL_ARM")];
+    /// The architectures of the guests, with the name that the scripts have for the binary.
+    fn guests(self) -> &'static [(Arch, &'static str)] {
+        const GUESTS: [(Arch, &str); 2] = [(Arch::X86_64, "RIGD_X86"), (Arch::Aarch64, "RIGD_ARM")];
         match self {
             Self::X86 => GUESTS.get(..1),
             Self::Arm => GUESTS.get(1..),
@@ -69,9 +68,8 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
 pub(crate) fn run(checkout: &Checkout, ring: Ring) -> Result<()> {
     let mut command = checkout.command("tests/guest/run.sh");
     command.arg(ring.name());
-    for (arch, rigd, rigd_ctl) in ring.guests() {
+    for (arch, rigd) in ring.guests() {
         command.env(rigd, checkout.build_static(Program::Rigd, *arch)?);
-        command.env(rigd_ctl, checkout.build_static(Program::RigdCtl, *arch)?);
     }
     process::run(&mut command)
 }

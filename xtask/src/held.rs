@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_dea
 
 use crate::args::Args;
 
-/// The hidden command: `xtask tied <term|kill> <parent's pid> <program> <arguments>`.
+/// The hidden command: `xtask tied <term|interrupt|kill> <parent's pid> <program> <arguments>`.
 pub(crate) const TIED: &str = "tied";
 
 /// A clean stop may take this long; then SIGKILL.
@@ -30,6 +30,8 @@ const TAIL: usize = 20;
 pub(crate) enum Ending {
     /// SIGTERM, then SIGKILL after a grace period: it has something to put in order.
     Term,
+    /// SIGINT, then SIGKILL: it has the terminal and gives it back as after Ctrl-C.
+    Interrupt,
     /// SIGKILL at once: it holds nothing.
     Kill,
 }
@@ -38,6 +40,7 @@ impl Ending {
     fn name(self) -> &'static str {
         match self {
             Self::Term => "term",
+            Self::Interrupt => "interrupt",
             Self::Kill => "kill",
         }
     }
@@ -45,6 +48,7 @@ impl Ending {
     fn signal(self) -> Signal {
         match self {
             Self::Term => Signal::TERM,
+            Self::Interrupt => Signal::INT,
             Self::Kill => Signal::KILL,
         }
     }
@@ -61,6 +65,7 @@ pub(crate) fn tied(program: &Path, ending: Ending) -> Command {
 pub(crate) fn become_tied(mut args: Args) -> Result<()> {
     let signal = match args.value(TIED)?.as_str() {
         "term" => Ending::Term.signal(),
+        "interrupt" => Ending::Interrupt.signal(),
         _ => Ending::Kill.signal(),
     };
     let parent: i32 = args.value(TIED)?.parse()?;

@@ -1,5 +1,7 @@
 //! `cargo xtask measure`: the figures of the shipped binary, taken on this machine, and the benchmarks.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use crate::args::{self, Args};
@@ -8,37 +10,47 @@ use crate::need::{Need, Needs};
 use crate::process;
 
 const HELP: &str = "\
-cargo xtask measure: size, memory, CPU, wake-ups and start time of the shipped binary, and the benchmarks
+cargo xtask measure: size, memory, CPU, wake-ups, start time and message size of the shipped binary, and the benchmarks
 
-usage: cargo xtask measure [arguments of rigd-measure]
+usage: cargo xtask measure [--quick]
 
-Runs the static rigd for this machine against a simulated rig, then `cargo bench`. Rough figures take a quiet machine.
+  --quick   one window of 10 s instead of two of 60 s
+
+Runs the static rigd for this machine in turns with a bare MQTT publisher, then `cargo bench` for what a tick computes.
+About 10 minutes after the builds, 2 with --quick. The figures want a quiet machine.
 ";
 
 pub(crate) fn command(mut args: Args) -> Result<()> {
     let mut passed_on = Vec::new();
     while let Some(arg) = args.next() {
         match arg.as_str() {
+            "--quick" => passed_on.push(arg),
             "--help" | "-h" => return args::help(HELP),
-            _ => passed_on.push(arg),
+            other => return Err(args::unknown("measure", other)),
         }
     }
     let checkout = Checkout::here()?;
     let arch = if cfg!(target_arch = "aarch64") { Arch::Aarch64 } else { Arch::X86_64 };
-    Needs::new(&checkout, false).meet(Need::StaticTargets)?;
+    let needs = Needs::new(&checkout, false);
+    needs.meet(Need::Package { program: "mosquitto", package: "mosquitto" })?;
+    needs.meet(Need::StaticTargets)?;
     let rigd = checkout.build_static(Program::Rigd, arch)?;
-    process::run(&mut checkout.cargo(&[
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "rigd-sim",
-        "--bins",
-        "--features",
-        "measure",
-    ]))?;
-    let simulators = checkout.target().join("release");
-    let mut measure = checkout.command(simulators.join("rigd-measure"));
-    process::run(measure.arg("--rigd").arg(rigd).arg("--rigd-sim").arg(simulators.join("rigd-sim")).args(passed_on))?;
-    process::run(&mut checkout.cargo(&["bench", "--quiet", "--package", "rigd"]))
+    let bare = build(&checkout, "bare-publisher", Some(arch))?;
+    let rigd_measure = build(&checkout, "rigd-measure", None)?;
+    process::run(checkout.command(rigd_measure).arg("--rigd").arg(rigd).arg("--bare").arg(bare).args(passed_on))?;
+    // Every benchmark, and nothing else: cargo would start the unit tests too.
+    process::run(&mut checkout.cargo(&["bench", "--quiet", "--package", "rigd", "--bench", "*", "--", "--quiet"]))
+}
+
+/// Builds a program of the simulation, static where an architecture is named. With the release profile, as rigd is.
+fn build(checkout: &Checkout, program: &str, arch: Option<Arch>) -> Result<PathBuf> {
+    let fixed = ["build", "--locked", "--release", "--package", "rigd-sim", "--features", "measure", "--bin", program];
+    let mut command = checkout.cargo(&fixed);
+    let mut folder = checkout.target().to_owned();
+    if let Some(arch) = arch {
+        command.args(["--target", arch.triple()]);
+        folder.push(arch.triple());
+    }
+    process::run(&mut command)?;
+    Ok(folder.join("release").join(program))
 }

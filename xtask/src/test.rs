@@ -78,7 +78,7 @@ it runs as root. A step whose needs cannot be met is skipped aloud; where CI=tru
 ";
 
 /// `systemd-analyze security`, in tenths: 0 is closed, 100 is wide open.
-const MOST_EXPOSURE: &str = "15";
+const MOST_EXPOSURE: &str = "18";
 /// Bytes of rigd for x86_64.
 const LARGEST_RIGD: u64 = 1_200_000;
 /// Per cent that aarch64 may be above that of x86_64.
@@ -144,7 +144,6 @@ fn attempt(step: &Step, needs: &Needs, checkout: &Checkout, ci: bool) -> Outcome
     }
 }
 
-/// Steps are not called "passed, failed" in one line: that is how a test runner closes, and this is none.
 fn summary(report: &[(&str, Outcome, Duration)]) -> Result<()> {
     println!();
     for (name, outcome, took) in report {
@@ -154,9 +153,11 @@ fn summary(report: &[(&str, Outcome, Duration)]) -> Result<()> {
             Outcome::Skipped(why) => println!("{name:8}skipped            {why}"),
         }
     }
-    let failed: Vec<_> =
-        report.iter().filter(|(_, outcome, _)| matches!(outcome, Outcome::Failed(_))).map(|(name, ..)| *name).collect();
-    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    let count = |of: fn(&Outcome) -> bool| report.iter().filter(|(_, outcome, _)| of(outcome)).count();
+    let failed = count(|outcome| matches!(outcome, Outcome::Failed(_)));
+    let skipped = count(|outcome| matches!(outcome, Outcome::Skipped(_)));
+    println!("\nsteps: {} passed, {failed} failed, {skipped} skipped", report.len() - failed - skipped);
+    ensure!(failed == 0, "not everything passed");
     Ok(())
 }
 
@@ -175,7 +176,7 @@ fn clippy(checkout: &Checkout) -> Result<()> {
 }
 
 fn tests(checkout: &Checkout) -> Result<()> {
-    process::run(&mut checkout.cargo(&["test", "--locked", "--workspace", "--all-features"]))
+    process::run(&mut checkout.cargo(&["test", "--locked", "--no-fail-fast", "--workspace", "--all-features"]))
 }
 
 fn docs(checkout: &Checkout) -> Result<()> {

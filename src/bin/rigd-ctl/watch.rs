@@ -12,6 +12,7 @@ use rigd::clock;
 use rigd::config::Broker;
 use rigd::wire::{RigId, Topic, decode};
 use rustix::termios::tcgetwinsize;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use fleet::Fleet;
@@ -90,6 +91,8 @@ async fn watch(arguments: &Arguments) -> anyhow::Result<()> {
         }
     };
     tokio::pin!(end);
+    // Also on SIGTERM the terminal is given back.
+    let mut terminate = signal(SignalKind::terminate())?;
     let mut redraw = interval(REDRAW);
     redraw.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let screen = Screen::new(form)?;
@@ -97,6 +100,7 @@ async fn watch(arguments: &Arguments) -> anyhow::Result<()> {
         tokio::select! {
             () = &mut end => break,
             _ = tokio::signal::ctrl_c() => break,
+            _ = terminate.recv() => break,
             heard = inbox.recv() => match heard {
                 Some(Heard::Message { topic, payload }) => {
                     if let Some(line) = take(&mut fleet, &topic, &payload, form) {
