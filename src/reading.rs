@@ -89,9 +89,9 @@ pub struct Faults(u16);
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Fault {
-    /// Output or bus voltage above its limit.
+    /// Bus, output or input voltage above its limit.
     OverVoltage,
-    /// Output or bus voltage below its limit.
+    /// Bus, output or input voltage below its limit.
     UnderVoltage,
     /// Current above its limit.
     OverCurrent,
@@ -144,6 +144,12 @@ impl Faults {
     #[must_use]
     pub const fn with(self, fault: Fault, present: bool) -> Self {
         if present { Self(self.0 | 1 << fault as u8) } else { self }
+    }
+
+    /// What either holds.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     /// Whether it holds this fault.

@@ -31,6 +31,9 @@ pub static PART: Part = Part {
 mod command {
     pub(super) const VOUT_MODE: u8 = 0x20;
     pub(super) const STATUS_WORD: u8 = 0x79;
+    pub(super) const STATUS_VOUT: u8 = 0x7a;
+    pub(super) const STATUS_IOUT: u8 = 0x7b;
+    pub(super) const STATUS_FANS_1_2: u8 = 0x81;
     pub(super) const READ_VIN: u8 = 0x88;
     pub(super) const READ_IIN: u8 = 0x89;
     pub(super) const READ_VOUT: u8 = 0x8b;
@@ -42,21 +45,29 @@ mod command {
     pub(super) const PMBUS_REVISION: u8 = 0x98;
 }
 
-/// STATUS_WORD bits (part II, table 16) and what each says.
-const STATUS: [(u16, Fault); 12] = [
-    (1 << 15, Fault::Other), // VOUT: which limit is in bit 5 or in STATUS_VOUT
-    (1 << 14, Fault::OverPower),
+/// STATUS_WORD bits (part II, table 16) that say all there is to say. Those that only point to another register are in
+/// [`Pmbus::faults`].
+const STATUS: [(u16, Fault); 8] = [
     (1 << 13, Fault::Input),
     (1 << 12, Fault::Other),
     (1 << 11, Fault::PowerGood),
-    (1 << 10, Fault::Fan),
     (1 << 6, Fault::Off),
     (1 << 5, Fault::OverVoltage),
     (1 << 4, Fault::OverCurrent),
     (1 << 3, Fault::UnderVoltage),
     (1 << 2, Fault::Temperature),
-    (CML, Fault::Communication),
 ];
+/// STATUS_WORD: look into STATUS_VOUT, STATUS_IOUT, STATUS_FANS_1_2.
+const VOUT: u16 = 1 << 15;
+const IOUT_POUT: u16 = 1 << 14;
+const FANS: u16 = 1 << 10;
+/// STATUS_VOUT bits, faults and warnings (part II, 17.3).
+const STATUS_VOUT: [(u8, Fault); 2] = [(0b1100_0000, Fault::OverVoltage), (0b0011_0000, Fault::UnderVoltage)];
+/// STATUS_IOUT bits, faults and warnings (part II, 17.4).
+const STATUS_IOUT: [(u8, Fault); 3] =
+    [(0b1110_0000, Fault::OverCurrent), (0b0001_0000, Fault::UnderCurrent), (0b0000_0011, Fault::OverPower)];
+/// STATUS_FANS_1_2: the fault bits of fan 1 and fan 2 (part II, 17.9).
+const STATUS_FANS: [u8; 2] = [1 << 7, 1 << 6];
 
 /// STATUS_WORD's CML: a command was not understood.
 const CML: u16 = 1 << 1;
@@ -85,8 +96,9 @@ fn vout_exponent(vout_mode: u8) -> Option<i8> {
     (vout_mode >> 5 == 0).then_some((vout_mode << 3).cast_signed() >> 3)
 }
 
-fn faults(status: u16) -> Faults {
-    STATUS.iter().fold(Faults::NONE, |faults, (bit, fault)| faults.with(*fault, status & bit != 0))
+/// The faults of a table whose bits are set.
+fn of<T: Copy + Into<u16>>(table: &[(T, Fault)], status: u16) -> Faults {
+    table.iter().fold(Faults::NONE, |faults, (bits, fault)| faults.with(*fault, status & (*bits).into() != 0))
 }
 
 /// Driver of one PMBus supply.
@@ -138,6 +150,39 @@ impl<I: I2c> Pmbus<I> {
         self.quantity(command, |raw| linear11(raw, 1000))
     }
 
+    /// Everything that STATUS_WORD says, with the registers that it points to; `Other` where one of those is not there.
+    fn faults(&mut self, status: u16) -> Result<Faults, Error<I::Error>> {
+        let mut faults = of(&STATUS, status);
+        for (bit, command, table) in
+            [(VOUT, command::STATUS_VOUT, &STATUS_VOUT[..]), (IOUT_POUT, command::STATUS_IOUT, &STATUS_IOUT[..])]
+        {
+            if status & bit != 0 {
+                match self.status_byte(command)? {
+                    Some(byte) => faults = faults.and(of(table, byte.into())),
+                    None => faults = faults.with(Fault::Other, true),
+                }
+            }
+        }
+        Ok(faults)
+    }
+
+    /// Which of the fans the supply calls faulty; all, where it does not say.
+    fn faulty_fans(&mut self, status: u16) -> Result<[bool; 2], Error<I::Error>> {
+        if status & FANS == 0 {
+            return Ok([false; 2]);
+        }
+        let byte = self.status_byte(command::STATUS_FANS_1_2)?;
+        Ok(STATUS_FANS.map(|bit| byte.is_none_or(|byte| byte & bit != 0)))
+    }
+
+    fn status_byte(&mut self, command: u8) -> Result<Option<u8>, Error<I::Error>> {
+        match read_u8(&mut self.i2c, self.addr, command) {
+            Ok(byte) => Ok(Some(byte)),
+            Err(error) if error.missing() == Missing::NotPresent => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn output_voltage(&mut self) -> Result<Reading<Millivolts>, Error<I::Error>> {
         match self.exponent {
             Some(exponent) => self.quantity(command::READ_VOUT, |raw| linear16(raw, exponent)),
@@ -173,7 +218,10 @@ impl<I: I2c + Send> Driver<I::Error> for Pmbus<I> {
         // A supply that is there has a STATUS_WORD: without it, it is the chip that is missing, not a quantity.
         let status = read_le(&mut self.i2c, self.addr, command::STATUS_WORD)?;
         // CML stays set until CLEAR_FAULTS, which is never sent; where we set it ourselves it says nothing.
-        reading.faults = faults(if self.unanswered.is_empty() { status } else { status & !CML });
+        let misunderstood = status & CML != 0 && self.unanswered.is_empty();
+        let faulty = self.faulty_fans(status)?;
+        reading.faults =
+            self.faults(status)?.with(Fault::Communication, misunderstood).with(Fault::Fan, status & FANS != 0);
         let input = Power {
             voltage: self.milli::<Millivolts>(command::READ_VIN)?,
             current: self.milli::<Milliamps>(command::READ_IIN)?,
@@ -191,9 +239,9 @@ impl<I: I2c + Send> Driver<I::Error> for Pmbus<I> {
         for (channel, command) in reading.temperature.iter_mut().zip(command::READ_TEMPERATURE) {
             *channel = self.milli::<Millicelsius>(command)?;
         }
-        for (channel, command) in reading.fan.iter_mut().zip(command::READ_FAN_SPEED) {
+        for ((channel, command), fault) in reading.fan.iter_mut().zip(command::READ_FAN_SPEED).zip(faulty) {
             let rpm = self.quantity::<Rpm>(command, |raw| linear11(raw, 1))?;
-            *channel = Fan { rpm, duty: Err(Missing::NotPresent), fault: reading.faults.has(Fault::Fan) };
+            *channel = Fan { rpm, duty: Err(Missing::NotPresent), fault };
         }
         Ok(())
     }
@@ -235,14 +283,41 @@ mod tests {
 
     #[test]
     fn status_bits_are_the_standards() {
-        assert_eq!(faults(0x0000), Faults::NONE);
-        let fan_and_hot = Faults::NONE.with(Fault::Fan, true).with(Fault::Temperature, true);
-        assert_eq!(faults(0x0404), fan_and_hot);
-        assert!(
-            faults(0x0848).has(Fault::Off)
-                && faults(0x0848).has(Fault::PowerGood)
-                && faults(0x0848).has(Fault::UnderVoltage)
-        );
+        let set = |faults: &[Fault]| faults.iter().fold(Faults::NONE, |all, fault| all.with(*fault, true));
+        let byte = |command: u8, value: u8| T::write_read(ADDR, vec![command], vec![value]);
+        let nack = |command: u8| {
+            let error = ErrorKind::NoAcknowledge(NoAcknowledgeSource::Data);
+            T::write_read(ADDR, vec![command], vec![0]).with_error(error)
+        };
+        for (what, status, reads, expected) in [
+            ("nothing", 0x0000, vec![], set(&[])),
+            (
+                "off, no power good, input low",
+                0x0848,
+                vec![],
+                set(&[Fault::Off, Fault::PowerGood, Fault::UnderVoltage]),
+            ),
+            ("output low", 0x8000, vec![byte(0x7a, 0x10)], set(&[Fault::UnderVoltage])),
+            ("output high", 0x8020, vec![byte(0x7a, 0x80)], set(&[Fault::OverVoltage])),
+            ("over-current alone", 0x4010, vec![byte(0x7b, 0x80)], set(&[Fault::OverCurrent])),
+            ("over-power alone", 0x4000, vec![byte(0x7b, 0x02)], set(&[Fault::OverPower])),
+            ("a register that is not there", 0x4000, vec![nack(0x7b)], set(&[Fault::Other])),
+        ] {
+            let mut mock = Mock::new(&reads);
+            assert_eq!(Pmbus::new(ADDR, mock.clone()).faults(status), Ok(expected), "{what}");
+            mock.done();
+        }
+    }
+
+    #[test]
+    fn a_fan_fault_is_that_fans() {
+        for (status, byte, expected) in
+            [(0x0400, 0x40, [false, true]), (0x0400, 0x80, [true, false]), (0x0400, 0x20, [false, false])]
+        {
+            let mut mock = Mock::new(&[T::write_read(ADDR, vec![0x81], vec![byte])]);
+            assert_eq!(Pmbus::new(ADDR, mock.clone()).faulty_fans(status), Ok(expected), "{byte:#04x}");
+            mock.done();
+        }
     }
 
     #[test]
@@ -252,6 +327,7 @@ mod tests {
             T::write_read(ADDR, vec![0x98], vec![0x22]),
             T::write_read(ADDR, vec![0x20], vec![0x17]),
             word(0x79, 0x0400),
+            T::write_read(ADDR, vec![0x81], vec![0x80]),
             word(0x88, 0x1f << 11 | 460),
             word(0x89, 0x1b << 11 | 80),
             word(0x97, 540),
@@ -286,7 +362,7 @@ mod tests {
         assert_eq!(reading.temperature, [Ok(Millicelsius(42_000)), Err(Missing::NotPresent), Err(Missing::NotPresent)]);
         let [first, second] = reading.fan.as_slice() else { panic!("two fans") };
         assert_eq!((first.rpm, second.rpm), (Ok(Rpm(3_200)), Err(Missing::Implausible)));
-        assert!(first.fault && reading.faults.has(Fault::Fan));
+        assert!(first.fault && !second.fault && reading.faults.has(Fault::Fan));
         mock.done();
     }
 

@@ -97,7 +97,7 @@ lay() {
       ina226 0x44 1234 2688 53
       big 0x48 0 0x1940
       big 0x49 0 0x0010
-      big 0x4a 0 0x1980
+      big 0x4a 0 0x19b3
       tachometers 0x1000 0x1220 0x2000 0x2fe0 0x7d00 0x0fa0
       faulty 0
       supply 12*512 "$(linear11 -1 460)" "$(linear11 -5 80)" "$(linear11 -2 160)" "$(linear11 -2 172)" \
@@ -105,7 +105,7 @@ lay() {
       status 0 0 0 0 0 0
       ;;
     # Current flows back, frost (below half a degree, what an LM75 leaves undefined), one fan stands still, a low bus raises
-    # its alert; the supply: input under-voltage fault, under-temperature warning, fan 1 fault.
+    # its alert; the supply: input under-voltage and over-power faults, under-temperature warning, fan 1 fault.
     reverse)
       ina226 0x40 -4000 9760 1952
       ina226 0x41 -3 9999 1
@@ -117,10 +117,10 @@ lay() {
       faulty 0x04
       supply 6149 "$(linear11 -2 921)" "$(linear11 -6 161)" "$(linear11 -4 -17)" "$(linear11 -2 -42)" \
         "$(linear11 3 1001)" "$(linear11 -3 1023)" "$(linear11 -1 1001)"
-      status 0x240c 0 0 0x10 0x20 0x80
+      status 0x640c 0 0x02 0x10 0x20 0x80
       ;;
     # Ends of the scales, halves that must round away from zero, a heat that must bring all fans to full duty; the supply:
-    # output over-voltage, over-current and over-power faults.
+    # output over-voltage and over-current faults.
     extreme)
       ina226 0x40 32767 32767 17000
       ina226 0x41 -2 1 2
@@ -132,7 +132,7 @@ lay() {
       faulty 0
       supply 0x7fff "$(linear11 -10 1023)" "$(linear11 -16 1023)" "$(linear11 -10 1023)" "$(linear11 -10 -1)" \
         "$(linear11 4 1023)" "$(linear11 1 1000)" "$(linear11 1 1023)"
-      status 0xc030 0x80 0x82 0 0 0
+      status 0xc030 0x80 0x80 0 0 0
       ;;
   esac
 }
