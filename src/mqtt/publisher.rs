@@ -110,13 +110,13 @@ impl Publisher {
                     Ok(()) => self.sample(),
                     Err(_) => break,
                 },
-                Some(edge) = self.inputs.events.recv() => self.event(&edge),
+                Some(edge) = self.inputs.events.recv() => self.events(&edge),
                 Some(report) = self.reports.recv() => self.report(report),
             }
             self.feed();
         }
-        while let Ok(edge) = self.inputs.events.try_recv() {
-            self.event(&edge);
+        if let Ok(edge) = self.inputs.events.try_recv() {
+            self.events(&edge);
         }
         self.farewell().await;
     }
@@ -146,12 +146,19 @@ impl Publisher {
         self.outbox.push(Lane::Telemetry, |seq| encode(encoding, Header::new(Kind::Telemetry, boot, seq), &body));
     }
 
-    /// An edge goes out as an event, and with it the readings of that moment.
+    /// An edge and all that came with it go out as events, and after them the readings of that moment, once.
+    fn events(&mut self, first: &Edge) {
+        self.event(first);
+        while let Ok(edge) = self.inputs.events.try_recv() {
+            self.event(&edge);
+        }
+        self.telemetry();
+    }
+
     fn event(&mut self, edge: &Edge) {
         let body = Event::new(self.birth.id, clock::unix_ms(), uptime(self.start), edge, &self.board);
         let (encoding, boot) = (self.encoding, self.start.boot);
         self.outbox.push(Lane::Event, |seq| encode(encoding, Header::new(Kind::Event, boot, seq), &body));
-        self.telemetry();
     }
 
     fn report(&mut self, report: Report) {

@@ -31,7 +31,7 @@ Nothing is left behind: neither processes nor files, however it ends.
 ";
 
 const BOARD: &str = "simulated-8gpu";
-/// The buses of that board, and the simulation's own.
+/// The buses of that board, and the socket that takes commands.
 const SOCKETS: [&str; 3] = ["air", "main", "control"];
 /// What a simulated rig may take until its sockets are there.
 const SOCKETS_WITHIN: Duration = Duration::from_secs(10);
