@@ -3,7 +3,8 @@
 //! A `_fault` file of some drivers (max31790) is cleared by being read, for every reader; an alarm made of it lasts until it
 //! has been gone for a while. The kernel's unit is ours in all but power (hwmon has microwatts; Documentation/hwmon/sysfs-interface.rst).
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::board::Hwmon;
@@ -15,26 +16,38 @@ use crate::reading::{ChipReading, Fan, Missing, Power, Reading};
 pub struct Device {
     class: PathBuf,
     spec: Hwmon,
-    directory: Option<PathBuf>,
+    files: Option<Files>,
+}
+
+/// The files of the device, named once when it is found: a tick opens dozens of them.
+struct Files {
+    directory: PathBuf,
+    name: PathBuf,
+    power: Vec<[PathBuf; 3]>,
+    temperature: Vec<PathBuf>,
+    /// Speed and fault.
+    fan: Vec<[PathBuf; 2]>,
 }
 
 impl Device {
     /// A device that is looked for when it identifies itself.
     #[must_use]
     pub fn new(sysfs: &Path, spec: Hwmon) -> Self {
-        Self { class: sysfs.join("class/hwmon"), spec, directory: None }
+        Self { class: sysfs.join("class/hwmon"), spec, files: None }
     }
 
-    /// Directory of the device: its number changes from boot to boot, so it goes by driver name and device.
-    fn find(&self) -> Option<PathBuf> {
+    /// The device's files. Its number changes from boot to boot, so it goes by driver name and device.
+    fn find(&self) -> Option<Files> {
         let mut directories: Vec<PathBuf> =
             fs::read_dir(&self.class).ok()?.filter_map(Result::ok).map(|entry| entry.path()).collect();
         directories.sort();
-        directories.into_iter().find(|directory| self.is_driver(directory) && self.is_device(directory))
+        let found = |directory: &PathBuf| self.is_driver(&directory.join("name")) && self.is_device(directory);
+        directories.into_iter().find(found).map(|directory| Files::new(&directory, &self.spec))
     }
 
-    fn is_driver(&self, directory: &Path) -> bool {
-        fs::read_to_string(directory.join("name")).is_ok_and(|name| name.trim_end() == self.spec.driver)
+    fn is_driver(&self, name: &Path) -> bool {
+        let mut buffer = [0; LONGEST];
+        read(name, &mut buffer).is_ok_and(|name| name == self.spec.driver)
     }
 
     fn is_device(&self, directory: &Path) -> bool {
@@ -44,10 +57,23 @@ impl Device {
     }
 }
 
+impl Files {
+    fn new(directory: &Path, spec: &Hwmon) -> Self {
+        let input = |attribute: &String| directory.join(format!("{attribute}_input"));
+        Self {
+            directory: directory.to_owned(),
+            name: directory.join("name"),
+            power: spec.power.iter().map(|attributes| attributes.each_ref().map(input)).collect(),
+            temperature: spec.temperature.iter().map(input).collect(),
+            fan: spec.fan.iter().map(|fan| [input(fan), directory.join(format!("{fan}_fault"))]).collect(),
+        }
+    }
+}
+
 impl Driver<bus::Error> for Device {
     fn identify(&mut self) -> Result<(), Error<bus::Error>> {
-        self.directory = self.find();
-        match &self.directory {
+        self.files = self.find();
+        match &self.files {
             Some(_) => Ok(()),
             None => Err(bus::Error::NoAcknowledge.into()),
         }
@@ -59,39 +85,50 @@ impl Driver<bus::Error> for Device {
 
     fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<bus::Error>> {
         // A driver that is loaded again may leave its number to another.
-        let same = |directory: &&Path| self.is_driver(directory) && self.is_device(directory);
-        let Some(directory) = self.directory.as_deref().filter(same) else {
+        let same = |files: &&Files| self.is_driver(&files.name) && self.is_device(&files.directory);
+        let Some(files) = self.files.as_ref().filter(same) else {
             return Err(bus::Error::Gone("the kernel driver is gone".to_owned()).into());
         };
-        for (channel, [voltage, current, power]) in reading.power.iter_mut().zip(&self.spec.power) {
+        for (channel, [voltage, current, power]) in reading.power.iter_mut().zip(&files.power) {
             *channel = Power {
-                voltage: quantity(directory, voltage, Some),
-                current: quantity(directory, current, Some),
-                power: quantity(directory, power, |microwatts| div_round_closest(microwatts, 1000)),
+                voltage: quantity(voltage, Some),
+                current: quantity(current, Some),
+                power: quantity(power, |microwatts| div_round_closest(microwatts, 1000)),
             };
         }
-        for (channel, attribute) in reading.temperature.iter_mut().zip(&self.spec.temperature) {
-            *channel = quantity(directory, attribute, Some);
+        for (channel, input) in reading.temperature.iter_mut().zip(&files.temperature) {
+            *channel = quantity(input, Some);
         }
-        for (channel, attribute) in reading.fan.iter_mut().zip(&self.spec.fan) {
-            let fault = fs::read_to_string(directory.join(format!("{attribute}_fault")));
+        for (channel, [input, fault]) in reading.fan.iter_mut().zip(&files.fan) {
+            let mut buffer = [0; LONGEST];
             *channel = Fan {
-                rpm: quantity(directory, attribute, Some),
+                rpm: quantity(input, Some),
                 duty: Err(Missing::NotPresent),
-                fault: fault.is_ok_and(|text| text.trim_end() == "1"),
+                fault: read(fault, &mut buffer).is_ok_and(|text| text == "1"),
             };
         }
         Ok(())
     }
 }
 
+/// Longest text of an attribute: a number of 64 bits with its sign, or a driver's name.
+const LONGEST: usize = 64;
+
+/// The text of an attribute file, which is one read of less than a page.
+fn read<'a>(path: &Path, buffer: &'a mut [u8; LONGEST]) -> std::io::Result<&'a str> {
+    let length = File::open(path)?.read(buffer)?;
+    let text = buffer.get(..length).unwrap_or_default();
+    std::str::from_utf8(text).map(str::trim_end).map_err(std::io::Error::other)
+}
+
 /// One `_input` file. Which attributes a driver has differs by chip: one that is not there is not present; one that
 /// the driver cannot read now (EIO, ENXIO, ENODATA, EAGAIN) failed on the bus behind it.
-fn quantity<T: TryFrom<i64>>(directory: &Path, attribute: &str, scale: impl Fn(i64) -> Option<i64>) -> Reading<T> {
-    let text = fs::read_to_string(directory.join(format!("{attribute}_input"))).map_err(|error| {
+fn quantity<T: TryFrom<i64>>(input: &Path, scale: impl Fn(i64) -> Option<i64>) -> Reading<T> {
+    let mut buffer = [0; LONGEST];
+    let text = read(input, &mut buffer).map_err(|error| {
         if error.kind() == std::io::ErrorKind::NotFound { Missing::NotPresent } else { Missing::Bus }
     })?;
-    let value = text.trim_end().parse().ok().and_then(scale).ok_or(Missing::Implausible)?;
+    let value = text.parse().ok().and_then(scale).ok_or(Missing::Implausible)?;
     T::try_from(value).map_err(|_| Missing::Implausible)
 }
 
