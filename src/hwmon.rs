@@ -4,7 +4,7 @@
 //! has been gone for a while. The kernel's unit is ours in all but power (hwmon has microwatts; Documentation/hwmon/sysfs-interface.rst).
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::board::Hwmon;
@@ -19,15 +19,18 @@ pub struct Device {
     files: Option<Files>,
 }
 
-/// The files of the device, named once when it is found: a tick opens dozens of them.
+/// The attributes of a device, held open: a tick reads dozens of them, one system call each. sysfs makes the value anew for
+/// each read at offset 0, and says ENODEV when the device is gone, also where its number was given to another.
 struct Files {
-    directory: PathBuf,
-    name: PathBuf,
-    power: Vec<[PathBuf; 3]>,
-    temperature: Vec<PathBuf>,
+    name: File,
+    power: Vec<[Attribute; 3]>,
+    temperature: Vec<Attribute>,
     /// Speed and fault.
-    fan: Vec<[PathBuf; 2]>,
+    fan: Vec<[Attribute; 2]>,
 }
+
+/// An attribute; `None` where the driver has no such for this chip.
+type Attribute = Option<File>;
 
 impl Device {
     /// A device that is looked for when it identifies itself.
@@ -41,13 +44,12 @@ impl Device {
         let mut directories: Vec<PathBuf> =
             fs::read_dir(&self.class).ok()?.filter_map(Result::ok).map(|entry| entry.path()).collect();
         directories.sort();
-        let found = |directory: &PathBuf| self.is_driver(&directory.join("name")) && self.is_device(directory);
-        directories.into_iter().find(found).map(|directory| Files::new(&directory, &self.spec))
-    }
-
-    fn is_driver(&self, name: &Path) -> bool {
-        let mut buffer = [0; LONGEST];
-        read(name, &mut buffer).is_ok_and(|name| name == self.spec.driver)
+        directories.into_iter().filter(|directory| self.is_device(directory)).find_map(|directory| {
+            let name = File::open(directory.join("name")).ok()?;
+            let mut buffer = [0; LONGEST];
+            let ours = read(&name, &mut buffer).is_ok_and(|driver| driver == self.spec.driver);
+            ours.then(|| Files::open(name, &directory, &self.spec))
+        })
     }
 
     fn is_device(&self, directory: &Path) -> bool {
@@ -58,15 +60,20 @@ impl Device {
 }
 
 impl Files {
-    fn new(directory: &Path, spec: &Hwmon) -> Self {
-        let input = |attribute: &String| directory.join(format!("{attribute}_input"));
+    fn open(name: File, directory: &Path, spec: &Hwmon) -> Self {
+        let open = |attribute: &str, suffix: &str| File::open(directory.join(format!("{attribute}{suffix}"))).ok();
+        let input = |attribute: &String| open(attribute, "_input");
         Self {
-            directory: directory.to_owned(),
-            name: directory.join("name"),
+            name,
             power: spec.power.iter().map(|attributes| attributes.each_ref().map(input)).collect(),
             temperature: spec.temperature.iter().map(input).collect(),
-            fan: spec.fan.iter().map(|fan| [input(fan), directory.join(format!("{fan}_fault"))]).collect(),
+            fan: spec.fan.iter().map(|fan| [input(fan), open(fan, "_fault")]).collect(),
         }
+    }
+
+    /// Whether the device is still there.
+    fn alive(&self) -> bool {
+        read(&self.name, &mut [0; LONGEST]).is_ok()
     }
 }
 
@@ -84,9 +91,7 @@ impl Driver<bus::Error> for Device {
     }
 
     fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<bus::Error>> {
-        // A driver that is loaded again may leave its number to another.
-        let same = |files: &&Files| self.is_driver(&files.name) && self.is_device(&files.directory);
-        let Some(files) = self.files.as_ref().filter(same) else {
+        let Some(files) = self.files.as_ref().filter(|files| files.alive()) else {
             return Err(bus::Error::Gone("the kernel driver is gone".to_owned()).into());
         };
         for (channel, [voltage, current, power]) in reading.power.iter_mut().zip(&files.power) {
@@ -104,7 +109,7 @@ impl Driver<bus::Error> for Device {
             *channel = Fan {
                 rpm: quantity(input, Some),
                 duty: Err(Missing::NotPresent),
-                fault: read(fault, &mut buffer).is_ok_and(|text| text == "1"),
+                fault: fault.as_ref().is_some_and(|fault| read(fault, &mut buffer).is_ok_and(|text| text == "1")),
             };
         }
         Ok(())
@@ -115,19 +120,18 @@ impl Driver<bus::Error> for Device {
 const LONGEST: usize = 64;
 
 /// The text of an attribute file, which is one read of less than a page.
-fn read<'a>(path: &Path, buffer: &'a mut [u8; LONGEST]) -> std::io::Result<&'a str> {
-    let length = File::open(path)?.read(buffer)?;
+fn read<'a>(file: &File, buffer: &'a mut [u8; LONGEST]) -> std::io::Result<&'a str> {
+    let length = file.read_at(buffer, 0)?;
     let text = buffer.get(..length).unwrap_or_default();
     std::str::from_utf8(text).map(str::trim_end).map_err(std::io::Error::other)
 }
 
 /// One `_input` file. Which attributes a driver has differs by chip: one that is not there is not present; one that
 /// the driver cannot read now (EIO, ENXIO, ENODATA, EAGAIN) failed on the bus behind it.
-fn quantity<T: TryFrom<i64>>(input: &Path, scale: impl Fn(i64) -> Option<i64>) -> Reading<T> {
+fn quantity<T: TryFrom<i64>>(input: &Attribute, scale: impl Fn(i64) -> Option<i64>) -> Reading<T> {
     let mut buffer = [0; LONGEST];
-    let text = read(input, &mut buffer).map_err(|error| {
-        if error.kind() == std::io::ErrorKind::NotFound { Missing::NotPresent } else { Missing::Bus }
-    })?;
+    let file = input.as_ref().ok_or(Missing::NotPresent)?;
+    let text = read(file, &mut buffer).map_err(|_| Missing::Bus)?;
     let value = text.parse().ok().and_then(scale).ok_or(Missing::Implausible)?;
     T::try_from(value).map_err(|_| Missing::Implausible)
 }
@@ -179,8 +183,11 @@ mod tests {
         assert_eq!(reading.power, [first, Power::missing(Missing::NotPresent)]);
         assert_eq!(reading.temperature, [Ok(Millicelsius(-250)), Err(Missing::Implausible)]);
         assert_eq!(reading.fan, [Fan { rpm: Ok(Rpm(3_006)), duty: Err(Missing::NotPresent), fault: true }]);
+        // Held open, and read anew each time.
+        fs::write(root.join("class/hwmon/hwmon1/fan1_input"), "2950\n").unwrap();
+        assert_eq!(device.read(&mut reading), Ok(()));
+        assert_eq!(reading.fan.first().map(|fan| fan.rpm), Some(Ok(Rpm(2_950))));
         fs::remove_dir_all(&root).unwrap();
-        assert!(device.read(&mut reading).is_err(), "a driver that was unloaded is gone, not zero");
     }
 
     #[test]

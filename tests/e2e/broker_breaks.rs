@@ -105,6 +105,18 @@ fn refusing_it_is_said_once_and_a_password_from_a_file_gets_in() {
     admitted.logged("connected to 127.0.0.1");
     assert_eq!(refused.log().matches("NotAuthorized").count(), 1, "one line per episode, not per attempt");
     assert!(!admitted.log().contains("secret"));
+    // The operator's tool gets in the same way.
+    let url = format!("mqtt://127.0.0.1:{}", broker.port);
+    let watch = |arguments: &[&str]| {
+        let command = ["watch", "--once", "--rig", "rig-1", "--broker", &url];
+        Command::new(env!("CARGO_BIN_EXE_rigd-ctl")).args(command).args(arguments).output().unwrap()
+    };
+    let stranger = watch(&[]);
+    assert!(!stranger.status.success() && String::from_utf8_lossy(&stranger.stderr).contains("NotAuthorized"));
+    std::fs::write(&password, "test").unwrap();
+    let operator = watch(&["--username", "test", "--password-file", password.to_str().unwrap()]);
+    assert!(operator.status.success(), "{}", String::from_utf8_lossy(&operator.stderr));
+    assert!(String::from_utf8_lossy(&operator.stdout).contains("rig-1  online  simulated-8gpu"));
 }
 
 #[test]

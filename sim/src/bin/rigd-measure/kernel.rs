@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::statistic::number;
+
 /// A process at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sample {
@@ -71,6 +73,31 @@ impl Thread {
     }
 }
 
+/// What all CPUs have done since the machine started, in ticks of the kernel's clock.
+pub(crate) struct CpuTime {
+    idle: u64,
+    all: u64,
+}
+
+impl CpuTime {
+    pub(crate) fn now() -> Result<Self> {
+        Self::parse(&fs::read_to_string("/proc/stat")?)
+    }
+
+    /// `cpu  user nice system idle iowait irq softirq steal …`; what follows is in user already (proc_stat(5)).
+    fn parse(stat: &str) -> Result<Self> {
+        let ticks = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).context("no cpu in /proc/stat")?;
+        let ticks: Vec<u64> = ticks.split_whitespace().take(8).map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Self { idle: ticks.iter().skip(3).take(2).sum(), all: ticks.iter().sum() })
+    }
+
+    /// Percent of the time since then in which a CPU had nothing to do.
+    pub(crate) fn idle_since(&self, then: &Self) -> f64 {
+        let all = number(self.all.saturating_sub(then.all)).max(1.0);
+        100.0 * number(self.idle.saturating_sub(then.idle)) / all
+    }
+}
+
 /// The number behind `key:`, whatever its unit.
 fn field(text: &str, key: &str) -> Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
@@ -104,6 +131,15 @@ mod tests {
         let since: Vec<_> = after.since(&before).into_iter().collect();
         let expected = [("bus", 5, 12), ("rigd", 2, 3)];
         assert_eq!(since, expected.map(|(name, ms, count)| (name.to_owned(), (Duration::from_millis(ms), count))));
+    }
+
+    #[test]
+    fn idle_time_is_the_fourth_and_fifth_of_eight() {
+        let then = CpuTime::parse("cpu  100 1 50 800 9 0 0 0 7 7\ncpu0 1 2 3 4\n").unwrap();
+        assert_eq!((then.idle, then.all), (809, 960));
+        let now = CpuTime::parse("cpu  110 1 55 980 11 0 2 1 7 7\n").unwrap();
+        assert_eq!(now.idle_since(&then), 91.0);
+        assert!(CpuTime::parse("intr 1 2\n").is_err());
     }
 
     #[test]

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use crate::kernel::CpuTime;
 use crate::lab::{First, Lab, Window};
 use crate::statistic::{Values, number};
 use crate::subject::Subject;
 use crate::table::columns;
 use crate::{Options, hwmon};
 
-/// More work per CPU than this before the run, and the machine is not quiet.
-const QUIET: f64 = 0.3;
+/// What is measured takes a hundredth of two CPUs; a machine that was idle for less of the run, in percent, was not quiet.
+const QUIET: f64 = 90.0;
 
 const SOCKETS: &str = "\
 sockets: the built-in board simulated-8gpu: 8 power monitors, 6 fans, 3 temperatures, a supply; all simulated. Each I2C transfer
@@ -85,13 +86,14 @@ pub(crate) struct Report {
     head: String,
     no_files: Option<String>,
     starts: u32,
+    began: CpuTime,
 }
 
 impl Report {
     pub(crate) fn new(options: &Options, lab: &Lab) -> Result<Self> {
         let (starts, rounds, window, settle) = (options.starts, options.rounds, options.window, options.settle);
         let mut head = machine()?;
-        head += &format!("{starts} starts, and {rounds} window(s) of {window:?} after {settle:?}, of each in turn\n\n");
+        head += &format!("{starts} starts, and {rounds} window(s) of {window:?} after {settle:?}, of each in turn\n");
         let mut figures = BTreeMap::new();
         for subject in lab.subjects() {
             let file = if subject == Subject::Bare { &options.bare } else { &options.rigd };
@@ -99,7 +101,7 @@ impl Report {
             of.megabytes.push(number(fs::metadata(file)?.len()) / 1e6);
             figures.insert(subject, of);
         }
-        Ok(Self { figures, head, no_files: lab.no_files.clone(), starts })
+        Ok(Self { figures, head, no_files: lab.no_files.clone(), starts, began: CpuTime::now()? })
     }
 
     pub(crate) fn started(&mut self, subject: Subject, first: &First) {
@@ -137,12 +139,17 @@ impl Report {
     }
 
     pub(crate) fn finish(self) -> Result<String> {
+        let idle = CpuTime::now()?.idle_since(&self.began);
         let mut text = self.head.clone();
+        text += &format!("the machine was idle for {idle:.1} % of the time\n");
+        if idle < QUIET {
+            text += "NOT A QUIET MACHINE: CPU and start times are upper bounds\n";
+        }
+        text.push('\n');
         text += &columns(&self.rows());
         text += "\n!: above the goal. (n x): beside the bare publisher.\n";
         text += &self.threads();
         text += &self.notes();
-        text += &format!("\nload at the end {}\n", load()?);
         Ok(text)
     }
 
@@ -208,19 +215,7 @@ fn machine() -> Result<String> {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let cpus = std::thread::available_parallelism()?.get();
     let rights = if rustix::process::geteuid().is_root() { "root" } else { "an ordinary user" };
-    let load = load()?;
-    let arch = std::env::consts::ARCH;
-    let mut text = format!("Linux {} {arch}, {cpus} CPUs, load {load}, run by {rights}\n", kernel.trim_end());
-    if load > QUIET * number(cpus) {
-        text += "NOT A QUIET MACHINE: CPU and start times are upper bounds\n";
-    }
-    Ok(text)
-}
-
-/// Runnable threads, averaged over the last minute.
-fn load() -> Result<f64> {
-    let text = fs::read_to_string("/proc/loadavg")?;
-    Ok(text.split_whitespace().next().context("an empty /proc/loadavg")?.parse()?)
+    Ok(format!("Linux {} {}, {cpus} CPUs; run by {rights}\n", kernel.trim_end(), std::env::consts::ARCH))
 }
 
 #[cfg(test)]

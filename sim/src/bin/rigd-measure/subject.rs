@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use rigd::wire::{Encoding, Message, Telemetry, decode};
 
 use crate::process::Running;
@@ -93,12 +93,14 @@ pub(crate) fn topic(rig: &str) -> String {
     format!("r1/{rig}/up/tele")
 }
 
-/// Whether a payload is telemetry of the agent in which no reading is missing that the board has.
-pub(crate) fn is_complete(payload: &[u8]) -> bool {
-    let Ok((_, Message::Telemetry(telemetry))) = decode(payload) else { return false };
+/// Whether no reading is missing in the agent's telemetry. A fan's drive may be: hwmon has none.
+pub(crate) fn is_complete(payload: &[u8]) -> Result<bool> {
+    let (_, message) = decode(payload).context("is the agent of another version?")?;
+    let Message::Telemetry(telemetry) = message else { bail!("{:?} where telemetry belongs", message.kind()) };
     let Telemetry { rails, supplies, sensors, fans, .. } = telemetry;
     let powers = rails.into_iter().chain(supplies.into_iter().flat_map(|supply| [supply.input, supply.output]));
-    powers.into_iter().all(|power| power.mv.0.is_ok() && power.ma.0.is_ok() && power.mw.0.is_ok())
+    let mut powers = powers.into_iter();
+    Ok(powers.all(|power| power.mv.0.is_ok() && power.ma.0.is_ok() && power.mw.0.is_ok())
         && sensors.iter().all(|sensor| sensor.0.is_ok())
-        && fans.iter().all(|fan| fan.rpm.0.is_ok())
+        && fans.iter().all(|fan| fan.rpm.0.is_ok()))
 }
