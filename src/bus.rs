@@ -72,16 +72,25 @@ impl embedded_hal::i2c::Error for Error {
 /// One chip's place on a bus.
 pub struct Device {
     addr: u8,
-    link: Link,
+    link: Box<dyn Link>,
 }
 
-enum Link {
-    Raw(linux::Raw),
-    Smbus(linux::Smbus),
-    Socket(socket::Socket),
+/// What carries transactions out.
+pub trait Link: Send {
+    /// One transaction with the chip at `address`, as `embedded_hal::i2c::I2c::transaction` has it.
+    ///
+    /// # Errors
+    /// What it failed of.
+    fn transaction(&mut self, address: u8, operations: &mut [Operation<'_>]) -> Result<(), Error>;
 }
 
 impl Device {
+    /// The chip at `addr` (7 bits) behind this link.
+    #[must_use]
+    pub fn new(addr: u8, link: Box<dyn Link>) -> Self {
+        Self { addr, link }
+    }
+
     /// The chip's address, 7 bits.
     #[must_use]
     pub const fn addr(&self) -> u8 {
@@ -95,11 +104,7 @@ impl ErrorType for Device {
 
 impl I2c for Device {
     fn transaction(&mut self, address: u8, operations: &mut [Operation<'_>]) -> Result<(), Error> {
-        match &mut self.link {
-            Link::Raw(raw) => raw.transaction(operations),
-            Link::Smbus(smbus) => smbus.transaction(operations),
-            Link::Socket(socket) => socket.transaction(address, operations),
-        }
+        self.link.transaction(address, operations)
     }
 }
 
@@ -137,16 +142,16 @@ impl Host {
     /// # Errors
     /// `Gone` where there is no such bus now, `Owned`, or what the system says.
     pub fn open(&self, adapter: &Adapter, addr: u8) -> Result<Device, Error> {
-        let link = match adapter {
+        let link: Box<dyn Link> = match adapter {
             Adapter::Kernel(name) => linux::open(self, name, addr)?,
             Adapter::Socket(name) => {
                 let directory = self.simulation.as_ref();
                 let directory =
                     directory.ok_or_else(|| Error::Gone("`simulation` is not set in rigd.toml".to_owned()))?;
-                Link::Socket(socket::Socket::connect(&directory.join(name))?)
+                Box::new(socket::Socket::connect(&directory.join(name))?)
             }
             Adapter::Hwmon => return Err(Error::Gone("hwmon has no addresses".to_owned())),
         };
-        Ok(Device { addr, link })
+        Ok(Device::new(addr, link))
     }
 }

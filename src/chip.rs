@@ -2,6 +2,7 @@
 //!
 //! To add a part: copy the neighbour that is most like it, keep the datasheet's register names, derive the formula,
 //! repeat the datasheet's rows as tests, and add its [`Part`] to [`PARTS`]. Nothing else in the agent needs to know.
+//! Boards, `rigd-ctl probe` and `rigd-ctl read` learn all they need of it from there.
 //!
 //! Each driver does three things: it makes sure that it talks to its part (`identify`, reads only), it brings the part
 //! into the state that the formulas assume (`configure`, after each identification), and it reads (`read`). A chip that
@@ -28,7 +29,9 @@ pub struct Part {
     /// One line for people.
     pub about: &'static str,
     /// Addresses that its pins can select, 7 bits.
-    pub addresses: RangeInclusive<u8>,
+    pub addresses: &'static [RangeInclusive<u8>],
+    /// What `identify` can know.
+    pub certainty: Certainty,
     /// Names of its power channels.
     pub power: &'static [&'static str],
     /// Names of its temperature channels.
@@ -37,12 +40,81 @@ pub struct Part {
     pub fan: &'static [&'static str],
     /// Whether it drives its fans, not only measures them.
     pub drives_fans: bool,
-    /// Whether its current depends on a shunt on the board.
-    pub needs_shunt: bool,
+    /// What a board says about it beside its place.
+    pub takes: &'static [Setting],
     /// Times in seconds that its own watchdog can be set to, the default first; empty without one.
     pub watchdog_s: &'static [u8],
+    /// What `rigd-ctl read` shows of it, in the order of the datasheet.
+    pub registers: &'static [Register],
+    /// What the kernel's driver calls its channels, for where that driver owns the chip.
+    pub kernel: Kernel,
     /// Opens a driver on the chip's place on the bus.
     pub open: fn(bus::Device, &Settings) -> Box<dyn Driver<bus::Error>>,
+}
+
+/// How sure it is, once a part has been identified, that it is the part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Certainty {
+    /// Nothing tells it from others but that it answers: a board's word is taken for it.
+    Word,
+    /// By bits that cannot be otherwise; a relative may pass for it.
+    Shape,
+    /// By its id registers.
+    Id,
+}
+
+/// What a board can say about a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// `shunt_microohms`: its current depends on a shunt on the board, so the board has to say.
+    Shunt,
+    /// `pec`: it can end each transfer with a packet error code.
+    Pec,
+    /// `current_divisor`: its makers disagree on the scale of its output current.
+    CurrentDivisor,
+}
+
+/// A register, for people.
+pub struct Register {
+    /// Its name in the datasheet.
+    pub name: &'static str,
+    /// Its number or command code.
+    pub at: u8,
+    /// How it is read.
+    pub form: Form,
+    /// How a number in it becomes a quantity, for people; empty where it is bits.
+    pub formula: &'static str,
+}
+
+/// Width and order of a register on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One byte.
+    U8,
+    /// So many bytes, the most significant first (TI, Linear, Maxim).
+    Be(u8),
+    /// So many bytes, the least significant first (SMBus, PMBus).
+    Le(u8),
+    /// A length, then so many bytes: SMBus block read.
+    Block,
+    /// The checksummed words of common-slot supplies.
+    CommonSlot,
+}
+
+/// Names of the kernel driver's attributes, without `_input`, in the order of the part's channels; an empty name where the
+/// driver has none. All empty lists: this part is not read through the kernel.
+pub struct Kernel {
+    /// Voltage, current and power of each power channel.
+    pub power: &'static [[&'static str; 3]],
+    /// Of each temperature channel.
+    pub temperature: &'static [&'static str],
+    /// Of each fan channel.
+    pub fan: &'static [&'static str],
+}
+
+impl Kernel {
+    /// The kernel has no driver for this part, or none that says the same.
+    pub const NONE: Self = Self { power: &[], temperature: &[], fan: &[] };
 }
 
 impl PartialEq for Part {
@@ -69,6 +141,12 @@ impl Part {
         PARTS.iter().copied().find(|part| part.name == name)
     }
 
+    /// Whether its pins can select this address.
+    #[must_use]
+    pub fn can_be_at(&self, addr: u8) -> bool {
+        self.addresses.iter().any(|range| range.contains(&addr))
+    }
+
     /// A reading with this part's channels, all missing.
     #[must_use]
     pub fn missing(&self, reason: Missing) -> ChipReading {
@@ -85,6 +163,10 @@ pub struct Settings {
     pub watchdog_s: u8,
     /// Tachometer pulses per revolution, by fan channel.
     pub pulses: Vec<u8>,
+    /// Whether each transfer carries a packet error code (SMBus 3.1, 6.4).
+    pub pec: bool,
+    /// Counts per ampere of the part's output current, where its makers disagree; zero for the part's default.
+    pub current_divisor: u16,
 }
 
 /// What went wrong with a chip.
@@ -111,6 +193,12 @@ pub enum Error<E> {
         /// What came back.
         found: u16,
     },
+    /// A checksum or packet error code does not fit: the line is disturbed, or the part does not speak so.
+    #[error("register {register:#04x}: the checksum does not fit")]
+    Checksum {
+        /// The register.
+        register: u8,
+    },
     /// The part has no such channel.
     #[error("no such channel")]
     NoChannel,
@@ -128,7 +216,7 @@ impl<E: embedded_hal::i2c::Error> Error<E> {
     pub fn missing(&self) -> Missing {
         match self {
             Self::I2c(error) if matches!(error.kind(), ErrorKind::NoAcknowledge(_)) => Missing::NotPresent,
-            Self::I2c(_) => Missing::Bus,
+            Self::I2c(_) | Self::Checksum { .. } => Missing::Bus,
             Self::WrongPart { .. } | Self::NoChannel => Missing::NotPresent,
             Self::ReadBack { .. } => Missing::Implausible,
         }
@@ -179,6 +267,14 @@ pub(crate) fn read_be<I: I2c>(i2c: &mut I, addr: u8, register: u8) -> Result<u16
     let mut bytes = [0; 2];
     i2c.write_read(addr, &[register], &mut bytes)?;
     Ok(u16::from_be_bytes(bytes))
+}
+
+/// Reads a register of `N` bytes, most significant first, as a number. `N` is at most 8.
+#[expect(dead_code, reason = "for the parts with registers of 24 bits and more")]
+pub(crate) fn read_wide<const N: usize, I: I2c>(i2c: &mut I, addr: u8, register: u8) -> Result<u64, Error<I::Error>> {
+    let mut bytes = [0; N];
+    i2c.write_read(addr, &[register], &mut bytes)?;
+    Ok(bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
 }
 
 /// Reads a 16-bit register that has its least significant byte first (SMBus, PMBus).
@@ -241,6 +337,12 @@ mod tests {
             assert!(PARTS.iter().skip(i + 1).all(|other| other.name != part.name), "{part:?} is there twice");
             assert!(part.power.len() + part.temperature.len() + part.fan.len() > 0, "{part:?} measures nothing");
             assert!(part.drives_fans || part.watchdog_s.is_empty(), "{part:?}: a watchdog guards fans");
+            assert!(part.addresses.iter().all(|range| *range.start() >= 0x08 && *range.end() <= 0x77), "{part:?}");
+            assert!(!part.registers.is_empty(), "{part:?} shows no register");
+            let kernel = &part.kernel;
+            let named = (kernel.power.len(), kernel.temperature.len(), kernel.fan.len());
+            let has = (part.power.len(), part.temperature.len(), part.fan.len());
+            assert!(named == (0, 0, 0) || named == has, "{part:?}: the kernel's names are not those of its channels");
         }
     }
 }

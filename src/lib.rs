@@ -18,6 +18,7 @@
 //! | [`config`] | `/etc/rigd/rigd.toml` and every default |
 //! | [`source`] | TOML with file, line and key in every complaint |
 //! | [`chip`] | one file per part: registers, formula, driver |
+//! | [`identity`] | what a board's EEPROM says of the board |
 //! | [`hwmon`] | chips that a kernel driver owns |
 //! | [`bus`] | one thread per adapter; raw I2C, SMBus, or the simulated rig's socket |
 //! | [`control`] | the tick: read all, decide once, order once |
@@ -49,6 +50,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod hwmon;
+pub mod identity;
 pub mod logger;
 pub mod mqtt;
 pub mod reading;

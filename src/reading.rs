@@ -4,11 +4,13 @@
 //! control thread folds them into a [`Snapshot`] once a tick; both are plain data.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use crate::alarm::Alarm;
+use crate::identity::Identity;
 use crate::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, OutOfRange, Rpm};
 
 /// A value, or the reason why it is missing.
@@ -175,6 +177,8 @@ pub struct ChipReading {
     pub fan: Vec<Fan>,
     /// What it says is wrong.
     pub faults: Faults,
+    /// Which board it sits on, where it holds that.
+    pub identity: Option<Arc<Identity>>,
 }
 
 impl ChipReading {
@@ -186,6 +190,7 @@ impl ChipReading {
             temperature: vec![Err(reason); temperature],
             fan: vec![Fan::missing(reason); fan],
             faults: Faults::NONE,
+            identity: None,
         }
     }
 
@@ -195,6 +200,7 @@ impl ChipReading {
         self.temperature.fill(Err(reason));
         self.fan.fill(Fan::missing(reason));
         self.faults = Faults::NONE;
+        self.identity = None;
     }
 }
 

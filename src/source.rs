@@ -132,6 +132,12 @@ impl<'a> Table<'a> {
         if let DeValue::String(text) = value { Some(text.to_string()) } else { self.not("a string", key, value) }
     }
 
+    /// A `true` or `false` that may be left out.
+    pub(crate) fn flag(&self, key: &str) -> Option<bool> {
+        let value = self.value(key)?;
+        if let DeValue::Boolean(flag) = value { Some(*flag) } else { self.not("`true` or `false`", key, value) }
+    }
+
     /// A text that must be there; empty, and complained of, where it is not.
     pub(crate) fn needed_text(&self, key: &str) -> String {
         self.needed(key).then(|| self.text(key)).flatten().unwrap_or_default()

@@ -30,6 +30,8 @@ pub(super) struct Chip {
     pub(super) addr: u8,
     pub(super) shunt_microohms: Option<u32>,
     pub(super) watchdog_s: Option<u8>,
+    pub(super) pec: Option<bool>,
+    pub(super) current_divisor: Option<u16>,
 }
 
 pub(super) struct Hwmon {
@@ -116,13 +118,15 @@ impl Bus {
 
 impl Chip {
     fn read(table: &Table<'_>) -> Self {
-        table.only(&["part", "bus", "addr", "shunt_microohms", "watchdog_s"]);
+        table.only(&["part", "bus", "addr", "shunt_microohms", "watchdog_s", "pec", "current_divisor"]);
         Self {
             part: table.needed_text("part"),
             bus: table.needed_text("bus"),
             addr: table.needed_number("addr"),
             shunt_microohms: table.number("shunt_microohms"),
             watchdog_s: table.number("watchdog_s"),
+            pec: table.flag("pec"),
+            current_divisor: table.number("current_divisor"),
         }
     }
 }

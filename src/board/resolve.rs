@@ -4,11 +4,12 @@
 //! with a problem is never returned.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{Board, Bus, Chip, ChipKind, Fan, Hwmon, Point, Rail, Sensor, Supply, Zone, file};
 use crate::bus::Adapter;
-use crate::chip::{PARTS, Part, Settings};
+use crate::chip::{PARTS, Part, Setting, Settings};
 use crate::source::{Problems, Source};
 use crate::units::{Duty, Microohms, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 
@@ -128,12 +129,13 @@ impl<'a> Resolver<'a> {
 
     fn check_address(&self, refdes: &str, chip: &file::Chip, part: &Part, bus: usize) {
         let key = format!("chip.{refdes}.addr");
-        if !part.addresses.contains(&chip.addr) {
-            let (low, high) = (part.addresses.start(), part.addresses.end());
-            self.complain(
-                &key,
-                format!("{} can only be at {low:#04x} to {high:#04x}, not at {:#04x}", part.name, chip.addr),
-            );
+        if !part.can_be_at(chip.addr) {
+            let range = |range: &RangeInclusive<u8>| match (range.start(), range.end()) {
+                (low, high) if low == high => format!("{low:#04x}"),
+                (low, high) => format!("{low:#04x} to {high:#04x}"),
+            };
+            let ranges = part.addresses.iter().map(range).collect::<Vec<_>>().join(", ");
+            self.complain(&key, format!("{} can only be at {ranges}, not at {:#04x}", part.name, chip.addr));
         }
         let neighbours = self.buses.get(bus).map_or(&[][..], |bus| &bus.chips);
         for other in neighbours {
@@ -145,15 +147,22 @@ impl<'a> Resolver<'a> {
 
     fn settings(&self, refdes: &str, chip: &file::Chip, part: &Part) -> Settings {
         let key = |field: &str| format!("chip.{refdes}.{field}");
+        let takes = |setting| part.takes.contains(&setting);
         match chip.shunt_microohms {
-            None if part.needs_shunt => {
+            None if takes(Setting::Shunt) => {
                 self.complain(&key("shunt_microohms"), format!("{} needs its shunt's resistance", part.name))
             }
-            Some(_) if !part.needs_shunt => {
+            Some(_) if !takes(Setting::Shunt) => {
                 self.complain(&key("shunt_microohms"), format!("{} has no shunt", part.name))
             }
             Some(0) => self.complain(&key("shunt_microohms"), "must be above zero"),
             Some(_) | None => {}
+        }
+        if chip.pec.is_some() && !takes(Setting::Pec) {
+            self.complain(&key("pec"), format!("{} has no packet error code", part.name));
+        }
+        if chip.current_divisor.is_some() && !takes(Setting::CurrentDivisor) {
+            self.complain(&key("current_divisor"), format!("{} has one scale only", part.name));
         }
         let watchdog_s = match (chip.watchdog_s, part.watchdog_s) {
             (None, times) => times.first().copied().unwrap_or(0),
@@ -169,7 +178,13 @@ impl<'a> Resolver<'a> {
                 time
             }
         };
-        Settings { shunt: Microohms(chip.shunt_microohms.unwrap_or(0)), watchdog_s, pulses: vec![2; part.fan.len()] }
+        Settings {
+            shunt: Microohms(chip.shunt_microohms.unwrap_or(0)),
+            watchdog_s,
+            pulses: vec![2; part.fan.len()],
+            pec: chip.pec.unwrap_or(false),
+            current_divisor: chip.current_divisor.unwrap_or(0),
+        }
     }
 
     fn place_hwmon_chips(&mut self) {

@@ -51,17 +51,17 @@ pub fn adapters(host: &Host) -> Vec<AdapterInfo> {
 }
 
 /// Opens a chip's place on the adapter of this name.
-pub(super) fn open(host: &Host, name: &str, addr: u8) -> Result<Link, Error> {
+pub(super) fn open(host: &Host, name: &str, addr: u8) -> Result<Box<dyn Link>, Error> {
     let found = adapters(host).into_iter().find(|adapter| adapter.name == name);
     let path = found.ok_or_else(|| Error::Gone(format!("there is no adapter `{name}`")))?.path;
     let functions = functions(&path)?;
     if functions & FUNC_I2C != 0 {
         let mut dev = I2cdev::new(&path)?;
         dev.set_slave_address(addr.into())?;
-        Ok(Link::Raw(Raw(dev)))
+        Ok(Box::new(Raw(dev)))
     } else {
         let dev = LinuxI2CDevice::new(&path, addr.into())?;
-        Ok(Link::Smbus(Smbus { dev, functions }))
+        Ok(Box::new(Smbus { dev, functions }))
     }
 }
 
@@ -103,12 +103,12 @@ impl From<LinuxI2CError> for Error {
 /// Raw I2C through linux-embedded-hal; one open device per chip, since it reopens its file whenever the address changes.
 pub(super) struct Raw(I2cdev);
 
-impl Raw {
+impl Link for Raw {
     /// Goes below linux-embedded-hal's own `transaction`, which drops the count of messages done (i2c-virtio reports an
     /// absent chip that way: zeros would become readings) and sends neighbouring writes without a start between them
     /// as messages that most adapters cannot do. Neighbours of one kind are joined here instead, which is what
     /// embedded-hal's contract says they mean.
-    pub(super) fn transaction(&mut self, operations: &mut [Operation<'_>]) -> Result<(), Error> {
+    fn transaction(&mut self, _: u8, operations: &mut [Operation<'_>]) -> Result<(), Error> {
         if let [Operation::Write(bytes), Operation::Read(buffer)] = operations {
             return self.transfer(&mut [LinuxI2CMessage::write(bytes), LinuxI2CMessage::read(buffer)]);
         }
@@ -125,7 +125,9 @@ impl Raw {
         scatter(&runs, operations);
         Ok(())
     }
+}
 
+impl Raw {
     fn transfer(&mut self, messages: &mut [LinuxI2CMessage<'_>]) -> Result<(), Error> {
         let asked = u32::try_from(messages.len()).unwrap_or(u32::MAX);
         let done = self.0.transfer(messages)?;
@@ -171,8 +173,8 @@ pub(super) struct Smbus {
     functions: u64,
 }
 
-impl Smbus {
-    pub(super) fn transaction(&mut self, operations: &mut [Operation<'_>]) -> Result<(), Error> {
+impl Link for Smbus {
+    fn transaction(&mut self, _: u8, operations: &mut [Operation<'_>]) -> Result<(), Error> {
         match operations {
             [Operation::Write(bytes)] => self.write(bytes),
             [Operation::Write([register]), Operation::Read(buffer)] => self.write_read(*register, buffer),
@@ -187,7 +189,9 @@ impl Smbus {
             _ => Err(Error::Unsupported("transaction of several parts")),
         }
     }
+}
 
+impl Smbus {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         match bytes {
             [register] => self.dev.smbus_write_byte(*register)?,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use embedded_hal::i2c::Operation;
 
-use super::Error;
+use super::{Error, Link};
 
 /// Operation kind on the socket: bytes to the chip.
 pub const WRITE: u8 = 0;
@@ -70,8 +70,10 @@ impl Socket {
     pub(super) fn connect(path: &Path) -> Result<Self, Error> {
         Ok(Self { path: path.to_owned(), stream: Some(open(path)?) })
     }
+}
 
-    pub(super) fn transaction(&mut self, address: u8, operations: &mut [Operation<'_>]) -> Result<(), Error> {
+impl Link for Socket {
+    fn transaction(&mut self, address: u8, operations: &mut [Operation<'_>]) -> Result<(), Error> {
         let request = request(address, operations)?;
         let mut stream = match self.stream.take() {
             Some(stream) => stream,

@@ -6,7 +6,10 @@
 
 use embedded_hal::i2c::I2c;
 
-use super::{Driver, Error, Part, Settings, div_round_closest, holds, read_be, write_be};
+use super::{
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Setting, Settings, div_round_closest, holds, read_be,
+    write_be,
+};
 use crate::reading::{ChipReading, Fault, Faults, Missing, Power, Reading};
 use crate::units::{Microohms, Milliamps, Millivolts, Milliwatts};
 
@@ -14,15 +17,31 @@ use crate::units::{Microohms, Milliamps, Millivolts, Milliwatts};
 pub static PART: Part = Part {
     name: "ina226",
     about: "voltage, current and power of one rail",
-    addresses: 0x40..=0x4f,
+    addresses: &[0x40..=0x4f],
+    certainty: Certainty::Id,
     power: &["1"],
     temperature: &[],
     fan: &[],
     drives_fans: false,
-    needs_shunt: true,
+    takes: &[Setting::Shunt],
     watchdog_s: &[],
+    registers: &[
+        word("Configuration", register::CONFIGURATION, ""),
+        word("Shunt Voltage", register::SHUNT_VOLTAGE, "I = 2.5 uV x raw / Rshunt, signed"),
+        word("Bus Voltage", register::BUS_VOLTAGE, "U = 1.25 mV x raw"),
+        word("Power", register::POWER, "P = 25 x 2.5 uV x raw / Rshunt"),
+        word("Calibration", register::CALIBRATION, "2048: the current register repeats the shunt register"),
+        word("Mask/Enable", register::MASK_ENABLE, ""),
+        word("Manufacturer ID", register::MANUFACTURER_ID, "0x5449"),
+        word("Die ID", register::DIE_ID, "0x2260"),
+    ],
+    kernel: Kernel { power: &[["in1", "curr1", "power1"]], temperature: &[], fan: &[] },
     open: |device, settings| Box::new(Ina226::new(device.addr(), device, settings)),
 };
+
+const fn word(name: &'static str, at: u8, formula: &'static str) -> Register {
+    Register { name, at, form: Form::Be(2), formula }
+}
 
 /// Register map (table 7-3).
 mod register {

@@ -6,7 +6,7 @@
 
 use embedded_hal::i2c::I2c;
 
-use super::{Driver, Error, Part, Settings, holds, read_be, read_u8, write_u8};
+use super::{Certainty, Driver, Error, Form, Kernel, Part, Register, Settings, holds, read_be, read_u8, write_u8};
 use crate::bus;
 use crate::reading::{ChipReading, Reading};
 use crate::units::Millicelsius;
@@ -30,13 +30,26 @@ const fn part(
     Part {
         name,
         about,
-        addresses: 0x48..=0x4f,
+        addresses: &[0x48..=0x4f],
+        certainty: Certainty::Shape,
         power: &[],
         temperature: &["1"],
         fan: &[],
         drives_fans: false,
-        needs_shunt: false,
+        takes: &[],
         watchdog_s: &[],
+        registers: &[
+            Register {
+                name: "Temperature",
+                at: register::TEMPERATURE,
+                form: Form::Be(2),
+                formula: "T = (raw >> 4) / 16 C",
+            },
+            Register { name: "Configuration", at: register::CONFIGURATION, form: Form::U8, formula: "" },
+            Register { name: "T_LOW", at: register::T_LOW, form: Form::Be(2), formula: "as Temperature" },
+            Register { name: "T_HIGH", at: register::T_HIGH, form: Form::Be(2), formula: "as Temperature" },
+        ],
+        kernel: Kernel { power: &[], temperature: &["temp1"], fan: &[] },
         open,
     }
 }

@@ -11,7 +11,9 @@
 
 use embedded_hal::i2c::I2c;
 
-use super::{Driver, Error, Part, Settings, holds, read_be, read_u8, write_be, write_u8};
+use super::{
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Settings, holds, read_be, read_u8, write_be, write_u8,
+};
 use crate::reading::{ChipReading, Fan, Fault, Faults, Missing, Reading};
 use crate::units::{Duty, Rpm};
 
@@ -19,15 +21,43 @@ use crate::units::{Duty, Rpm};
 pub static PART: Part = Part {
     name: "max31790",
     about: "six fans: PWM, tachometer, a watchdog that gives full air",
-    addresses: 0x20..=0x2f,
+    addresses: &[0x20..=0x2f],
+    certainty: Certainty::Shape,
     power: &[],
     temperature: &[],
     fan: &["1", "2", "3", "4", "5", "6"],
     drives_fans: true,
-    needs_shunt: false,
+    takes: &[],
     watchdog_s: &[10, 5, 30],
+    registers: &[
+        byte("Global Configuration", register::GLOBAL_CONFIGURATION, ""),
+        byte("Fan 1 Configuration", register::FAN_CONFIGURATION, ""),
+        byte("Fan 1 Dynamics", register::FAN_DYNAMICS, ""),
+        byte("Fan Fault Status 1", register::FAN_FAULT_STATUS_1, "a bit for each fan"),
+        word("TACH 1 Count", register::TACH_COUNT, "rpm = 60 x SR x 8192 / (NP x (raw >> 5)), all ones: stands"),
+        word("TACH 2 Count", register::TACH_COUNT + 2, ""),
+        word("TACH 3 Count", register::TACH_COUNT + 4, ""),
+        word("TACH 4 Count", register::TACH_COUNT + 6, ""),
+        word("TACH 5 Count", register::TACH_COUNT + 8, ""),
+        word("TACH 6 Count", register::TACH_COUNT + 10, ""),
+        word("PWMOUT 1 Target Duty Cycle", register::PWMOUT_TARGET_DUTY_CYCLE, "duty = (raw >> 7) / 511"),
+        word("PWMOUT 2 Target Duty Cycle", register::PWMOUT_TARGET_DUTY_CYCLE + 2, ""),
+        word("PWMOUT 3 Target Duty Cycle", register::PWMOUT_TARGET_DUTY_CYCLE + 4, ""),
+        word("PWMOUT 4 Target Duty Cycle", register::PWMOUT_TARGET_DUTY_CYCLE + 6, ""),
+        word("PWMOUT 5 Target Duty Cycle", register::PWMOUT_TARGET_DUTY_CYCLE + 8, ""),
+        word("PWMOUT 6 Target Duty Cycle", register::PWMOUT_TARGET_DUTY_CYCLE + 10, ""),
+    ],
+    kernel: Kernel { power: &[], temperature: &[], fan: &["fan1", "fan2", "fan3", "fan4", "fan5", "fan6"] },
     open: |device, settings| Box::new(Max31790::new(device.addr(), device, settings)),
 };
+
+const fn byte(name: &'static str, at: u8, formula: &'static str) -> Register {
+    Register { name, at, form: Form::U8, formula }
+}
+
+const fn word(name: &'static str, at: u8, formula: &'static str) -> Register {
+    Register { name, at, form: Form::Be(2), formula }
+}
 
 const FANS: u8 = 6;
 

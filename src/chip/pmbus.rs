@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use embedded_hal::i2c::I2c;
 
-use super::{Driver, Error, Part, read_le, read_u8};
+use super::{Certainty, Driver, Error, Form, Kernel, Part, Register, read_le, read_u8};
 use crate::reading::{ChipReading, Fan, Fault, Faults, Missing, Power, Reading};
 use crate::units::{Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 
@@ -17,13 +17,19 @@ use crate::units::{Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 pub static PART: Part = Part {
     name: "pmbus",
     about: "a power supply with LINEAR PMBus (CRPS and most server supplies)",
-    addresses: 0x10..=0x7f,
+    addresses: &[0x10..=0x77],
+    certainty: Certainty::Shape,
     power: &["in", "out"],
     temperature: &["1", "2", "3"],
     fan: &["1", "2"],
     drives_fans: false,
-    needs_shunt: false,
+    takes: &[],
     watchdog_s: &[],
+    registers: &[
+        Register { name: "VOUT_MODE", at: command::VOUT_MODE, form: Form::U8, formula: "" },
+        Register { name: "STATUS_WORD", at: command::STATUS_WORD, form: Form::Le(2), formula: "" },
+    ],
+    kernel: Kernel::NONE,
     open: |device, _| Box::new(Pmbus::new(device.addr(), device)),
 };
 

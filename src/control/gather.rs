@@ -98,6 +98,7 @@ mod tests {
                     temperature: vec![Ok(Millicelsius(30_000)); part.temperature.len()],
                     fan: vec![Fan { rpm: Ok(Rpm(1_000)), ..Fan::missing(Missing::Off) }; part.fan.len()],
                     faults: Faults::NONE,
+                    identity: None,
                 },
                 crate::board::ChipKind::Hwmon(_) => ChipReading::default(),
             });

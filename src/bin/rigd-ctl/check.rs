@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rigd::board::{Board, Bus, ChipKind, Point};
 use rigd::bus::{Adapter, AdapterInfo, Host, adapters};
-use rigd::chip::Part;
+use rigd::chip::{Part, Setting};
 use rigd::config::{self, Config};
 
 /// The command line.
@@ -57,7 +57,7 @@ fn describe(text: &mut String, board: &Board, present: &[AdapterInfo]) -> std::f
             match &chip.kind {
                 ChipKind::I2c { part, addr, settings } => {
                     write!(text, "    {:<14} {} at {addr:#04x}", chip.refdes, part.name)?;
-                    if part.needs_shunt {
+                    if part.takes.contains(&Setting::Shunt) {
                         write!(text, ", shunt {}", settings.shunt)?;
                     }
                     if settings.watchdog_s > 0 {

@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::board::Chip;
-use crate::chip::{Driver, Part, Settings};
+use crate::chip::{Certainty, Driver, Kernel, Part, Settings};
 use crate::clock;
 use crate::reading::Fan;
 use crate::units::Rpm;
@@ -62,13 +62,16 @@ struct Bench {
 const FAN: Part = Part {
     name: "scripted",
     about: "",
-    addresses: 0x20..=0x2f,
+    addresses: &[0x20..=0x2f],
+    certainty: Certainty::Word,
     power: &[],
     temperature: &[],
     fan: &["1", "2"],
     drives_fans: true,
-    needs_shunt: false,
+    takes: &[],
     watchdog_s: &[],
+    registers: &[],
+    kernel: Kernel::NONE,
     open: |_, _| unreachable!("the tests hand their driver in"),
 };
 static PART: Part = FAN;
