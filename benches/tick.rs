@@ -50,6 +50,10 @@ fn decision(criterion: &mut Criterion, board: &Board, snapshot: &Snapshot) {
         now: start + Duration::from_secs(seconds),
         sensors: &snapshot.sensors,
         fans: &snapshot.fans,
+        rails: &snapshot.rails,
+        curves: &[],
+        quiet: None,
+        request: None,
     };
     let (settled, orders) = (1..60)
         .fold(step(board, State::new(board, start), &at(0)), |(state, _), second| step(board, state, &at(second)));

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::board::Board;
+use crate::reading::{Faults, Missing, Stage};
 
 /// What is wrong. Order and numbers are on the wire: only append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -32,6 +33,14 @@ pub enum Kind {
     OverPower,
     /// A fan's chip says that it does not follow, or its output does not take a drive.
     FanFault,
+    /// A tachometer tells a speed that its fan cannot have.
+    TachometerImplausible,
+    /// A temperature came out of nowhere, faster than any can change.
+    TemperatureJump,
+    /// A fan is much slower than it was when it was measured: worn out or clogged.
+    FanAged,
+    /// The board's EEPROM says that this is another board, or another revision.
+    BoardMismatch,
 }
 
 /// What an alarm is about: the list and its index, in the board's order.
@@ -47,6 +56,8 @@ pub enum Subject {
     Rail(usize),
     /// Index into the supplies.
     Supply(usize),
+    /// Index into the temperature sensors.
+    Sensor(usize),
 }
 
 /// One thing that is wrong with one subject.
@@ -58,6 +69,25 @@ pub struct Alarm {
     pub subject: Subject,
 }
 
+/// What made an alarm. Order and numbers are on the wire: only append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// A value that passed its limit, both in the quantity's unit: mV, mA, mW, m°C or rpm.
+    Limit {
+        /// As measured.
+        value: i64,
+        /// What it should not have passed.
+        limit: i64,
+    },
+    /// A reading that is missing, and why.
+    Missing(Missing),
+    /// What the chip itself says.
+    Faults(Faults),
+    /// A word read from the board that should be another.
+    Identity,
+}
+
 /// An alarm that was raised or cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edge {
@@ -65,6 +95,24 @@ pub struct Edge {
     pub alarm: Alarm,
     /// Raised, or cleared.
     pub raised: bool,
+    /// What made it; when it is cleared, what made it last.
+    pub cause: Cause,
+    /// The rung of the ladder on which the zone stands that it touches; none where it touches none.
+    pub rung: Option<Stage>,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Limit { value, limit } => write!(f, "{value}, limit {limit}"),
+            Self::Missing(missing) => missing.fmt(f),
+            Self::Faults(faults) => {
+                let names: Vec<String> = faults.iter().map(|fault| fault.to_string()).collect();
+                f.write_str(&names.join(", "))
+            }
+            Self::Identity => f.write_str("its EEPROM says otherwise"),
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -81,6 +129,10 @@ impl fmt::Display for Kind {
             Self::OverCurrent => "over-current",
             Self::OverPower => "over-power",
             Self::FanFault => "fan fault",
+            Self::TachometerImplausible => "tachometer implausible",
+            Self::TemperatureJump => "temperature jumped",
+            Self::FanAged => "fan aged",
+            Self::BoardMismatch => "another board than configured",
         })
     }
 }
@@ -95,6 +147,7 @@ impl Subject {
             Self::Zone(i) => board.zones.get(i).map(|zone| &zone.name),
             Self::Rail(i) => board.rails.get(i).map(|rail| &rail.name),
             Self::Supply(i) => board.supplies.get(i).map(|supply| &supply.name),
+            Self::Sensor(i) => board.sensors.get(i).map(|sensor| &sensor.name),
         };
         name.map_or("?", String::as_str)
     }

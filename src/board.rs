@@ -17,7 +17,7 @@ use std::time::Duration;
 
 pub use builtin::BUILTIN;
 
-use crate::bus::Adapter;
+use crate::bus::{Adapter, Segment};
 use crate::chip::{Part, Settings};
 use crate::source::{Problems, Source};
 use crate::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
@@ -43,6 +43,8 @@ pub struct Board {
     pub fans: Vec<Fan>,
     /// Thermal zones.
     pub zones: Vec<Zone>,
+    /// The EEPROM that says which board this is: bus, chip.
+    pub identity: Option<(usize, usize)>,
 }
 
 /// A way to chips; each gets an OS thread of its own.
@@ -52,8 +54,21 @@ pub struct Bus {
     pub name: String,
     /// Where it is.
     pub adapter: Adapter,
-    /// The chips on it, by reference designator.
+    /// Multiplexers on it, by reference designator.
+    pub muxes: Vec<Mux>,
+    /// The chips on it and behind its multiplexers, by reference designator.
     pub chips: Vec<Chip>,
+}
+
+/// A multiplexer on a bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mux {
+    /// Reference designator on the schematic.
+    pub refdes: String,
+    /// Its address, 7 bits.
+    pub addr: u8,
+    /// How many channels it has.
+    pub channels: u8,
 }
 
 /// A chip on a bus.
@@ -74,6 +89,8 @@ pub enum ChipKind {
         part: &'static Part,
         /// Its address, 7 bits.
         addr: u8,
+        /// The multiplexer's channel that it is behind; none where it is on the bus itself.
+        segment: Option<Segment>,
         /// What the board says about it.
         settings: Settings,
     },
@@ -150,6 +167,10 @@ pub struct Sensor {
     pub max: Millicelsius,
     /// Unchanged to the last bit for so long means stale.
     pub frozen_after: Option<Duration>,
+    /// Its own critical temperature, where it has another than its zone's.
+    pub critical: Option<Millicelsius>,
+    /// Faster than this, kelvin per second, no temperature there can change.
+    pub max_rate: u16,
 }
 
 /// A fan.
@@ -163,8 +184,10 @@ pub struct Fan {
     pub max_rpm: Rpm,
     /// Slower than this at or above `start`, it stands.
     pub min_rpm: Rpm,
-    /// Drive at which it surely turns.
+    /// Drive at which it surely starts.
     pub start: Duty,
+    /// The lowest drive that keeps it turning.
+    pub min: Duty,
     /// Index into [`Board::zones`] of the zone that drives it; `None` where it is only watched.
     pub zone: Option<usize>,
 }
@@ -178,14 +201,33 @@ pub struct Zone {
     pub sensors: Vec<usize>,
     /// Indices into [`Board::fans`].
     pub fans: Vec<usize>,
-    /// Drive by temperature: both rising, straight lines between.
+    /// Drive by temperature: both rising, straight lines between. Empty where the zone only holds a target.
     pub curve: Vec<(Millicelsius, Duty)>,
+    /// A temperature to be held, beside the curve or instead of it; the higher drive counts.
+    pub hold: Option<Hold>,
     /// Full air from here on, whatever the curve says.
     pub critical: Millicelsius,
     /// The drive falls only when it is cooler by this than where it rose.
     pub hysteresis: Millicelsius,
     /// How fast the drive may change, per second; safety does not wait for it.
     pub slew_per_s: Duty,
+    /// So many dead fans are made up for by the others in proportion; one more gives full air.
+    pub spare_fans: usize,
+}
+
+/// A temperature that a zone holds: proportional and integral on the distance, and what the watts ask for at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// To be held.
+    pub target: Millicelsius,
+    /// Drive per kelvin above it.
+    pub gain: Duty,
+    /// Time in which a distance that stays has added as much again as the gain gives at once.
+    pub integral: Duration,
+    /// Indices into [`Board::rails`] whose power counts for `feed_forward`.
+    pub power: Vec<usize>,
+    /// Drive per kilowatt of those.
+    pub feed_forward: Duty,
 }
 
 impl Board {

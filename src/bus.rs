@@ -11,17 +11,22 @@
 //! A [`Device`] is one chip's place on a bus and implements `embedded_hal::i2c::I2c`; what is behind it is the adapter's
 //! business: raw I2C or SMBus calls of the kernel, or the simulated rig's socket.
 
+mod adapter;
 mod linux;
 mod mailbox;
+mod mux;
 mod slot;
 pub mod socket;
 mod worker;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use embedded_hal::i2c::{ErrorKind, ErrorType, I2c, NoAcknowledgeSource, Operation};
 
-pub use linux::{AdapterInfo, adapters};
+pub use adapter::{AdapterInfo, Selector, adapters, find};
+pub(crate) use mux::ADDRESSES as MUX_ADDRESSES;
+pub use mux::{MUXES, MuxPart, Segment};
 pub use worker::{Handle, Leaving, Order, Worker, spawn};
 
 /// What a transfer failed of.
@@ -111,8 +116,13 @@ impl I2c for Device {
 /// Where a bus is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Adapter {
-    /// A kernel I2C adapter, by the name in `/sys/class/i2c-dev/i2c-N/name`: numbers move, names stay.
-    Kernel(String),
+    /// A kernel I2C adapter.
+    Kernel {
+        /// Which.
+        selector: Selector,
+        /// How long it waits for a transfer; the kernel's own time, mostly a second, where none is given.
+        timeout: Option<Duration>,
+    },
     /// A bus of the simulated rig: the name of a Unix socket in its directory.
     Socket(String),
     /// `/sys/class/hwmon`: chips that a kernel driver owns.
@@ -137,21 +147,57 @@ impl Default for Host {
 }
 
 impl Host {
-    /// Opens a chip's place on a bus. The kernel refuses an address that a driver of its own owns; we do not go around it.
+    /// Opens a chip's place on a bus, behind a multiplexer's channel where it has one. The kernel refuses an address that a
+    /// driver of its own owns; we do not go around it.
     ///
     /// # Errors
     /// `Gone` where there is no such bus now, `Owned`, or what the system says.
-    pub fn open(&self, adapter: &Adapter, addr: u8) -> Result<Device, Error> {
+    pub fn open(&self, adapter: &Adapter, segment: Option<Segment>, addr: u8) -> Result<Device, Error> {
         let link: Box<dyn Link> = match adapter {
-            Adapter::Kernel(name) => linux::open(self, name, addr)?,
+            Adapter::Kernel { selector, timeout } => {
+                let found = adapter::find(self, selector)?;
+                match segment {
+                    None => linux::open(&found.path, addr, *timeout)?,
+                    Some(segment) => match found.channel(self, segment)? {
+                        Some(channel) => linux::open(&channel, addr, *timeout)?,
+                        None => {
+                            let lock = linux::device_file(&found.path)?;
+                            let mux = linux::open(&found.path, segment.mux, *timeout)?;
+                            Box::new(mux::Muxed::new(
+                                segment,
+                                mux,
+                                linux::open(&found.path, addr, *timeout)?,
+                                Some(lock),
+                            ))
+                        }
+                    },
+                }
+            }
             Adapter::Socket(name) => {
                 let directory = self.simulation.as_ref();
                 let directory =
                     directory.ok_or_else(|| Error::Gone("`simulation` is not set in rigd.toml".to_owned()))?;
-                Box::new(socket::Socket::connect(&directory.join(name))?)
+                let connect = || socket::Socket::connect(&directory.join(name)).map(Box::new);
+                match segment {
+                    None => connect()?,
+                    Some(segment) => Box::new(mux::Muxed::new(segment, connect()?, connect()?, None)),
+                }
             }
             Adapter::Hwmon => return Err(Error::Gone("hwmon has no addresses".to_owned())),
         };
         Ok(Device::new(addr, link))
+    }
+
+    /// The kernel's directory of the device at this address: what its driver, where one owns it, shows of it.
+    #[must_use]
+    pub fn kernel_device(&self, adapter: &Adapter, segment: Option<Segment>, addr: u8) -> Option<PathBuf> {
+        let Adapter::Kernel { selector, .. } = adapter else { return None };
+        let found = adapter::find(self, selector).ok()?;
+        let number = match segment {
+            None => found.number()?,
+            Some(segment) => AdapterInfo::number_of(&found.channel(self, segment).ok()??)?,
+        };
+        let path = self.sysfs.join(format!("bus/i2c/devices/{number}-{addr:04x}"));
+        path.exists().then_some(path)
     }
 }

@@ -141,6 +141,12 @@ impl Part {
         PARTS.iter().copied().find(|part| part.name == name)
     }
 
+    /// Whether it is a memory that may say which board it sits on, and measures nothing.
+    #[must_use]
+    pub const fn holds_identity(&self) -> bool {
+        self.power.is_empty() && self.temperature.is_empty() && self.fan.is_empty()
+    }
+
     /// Whether its pins can select this address.
     #[must_use]
     pub fn can_be_at(&self, addr: u8) -> bool {

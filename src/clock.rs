@@ -16,3 +16,19 @@ pub fn now() -> Instant {
 pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
+
+/// Minute of the local day, 0 to 1439, by the system's time zone; `None` where the clock was never set: before 2024.
+#[must_use]
+pub fn local_minute() -> Option<u16> {
+    const SET: u64 = 1_704_067_200;
+    let seconds = unix_ms() / 1000;
+    let seconds = (seconds >= SET).then(|| libc::time_t::try_from(seconds).ok()).flatten()?;
+    // SAFETY: all zeros are a valid `tm`: numbers, and a pointer that may be null.
+    let mut local: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to live values of ours; localtime_r keeps neither (POSIX).
+    let result = unsafe { libc::localtime_r(&raw const seconds, &raw mut local) };
+    if result.is_null() {
+        return None;
+    }
+    u16::try_from(local.tm_hour * 60 + local.tm_min).ok().filter(|minute| *minute < 1440)
+}

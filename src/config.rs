@@ -7,10 +7,13 @@ use std::time::Duration;
 use crate::board::Board;
 use crate::bus::Host;
 use crate::source::{Problems, Source, Table};
+use crate::units::Duty;
 use crate::wire::{Encoding, RigId};
 
 /// Where it is looked for.
 pub const PATH: &str = "/etc/rigd/rigd.toml";
+/// The state directory where none is given; systemd makes it.
+const STATE: &str = "/var/lib/rigd";
 /// The broker where none is given: one on the rig itself.
 const BROKER: &str = "mqtt://127.0.0.1:1883";
 
@@ -29,8 +32,56 @@ pub struct Config {
     pub period: Duration,
     /// The broker.
     pub broker: Broker,
+    /// Directory for what must survive a restart.
+    pub state: PathBuf,
+    /// Hours in which people sleep nearby.
+    pub quiet: Option<Quiet>,
     /// Most that messages waiting for the broker may take, bytes.
     pub outbox_bytes: usize,
+}
+
+/// Hours of the local day in which fans are held down as long as nothing gets hot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quiet {
+    /// First minute of the day.
+    from: u16,
+    /// First minute after it; before `from` where it lasts over midnight.
+    to: u16,
+    /// Highest drive.
+    max: Duty,
+}
+
+impl Quiet {
+    /// The highest drive at this minute of the local day, where it is one of the quiet ones.
+    #[must_use]
+    pub fn at(&self, minute: u16) -> Option<Duty> {
+        let quiet = if self.from <= self.to {
+            (self.from..self.to).contains(&minute)
+        } else {
+            minute >= self.from || minute < self.to
+        };
+        quiet.then_some(self.max)
+    }
+
+    fn read(table: &Table<'_>) -> Option<Self> {
+        table.only(&["hours", "max_pct"]);
+        let hours = table.text("hours")?;
+        let max_pct = table.number("max_pct").unwrap_or(50);
+        if !(10..=100).contains(&max_pct) {
+            table.complain("max_pct", "must be 10 to 100");
+        }
+        let Some((from, to)) = hours.split_once('-').and_then(|(from, to)| Some((minute(from)?, minute(to)?))) else {
+            table.complain("hours", format!("must be like 22:00-07:00, not `{hours}`"));
+            return None;
+        };
+        Some(Self { from, to, max: Duty::from_percent(max_pct)? })
+    }
+}
+
+fn minute(text: &str) -> Option<u16> {
+    let (hour, minute) = text.trim().split_once(':')?;
+    let (hour, minute): (u16, u16) = (hour.parse().ok()?, minute.parse().ok()?);
+    (hour < 24 && minute < 60).then_some(hour * 60 + minute)
 }
 
 /// Where the broker is and who we are to it.
@@ -65,7 +116,18 @@ impl Config {
     pub fn parse(file: &str, text: &str, hostname: &str) -> Result<Self, Problems> {
         let source = Source::parse(file, text)?;
         let root = source.root();
-        root.only(&["rig", "board", "simulation", "encoding", "control", "telemetry", "broker", "outbox"]);
+        root.only(&[
+            "rig",
+            "board",
+            "simulation",
+            "encoding",
+            "control",
+            "telemetry",
+            "broker",
+            "outbox",
+            "quiet",
+            "state",
+        ]);
         let ranged = |table: &Table<'_>, key: &str, default: u32, low: u32, high: u32| {
             let value = table.number(key).unwrap_or(default);
             if !(low..=high).contains(&value) {
@@ -103,6 +165,8 @@ impl Config {
             broker.complain("password_file", "needs a username too");
         }
         let simulation = root.text("simulation").map(PathBuf::from);
+        let state = root.text("state").unwrap_or_else(|| STATE.to_owned());
+        let quiet = Quiet::read(&root.table("quiet"));
         source.finish()?;
         let (Ok(rig), Ok((host, port))) = (rig, address) else {
             // Never reached: what is missing here has complained, and `finish` has returned.
@@ -115,6 +179,8 @@ impl Config {
             tick: Duration::from_secs(1) / tick_hz,
             period: Duration::from_millis(period_ms.into()),
             broker: Broker { host, port, username, password_file, keepalive: Duration::from_secs(keepalive_s.into()) },
+            state: state.into(),
+            quiet,
             outbox_bytes: usize::try_from(max_kib).unwrap_or(usize::MAX).saturating_mul(1024),
         })
     }
@@ -248,11 +314,37 @@ mod tests {
                 "board = \"a\"\n[broker]\npassword_file = \"x\"",
                 "rigd.toml:3: broker.password_file: needs a username too",
             ),
+            (
+                "board = \"a\"\n[quiet]\nhours = \"22-7\"",
+                "rigd.toml:3: quiet.hours: must be like 22:00-07:00, not `22-7`",
+            ),
+            (
+                "board = \"a\"\n[quiet]\nhours = \"1:00-2:00\"\nmax_pct = 5",
+                "rigd.toml:4: quiet.max_pct: must be 10 to 100",
+            ),
             ("board = ", "rigd.toml:1: "),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(expected), "{text:?} gave {error:?}");
         }
+    }
+
+    #[test]
+    fn quiet_hours_may_last_over_midnight() {
+        for (hours, minute, quiet) in [
+            ("22:00-07:00", 21 * 60 + 59, false),
+            ("22:00-07:00", 22 * 60, true),
+            ("22:00-07:00", 0, true),
+            ("22:00-07:00", 7 * 60, false),
+            ("13:00-15:30", 15 * 60 + 29, true),
+            ("13:00-15:30", 12 * 60, false),
+            ("08:00-08:00", 8 * 60, false),
+        ] {
+            let config = parse(&format!("board = \"a\"\n[quiet]\nhours = \"{hours}\"\nmax_pct = 40")).unwrap();
+            let cap = config.quiet.and_then(|config| config.at(minute));
+            assert_eq!(cap, quiet.then(|| Duty::from_percent(40).unwrap()), "{hours} at minute {minute}");
+        }
+        assert_eq!(parse("board = \"a\"").unwrap().quiet, None);
     }
 
     #[test]

@@ -26,14 +26,16 @@ use tokio::sync::{mpsc, watch};
 use crate::alarm::Edge;
 use crate::board::Board;
 use crate::bus::{self, Handle, Host, Order};
-use crate::clock::now;
+use crate::calibration::FanCurve;
+use crate::clock::{self, now};
+use crate::config::Quiet;
 use crate::reading::{BusSnapshot, Snapshot};
 use episodes::Episodes;
 pub use gather::gather;
 pub use notify::Notify;
 pub use realtime::Stop;
 use realtime::{Moment, claim_realtime};
-use step::{Inputs, Orders, State, step};
+use step::{Inputs, Orders, Report, Request, State, step};
 
 /// Default time between ticks.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -64,7 +66,26 @@ pub struct Outputs {
     pub events: mpsc::Sender<Edge>,
     /// Events dropped because nobody took them.
     pub lost_events: Arc<AtomicU32>,
+    /// What a calibration tells.
+    pub reports: mpsc::Sender<Report>,
 }
+
+/// What control goes by.
+pub struct Policy {
+    /// The board.
+    pub board: Arc<Board>,
+    /// Time between ticks.
+    pub tick: Duration,
+    /// Hours in which fans are held down.
+    pub quiet: Option<Quiet>,
+    /// What is known of each fan from an earlier calibration, in the board's order.
+    pub curves: Vec<Option<FanCurve>>,
+}
+
+/// Requests that wait for the next tick; more are refused where they are made.
+pub const REQUESTS: usize = 4;
+/// Reports of a calibration that wait to be taken.
+pub const REPORTS: usize = 64;
 
 /// The oldest a bus pass may be: two ticks may pass without one, the third makes its readings stale. Never below a
 /// second, since a pass takes its time at a hundred ticks a second too.
@@ -79,25 +100,26 @@ pub fn stale_after(tick: Duration) -> Duration {
 /// # Errors
 /// What the system says where it cannot start a thread.
 pub fn spawn(
-    board: Arc<Board>,
+    policy: Policy,
     host: &Host,
-    tick: Duration,
+    requests: mpsc::Receiver<Request>,
     outputs: Outputs,
     stop: Stop,
 ) -> std::io::Result<JoinHandle<bool>> {
-    let buses = (0..board.buses.len()).map(|bus| bus::spawn(&board, bus, host)).collect::<std::io::Result<Vec<_>>>()?;
+    let board = &policy.board;
+    let buses = (0..board.buses.len()).map(|bus| bus::spawn(board, bus, host)).collect::<std::io::Result<Vec<_>>>()?;
     thread::Builder::new().name("control".to_owned()).stack_size(STACK).spawn(move || {
         claim_realtime();
-        let mut control = Control::new(board, buses, tick, outputs);
+        let mut control = Control::new(policy, buses, requests, outputs);
         control.run(&stop);
         control.leave()
     })
 }
 
 struct Control {
-    board: Arc<Board>,
+    policy: Policy,
     buses: Vec<Handle>,
-    tick: Duration,
+    requests: mpsc::Receiver<Request>,
     outputs: Outputs,
     notify: Notify,
     started: Instant,
@@ -107,26 +129,28 @@ struct Control {
 }
 
 impl Control {
-    fn new(board: Arc<Board>, buses: Vec<Handle>, tick: Duration, outputs: Outputs) -> Self {
+    fn new(policy: Policy, buses: Vec<Handle>, requests: mpsc::Receiver<Request>, outputs: Outputs) -> Self {
         let started = now();
-        let state = State::new(&board, started);
+        let state = State::new(&policy.board, started);
         let notify = Notify::from_environment();
-        Self { board, buses, tick, outputs, notify, started, state, episodes: Episodes::default(), ticks: 0 }
+        let episodes = Episodes::default();
+        Self { policy, buses, requests, outputs, notify, started, state, episodes, ticks: 0 }
     }
 
     fn run(&mut self, stop: &Stop) {
         self.first_pass(stop);
         let mut next = Moment::now();
+        let mut late = Duration::ZERO;
         while !stop.stopped() {
-            self.tick();
+            self.tick(late);
             if self.ticks == 1 {
                 self.notify.ready();
             }
             self.notify.finished_tick(now());
-            next = next.after(self.tick);
+            next = next.after(self.policy.tick);
             stop.sleep_until(next);
-            let late = next.elapsed();
-            if late > LATE.max(self.tick) && !stop.stopped() {
+            late = next.elapsed();
+            if late > LATE.max(self.policy.tick) && !stop.stopped() {
                 warn!("control: a tick came {} ms late", late.as_millis());
                 next = Moment::now();
             }
@@ -149,39 +173,74 @@ impl Control {
     }
 
     /// Read everything, decide once, act once, publish what was decided.
-    fn tick(&mut self) {
+    fn tick(&mut self, late: Duration) {
         let now = now();
+        let board = Arc::clone(&self.policy.board);
         let found: Vec<Arc<BusSnapshot>> = self.buses.iter().map(Handle::snapshot).collect();
-        let mut snapshot = gather(&self.board, &found, self.started, now, stale_after(self.tick));
-        let inputs = Inputs { now, sensors: &snapshot.sensors, fans: &snapshot.fans };
-        let (state, orders) = step(&self.board, self.state.clone(), &inputs);
+        let mut snapshot = gather(&board, &found, self.started, now, stale_after(self.policy.tick));
+        let inputs = Inputs {
+            now,
+            sensors: &snapshot.sensors,
+            fans: &snapshot.fans,
+            rails: &snapshot.rails,
+            curves: &self.policy.curves,
+            quiet: self.policy.quiet.and_then(|quiet| quiet.at(clock::local_minute()?)),
+            request: self.requests.try_recv().ok(),
+        };
+        let (state, orders) = step(&board, self.state.clone(), &inputs);
         self.state = state;
-        for (bus, order) in self.buses.iter().zip(bus_orders(&self.board, &orders)) {
+        for (bus, order) in self.buses.iter().zip(bus_orders(&board, &orders)) {
             bus.order(order);
         }
         self.ticks += 1;
+        let active = episodes::active(&board, &snapshot, &orders);
+        for (fan, view) in snapshot.fans.iter_mut().zip(&orders.fans) {
+            fan.rpm = view.rpm;
+        }
+        let turns = self.episodes.tick(&active, now);
+        let edges: Vec<Edge> = turns
+            .into_iter()
+            .map(|(alarm, raised, cause)| {
+                let rung = episodes::rung(&board, &orders.zones, alarm.subject);
+                Edge { alarm, raised, cause, rung }
+            })
+            .collect();
         snapshot.zones = orders.zones;
         snapshot.sensors = orders.sensors;
-        let active = episodes::active(&self.board, &snapshot, &orders.standing);
-        let edges = self.episodes.tick(&active, now);
         snapshot.alarms = self.episodes.raised().collect();
+        snapshot.late = late;
         // The snapshot first: who hears of an edge finds the readings of that moment.
         self.outputs.snapshot.send_replace(Arc::new(snapshot));
         for edge in edges {
             self.tell(edge);
         }
+        for report in orders.reports {
+            self.report(report);
+        }
     }
 
     fn tell(&self, edge: Edge) {
-        let (kind, name) = (edge.alarm.kind, edge.alarm.subject.name(&self.board));
+        let (kind, name) = (edge.alarm.kind, edge.alarm.subject.name(&self.policy.board));
+        let rung = edge.rung.map(|rung| format!("; {rung}")).unwrap_or_default();
         if edge.raised {
-            warn!("{name}: {kind}");
+            warn!("{name}: {kind} ({}{rung})", edge.cause);
         } else {
             info!("{name}: {kind}: over");
         }
         if self.outputs.events.try_send(edge).is_err() {
             self.outputs.lost_events.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// A curve holds from the next tick on, whether or not anybody can keep it.
+    fn report(&mut self, report: Report) {
+        if let Report::Learnt { fan, curve } = &report
+            && let Some(known) = self.policy.curves.get_mut(*fan)
+        {
+            *known = Some(curve.clone());
+        }
+        // Who asked may be gone; the fans are measured all the same.
+        let _ = self.outputs.reports.try_send(report);
     }
 
     /// The last deed on every way out: full air. All buses are told at once, then each is waited for.
@@ -205,10 +264,9 @@ impl Control {
 /// What each bus is told: the drive of every fan that a zone drives, on every tick, so that a lost order costs nothing.
 fn bus_orders(board: &Board, orders: &Orders) -> Vec<Order> {
     let mut by_bus: BTreeMap<usize, Order> = (0..board.buses.len()).map(|bus| (bus, Order::default())).collect();
-    for fan in &board.fans {
-        let duty = fan.zone.and_then(|zone| orders.zones.get(zone)).and_then(|zone| zone.duty.ok());
+    for (fan, duty) in board.fans.iter().zip(&orders.duties) {
         if let (Some(duty), Some(order)) = (duty, by_bus.get_mut(&fan.at.bus)) {
-            order.duties.push((fan.at.chip, fan.at.channel, duty));
+            order.duties.push((fan.at.chip, fan.at.channel, *duty));
         }
     }
     by_bus.into_values().collect()
@@ -228,7 +286,6 @@ pub fn leave_safe(board: &Board, host: &Host) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reading::{Missing, Stage, Zone};
     use crate::units::Duty;
 
     #[test]
@@ -242,14 +299,13 @@ mod tests {
     fn every_driven_fan_is_ordered_on_its_bus_and_no_other() {
         let board = Board::load("simulated-8gpu").unwrap();
         let duty = Duty::from_percent(40).unwrap();
-        let orders = Orders { zones: vec![Zone { duty: Ok(duty), stage: Stage::Normal }], ..Orders::default() };
+        let orders = Orders { duties: vec![Some(duty); board.fans.len()], ..Orders::default() };
         let by_bus = bus_orders(&board, &orders);
         let counts: Vec<_> =
             board.buses.iter().zip(&by_bus).map(|(bus, order)| (bus.name.as_str(), order.duties.len())).collect();
         assert_eq!(counts, [("air", 6), ("main", 0)]);
         assert!(by_bus.iter().flat_map(|order| &order.duties).all(|(_, _, ordered)| *ordered == duty));
-        let starting = Zone { duty: Err(Missing::NotPresent), stage: Stage::Starting };
-        let starting = Orders { zones: vec![starting], ..Orders::default() };
+        let starting = Orders { duties: vec![None; board.fans.len()], ..Orders::default() };
         assert!(bus_orders(&board, &starting).iter().all(|order| order.duties.is_empty()), "a start changes nothing");
     }
 }

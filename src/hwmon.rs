@@ -9,14 +9,23 @@ use std::path::{Path, PathBuf};
 
 use crate::board::Hwmon;
 use crate::bus;
-use crate::chip::{Driver, Error, div_round_closest};
+use crate::chip::{Driver, Error, Kernel, Part, div_round_closest};
 use crate::reading::{ChipReading, Fan, Missing, Power, Reading};
+use crate::units::Duty;
 
 /// One device of a kernel driver.
 pub struct Device {
-    class: PathBuf,
+    place: Place,
     spec: Hwmon,
     files: Option<Files>,
+}
+
+/// Where the device's `hwmonN` directory is; the number changes from boot to boot.
+enum Place {
+    /// In this class directory, by driver name and device.
+    Class(PathBuf),
+    /// Below the `hwmon` directory of a device that a driver owns.
+    Owned(PathBuf),
 }
 
 /// The attributes of a device, held open: a tick reads dozens of them, one system call each. sysfs makes the value anew for
@@ -25,8 +34,8 @@ struct Files {
     name: File,
     power: Vec<[Attribute; 3]>,
     temperature: Vec<Attribute>,
-    /// Speed and fault.
-    fan: Vec<[Attribute; 2]>,
+    /// Speed, fault and drive.
+    fan: Vec<[Attribute; 3]>,
 }
 
 /// An attribute; `None` where the driver has no such for this chip.
@@ -36,38 +45,90 @@ impl Device {
     /// A device that is looked for when it identifies itself.
     #[must_use]
     pub fn new(sysfs: &Path, spec: Hwmon) -> Self {
-        Self { class: sysfs.join("class/hwmon"), spec, files: None }
+        Self { place: Place::Class(sysfs.join("class/hwmon")), spec, files: None }
     }
 
-    /// The device's files. Its number changes from boot to boot, so it goes by driver name and device.
+    /// A part that a kernel driver owns, by that device's directory; `None` where it is not known what the driver calls the
+    /// part's channels.
+    #[must_use]
+    pub fn owned(directory: &Path, part: &Part) -> Option<Self> {
+        let Kernel { power, temperature, fan } = part.kernel;
+        let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let spec = Hwmon {
+            power: power.iter().map(|names| names.map(str::to_owned)).collect(),
+            temperature: own(temperature),
+            fan: own(fan),
+            ..Hwmon::default()
+        };
+        let known = !(spec.power.is_empty() && spec.temperature.is_empty() && spec.fan.is_empty());
+        known.then(|| Self { place: Place::Owned(directory.join("hwmon")), spec, files: None })
+    }
+
     fn find(&self) -> Option<Files> {
-        let mut directories: Vec<PathBuf> =
-            fs::read_dir(&self.class).ok()?.filter_map(Result::ok).map(|entry| entry.path()).collect();
-        directories.sort();
-        directories.into_iter().filter(|directory| self.is_device(directory)).find_map(|directory| {
-            let name = File::open(directory.join("name")).ok()?;
-            let mut buffer = [0; LONGEST];
-            let ours = read(&name, &mut buffer).is_ok_and(|driver| driver == self.spec.driver);
-            ours.then(|| Files::open(name, &directory, &self.spec))
-        })
+        let directory = self.directory()?;
+        let name = File::open(directory.join("name")).ok()?;
+        Some(Files::open(name, &directory, &self.spec))
     }
 
-    fn is_device(&self, directory: &Path) -> bool {
+    fn directory(&self) -> Option<PathBuf> {
+        let (Place::Class(above) | Place::Owned(above)) = &self.place;
+        let mut directories: Vec<PathBuf> =
+            fs::read_dir(above).ok()?.filter_map(Result::ok).map(|entry| entry.path()).collect();
+        directories.sort();
+        match self.place {
+            Place::Owned(_) => directories.into_iter().next(),
+            Place::Class(_) => directories.into_iter().find(|directory| self.is_meant(directory)),
+        }
+    }
+
+    fn is_meant(&self, directory: &Path) -> bool {
+        let name = fs::read_to_string(directory.join("name"));
+        if !name.is_ok_and(|name| name.trim_end() == self.spec.driver) {
+            return false;
+        }
         let Some(wanted) = &self.spec.device else { return true };
-        let link = fs::canonicalize(directory.join("device"));
+        let link = fs::read_link(directory.join("device"));
         link.is_ok_and(|path| path.file_name().is_some_and(|name| name == wanted.as_str()))
+    }
+
+    /// The drive of a fan whose chip the kernel's driver owns; its manual mode is chosen first.
+    fn drive(&self, channel: usize, duty: Duty) -> std::io::Result<Option<String>> {
+        let (Some(directory), Some(fan)) = (self.directory(), self.spec.fan.get(channel)) else { return Ok(None) };
+        let pwm = directory.join(fan.replacen("fan", "pwm", 1));
+        if !pwm.exists() {
+            return Ok(None);
+        }
+        let enable = directory.join(format!("{}_enable", fan.replacen("fan", "pwm", 1)));
+        if enable.exists() {
+            fs::write(enable, MANUAL)?;
+        }
+        fs::write(&pwm, duty.of(PWM_FULL).to_string())?;
+        fs::read_to_string(pwm).map(Some)
     }
 }
 
+/// `pwmN_enable` where the value in `pwmN` is the drive.
+const MANUAL: &str = "1";
+/// `pwmN` at full drive.
+const PWM_FULL: u16 = 255;
+
 impl Files {
     fn open(name: File, directory: &Path, spec: &Hwmon) -> Self {
-        let open = |attribute: &str, suffix: &str| File::open(directory.join(format!("{attribute}{suffix}"))).ok();
+        let open = |attribute: &str, suffix: &str| {
+            // The driver of an owned part may have no such attribute.
+            let named = (!attribute.is_empty()).then(|| directory.join(format!("{attribute}{suffix}")));
+            named.and_then(|path| File::open(path).ok())
+        };
         let input = |attribute: &String| open(attribute, "_input");
         Self {
             name,
             power: spec.power.iter().map(|attributes| attributes.each_ref().map(input)).collect(),
             temperature: spec.temperature.iter().map(input).collect(),
-            fan: spec.fan.iter().map(|fan| [input(fan), open(fan, "_fault")]).collect(),
+            fan: spec
+                .fan
+                .iter()
+                .map(|fan| [input(fan), open(fan, "_fault"), open(&fan.replacen("fan", "pwm", 1), "")])
+                .collect(),
         }
     }
 
@@ -104,16 +165,31 @@ impl Driver<bus::Error> for Device {
         for (channel, input) in reading.temperature.iter_mut().zip(&files.temperature) {
             *channel = quantity(input, Some);
         }
-        for (channel, [input, fault]) in reading.fan.iter_mut().zip(&files.fan) {
+        for (channel, [input, fault, pwm]) in reading.fan.iter_mut().zip(&files.fan) {
             let mut buffer = [0; LONGEST];
             *channel = Fan {
                 rpm: quantity(input, Some),
-                duty: Err(Missing::NotPresent),
+                duty: quantity::<i64>(pwm, Some).and_then(of_full),
                 fault: fault.as_ref().is_some_and(|fault| read(fault, &mut buffer).is_ok_and(|text| text == "1")),
             };
         }
         Ok(())
     }
+
+    fn set_duty(&mut self, channel: usize, duty: Duty) -> Result<(), Error<bus::Error>> {
+        let of = |error: std::io::Error| Error::I2c(bus::Error::Os(error.raw_os_error().unwrap_or(0)));
+        let found = self.drive(channel, duty).map_err(of)?.ok_or(Error::NoChannel)?;
+        let found = found.trim_end().parse().unwrap_or(u16::MAX);
+        let written = duty.of(PWM_FULL);
+        // Named by its channel: there is no register to be named.
+        let register = u8::try_from(channel + 1).unwrap_or(u8::MAX);
+        if found == written { Ok(()) } else { Err(Error::ReadBack { register, written, found }) }
+    }
+}
+
+/// A drive of `PWM_FULL`.
+fn of_full(pwm: i64) -> Reading<Duty> {
+    u16::try_from(pwm).ok().and_then(|pwm| Duty::from_ratio(pwm, PWM_FULL)).ok_or(Missing::Implausible)
 }
 
 /// Longest text of an attribute: a number of 64 bits with its sign, or a driver's name.

@@ -21,6 +21,7 @@
 //! | [`identity`] | what a board's EEPROM says of the board |
 //! | [`hwmon`] | chips that a kernel driver owns |
 //! | [`bus`] | one thread per adapter; raw I2C, SMBus, or the simulated rig's socket |
+//! | [`calibration`] | what was learnt of a fan |
 //! | [`control`] | the tick: read all, decide once, order once |
 //! | [`wire`] | the only types that reach the broker |
 //! | [`mqtt`] | outbox, publisher, link |
@@ -45,6 +46,7 @@
 pub mod alarm;
 pub mod board;
 pub mod bus;
+pub mod calibration;
 pub mod chip;
 pub mod clock;
 pub mod config;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -138,6 +138,26 @@ impl Fault {
     ];
 }
 
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OverVoltage => "over-voltage",
+            Self::UnderVoltage => "under-voltage",
+            Self::OverCurrent => "over-current",
+            Self::UnderCurrent => "under-current",
+            Self::OverPower => "over-power",
+            Self::Temperature => "temperature",
+            Self::Fan => "fan",
+            Self::Input => "input",
+            Self::PowerGood => "output not good",
+            Self::Off => "off",
+            Self::Communication => "communication",
+            Self::Watchdog => "watchdog ran out",
+            Self::Other => "other",
+        })
+    }
+}
+
 impl Faults {
     /// Nothing is wrong.
     pub const NONE: Self = Self(0);
@@ -146,6 +166,12 @@ impl Faults {
     #[must_use]
     pub const fn with(self, fault: Fault, present: bool) -> Self {
         if present { Self(self.0 | 1 << fault as u8) } else { self }
+    }
+
+    /// Takes a fault out.
+    #[must_use]
+    pub const fn without(self, fault: Fault) -> Self {
+        Self(self.0 & !(1 << fault as u8))
     }
 
     /// What either holds.
@@ -211,6 +237,8 @@ pub enum Health {
     Unknown,
     /// Identified, and answering.
     Ok,
+    /// A kernel driver owns the chip; answering through that.
+    ThroughKernel,
     /// Not to be used, and why.
     Failed(Missing),
 }
@@ -243,6 +271,27 @@ pub enum Stage {
     Blind,
     /// At or above the critical temperature: full air.
     Critical,
+    /// A fan stands still: the others make up for it, as the board allows.
+    FanMadeUp,
+    /// The curve would give more: quiet hours hold it down.
+    Quiet,
+    /// Its fans are being measured.
+    Calibrating,
+}
+
+impl Stage {
+    /// How far up the ladder it is; the numbers on the wire are in the order of their invention.
+    #[must_use]
+    pub const fn severity(self) -> u8 {
+        match self {
+            Self::Starting | Self::Normal => 0,
+            Self::Quiet | Self::Calibrating => 1,
+            Self::FanMadeUp => 2,
+            Self::FanFailed => 3,
+            Self::Blind => 4,
+            Self::Critical => 5,
+        }
+    }
 }
 
 impl fmt::Display for Stage {
@@ -253,6 +302,9 @@ impl fmt::Display for Stage {
             Self::FanFailed => "fan failed",
             Self::Blind => "blind",
             Self::Critical => "critical",
+            Self::FanMadeUp => "fan made up for",
+            Self::Quiet => "quiet hours",
+            Self::Calibrating => "calibrating",
         })
     }
 }
@@ -285,4 +337,8 @@ pub struct Snapshot {
     pub repairs: u32,
     /// Alarms that stand raised.
     pub alarms: Vec<Alarm>,
+    /// What the board's EEPROM says of the board.
+    pub identity: Option<Arc<Identity>>,
+    /// How late the tick came.
+    pub late: Duration,
 }

@@ -31,7 +31,9 @@ fn with(text: &str) -> Vec<String> {
 fn only_control_gives_orders() {
     assert_eq!(with("bus.order("), ["control.rs"]);
     assert_eq!(with(".set_duty("), ["bus/slot.rs"]);
-    assert_eq!(with("fn set_duty("), ["chip.rs", "chip/max31790.rs"]);
+    for file in with("fn set_duty(") {
+        assert!(file.starts_with("chip") || file == "hwmon.rs", "{file} drives fans");
+    }
 }
 
 /// Law 9: one place reads the clock, and what decides is not among those that ask it.

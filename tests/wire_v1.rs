@@ -6,13 +6,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use rigd::alarm;
-use rigd::reading::{Fault, Faults, Missing, Stage};
+use rigd::alarm::{self, Cause};
+use rigd::reading::{Fault, Faults, Missing, Snapshot, Stage};
 use rigd::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 use rigd::wire::{
-    AlarmNow, Birth, BoardInfo, ChipInfo, Delivery, Encoding, Event, Fan, FanInfo, Header, Kind, Message, Online,
-    OutboxInfo, Power, RailInfo, Reason, SensorInfo, Subject, Supply, SupplyInfo, Telemetry, Trouble, Value, Zone,
-    ZoneInfo, decode, encode,
+    AlarmNow, Birth, BoardInfo, ChipInfo, Delivery, Encoding, Event, Fan, FanInfo, Header, Kind, Losses, Message,
+    Online, OutboxInfo, Power, RailInfo, Reason, SensorInfo, Subject, Supply, SupplyInfo, Telemetry, Trouble, Value,
+    Zone, ZoneInfo, decode, encode,
 };
 
 const BOOT: u32 = 0xfeed_5eed;
@@ -26,6 +26,28 @@ fn check<T: serde::Serialize>(header: Header, body: &T, message: &Message, postc
     assert_eq!(text, json, "the JSON of {:?} has changed", header.kind);
     assert_eq!(decode(&bytes).unwrap(), (header, message.clone()));
     assert_eq!(decode(text.as_bytes()).unwrap(), (header, message.clone()));
+}
+
+/// The bytes of the first agents, which had no appended fields: they are still the beginning of what is written now, and are
+/// read with those fields absent. JSON is read without them too.
+fn check_appended<T: serde::Serialize>(
+    header: Header,
+    body: &T,
+    message: &Message,
+    appended: usize,
+    postcard: &str,
+    json: &str,
+) {
+    let bytes = encode(Encoding::Postcard, header, body);
+    let (first, tail) = bytes.split_at(bytes.len() - appended);
+    let hex: String = first.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, postcard.split_whitespace().collect::<String>(), "the postcard bytes of {:?}", header.kind);
+    assert!(tail.iter().all(|byte| *byte == 0), "an absent field is a zero");
+    for bytes in [&bytes[..], first, json.as_bytes()] {
+        assert_eq!(decode(bytes).unwrap(), (header, message.clone()));
+    }
+    let (cut, _) = first.split_at(first.len() - 1);
+    assert!(decode(cut).is_err(), "one byte less is a loss and not an age");
 }
 
 fn power(mv: u32, ma: i32, mw: Result<u32, Missing>) -> Power {
@@ -71,11 +93,14 @@ fn telemetry() {
         lost_events: 2,
         dropped: 300,
         refused: 129,
+        through_kernel: Vec::new(),
+        tick_late_us: 0,
     };
-    check(
+    check_appended(
         Header::new(Kind::Telemetry, BOOT, 0x0102),
         &body,
         &Message::Telemetry(body.clone()),
+        2,
         "a1030100 ed5eedfe 0201000000000000
          f8acd191 01 fbd095ffbc31 e8fb 03
          02 00ef5d 00c313 0080d30e  0000 0000 03
@@ -108,11 +133,14 @@ fn event() {
         subject: Subject::Supply(1),
         name: "psu1".to_owned(),
         raised: true,
+        cause: None,
+        rung: None,
     };
-    check(
+    check_appended(
         Header::new(Kind::Event, BOOT, 1),
         &body,
         &Message::Event(body.clone()),
+        2,
         "a1040100 ed5eedfe 0100000000000000  07 fbd095ffbc31 e8fb03 09 04 01 0470737531 01",
         concat!(
             r#"{"kind":"event","major":1,"flags":0,"boot":4276969197,"seq":1,"body":{"birth":7,"unix_ms":1700000000123,"#,
@@ -152,11 +180,13 @@ fn birth() {
         sensors: vec![SensorInfo { name: "air".to_owned(), chip: 1 }],
         fans: vec![FanInfo { name: "f".to_owned(), chip: 0, min_rpm: Rpm(500), max_rpm: Rpm(6_000), zone: Some(0) }],
         zones: vec![ZoneInfo { name: "z".to_owned(), critical_mc: Millicelsius(70_000), sensors: vec![0] }],
+        serial: None,
     };
-    check(
+    check_appended(
         Header::new(Kind::Birth, BOOT, 0),
         &body,
         &Message::Birth(body.clone()),
+        1,
         "a1020100 ed5eedfe 0000000000000000
          09 0172 05302e312e30 01 05 02 00 02 00 01 03 01 e807 00 01 02 03
          0162 0161
@@ -236,9 +266,55 @@ fn a_full_sample_is_small() {
         lost_events: 0,
         dropped: 0,
         refused: 0,
+        through_kernel: Vec::new(),
+        tick_late_us: 40,
     };
     let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
     let json = encode(Encoding::Json, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
     assert!(bytes <= 310, "{bytes} bytes");
     assert!(bytes * 4 < json, "postcard {bytes} bytes against JSON {json}");
+}
+
+/// What later agents appended, byte by byte.
+#[test]
+fn appended_fields() {
+    let tail = |bytes: Vec<u8>, count: usize| {
+        bytes.iter().skip(bytes.len() - count).map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let mut telemetry = Telemetry::new(1, 2, 3, &Snapshot::default(), Losses::default());
+    telemetry.through_kernel = vec![2, 300];
+    telemetry.tick_late_us = 129;
+    let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1), &telemetry);
+    assert_eq!(tail(bytes, 6), "0202ac028101");
+    let event = |cause, rung| {
+        let event = Event {
+            birth: 7,
+            unix_ms: 1,
+            uptime_ms: 2,
+            alarm: alarm::Kind::TemperatureJump,
+            subject: Subject::Sensor(3),
+            name: String::new(),
+            raised: true,
+            cause: Some(cause),
+            rung,
+        };
+        let header = Header::new(Kind::Event, BOOT, 1);
+        let bytes = encode(Encoding::Postcard, header, &event);
+        assert_eq!(decode(&bytes).unwrap(), (header, Message::Event(event.clone())));
+        let text = encode(Encoding::Json, header, &event);
+        assert_eq!(decode(&text).unwrap(), (header, Message::Event(event)));
+        bytes.iter().skip(16 + 3).map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    for (cause, rung, expected) in [
+        (Cause::Limit { value: -2, limit: 400 }, Some(Stage::Quiet), "0c 05 03 00 01 01 00 03 a006 01 06"),
+        (Cause::Missing(Missing::Stale), Some(Stage::FanMadeUp), "0c 05 03 00 01 01 01 03 01 05"),
+        (
+            Cause::Faults(Faults::NONE.with(Fault::Other, true)),
+            Some(Stage::Calibrating),
+            "0c 05 03 00 01 01 02 8020 01 07",
+        ),
+        (Cause::Identity, None, "0c 05 03 00 01 01 03 00"),
+    ] {
+        assert_eq!(event(cause, rung), expected.split_whitespace().collect::<String>(), "{cause:?}");
+    }
 }

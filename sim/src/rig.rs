@@ -64,7 +64,7 @@ impl Rig {
             let Adapter::Socket(socket) = &bus.adapter else { continue };
             let mut slots = Vec::new();
             for (chip, on_board) in bus.chips.iter().enumerate() {
-                let ChipKind::I2c { part, addr, settings } = &on_board.kind else { continue };
+                let ChipKind::I2c { part, addr, settings, segment: _ } = &on_board.kind else { continue };
                 let place = At { board, bus: index, chip };
                 let wired = Wired::new(&place, on_board, part, settings, absent, &mut layout)?;
                 slots.push(Slot { refdes: on_board.refdes.clone(), addr: *addr, wired, gone: false });

@@ -6,11 +6,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use log::{error, info};
+use log::{error, info, warn};
 use rigd::board::Board;
 use rigd::bus::Host;
+use rigd::calibration::{self, FanCurve};
 use rigd::config::{self, Config, Place};
-use rigd::control::{self, Outputs, Stop};
+use rigd::control::step::Report;
+use rigd::control::{self, Outputs, Policy, Stop};
 use rigd::mqtt::{self, Inputs, Start};
 use rigd::reading::Snapshot;
 use rigd::source::Problems;
@@ -154,7 +156,12 @@ async fn serve(rig: Rig) -> ExitCode {
     let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let (events, edges) = mpsc::channel(control::EVENTS);
     let lost_events = Arc::new(AtomicU32::new(0));
-    let outputs = Outputs { snapshot, events, lost_events: Arc::clone(&lost_events) };
+    let (reports, told) = mpsc::channel(control::REPORTS);
+    let (_requests, asked) = mpsc::channel(control::REQUESTS);
+    let outputs = Outputs { snapshot, events, lost_events: Arc::clone(&lost_events), reports };
+    let store = calibration::Store::new(&config.state);
+    let curves = store.load(&board);
+    tokio::spawn(keep(told, store, Arc::clone(&board), curves.clone()));
     let stop = Stop::default();
     // Before the first order to a fan: from then on no way out may be missed.
     let signals = match Signals::catch() {
@@ -164,7 +171,8 @@ async fn serve(rig: Rig) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let control = match control::spawn(Arc::clone(&board), &host, config.tick, outputs, stop.clone()) {
+    let policy = Policy { board: Arc::clone(&board), tick: config.tick, quiet: config.quiet, curves };
+    let control = match control::spawn(policy, &host, asked, outputs, stop.clone()) {
         Ok(control) => control,
         Err(error) => {
             error!("could not start the control thread: {error}");
@@ -189,6 +197,27 @@ async fn serve(rig: Rig) -> ExitCode {
     }
     let safe = control.join().unwrap_or(false);
     if safe && stop.stopped() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Keeps what calibrations tell, for the next start.
+async fn keep(
+    mut told: mpsc::Receiver<Report>,
+    store: calibration::Store,
+    board: Arc<Board>,
+    mut curves: Vec<Option<FanCurve>>,
+) {
+    while let Some(report) = told.recv().await {
+        let Report::Learnt { fan, curve } = report else { continue };
+        if let Some(known) = curves.get_mut(fan) {
+            *known = Some(curve);
+        }
+        let (store, board, curves) = (store.clone(), Arc::clone(&board), curves.clone());
+        // A slow disk delays nobody but this task.
+        let saved = tokio::task::spawn_blocking(move || store.save(&board, &curves)).await;
+        if let Ok(Err(error)) = saved {
+            warn!("what was learnt of the fans could not be kept: {error}");
+        }
+    }
 }
 
 /// The ways in which an agent is asked to stop. A terminal that is closed is one of them.

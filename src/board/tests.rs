@@ -230,3 +230,81 @@ mod any_text {
         }
     }
 }
+
+/// `GOOD` with a multiplexer and a chip behind it.
+const BEHIND: &str = r#"
+[mux.U40]
+part = "pca9548"
+bus = "a"
+addr = 0x70
+[chip.U41]
+part = "tmp75"
+mux = "U40"
+channel = 2
+addr = 0x49
+"#;
+
+#[test]
+fn a_chip_behind_a_multiplexer_is_on_its_bus() {
+    let board = Board::parse("b.toml", &format!("{GOOD}{BEHIND}")).unwrap();
+    let chip = board.buses[0].chips.iter().find(|chip| chip.refdes == "U41").unwrap();
+    let ChipKind::I2c { segment, .. } = chip.kind else { panic!("a chip of our own") };
+    assert_eq!(segment, Some(Segment { mux: 0x70, channel: 2, alone: true }));
+    // One address on two channels is two chips; on the bus itself it is heard on all of them.
+    let twice = format!("{GOOD}{BEHIND}[chip.U42]\npart = \"tmp75\"\nmux = \"U40\"\nchannel = 3\naddr = 0x49\n");
+    assert_eq!(problems(&twice), "");
+    let both = format!("{GOOD}{BEHIND}[chip.U42]\npart = \"tmp75\"\nbus = \"a\"\naddr = 0x49\n");
+    assert!(problems(&both).contains("0x49 on bus `a` is already U41"), "{}", problems(&both));
+}
+
+#[test]
+fn mistakes_about_multiplexers_are_told() {
+    for (line, replacement, expected) in [
+        ("part = \"pca9548\"", "part = \"pca9\"", "mux.U40.part: no multiplexer `pca9`; there are pca9546,"),
+        ("addr = 0x70", "addr = 0x20", "mux.U40.addr: must be 0x70 to 0x77, not 0x20"),
+        ("channel = 2", "channel = 8", "chip.U41.channel: U40 has channels 0 to 7, not 8"),
+        ("channel = 2\n", "", "chip.U41: needs the `channel` of U40 that it is on"),
+        ("mux = \"U40\"", "mux = \"U4\"", "chip.U41.mux: there is no multiplexer `U4`"),
+        ("mux = \"U40\"", "bus = \"a\"", "chip.U41.channel: is a multiplexer's, and no `mux` is named"),
+        ("mux = \"U40\"\n", "", "chip.U41: needs either `bus`, or `mux` and `channel`"),
+    ] {
+        assert!(BEHIND.contains(line));
+        let text = problems(&format!("{GOOD}{}", BEHIND.replacen(line, replacement, 1)));
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+#[test]
+fn a_zone_may_hold_a_temperature_with_or_without_a_curve() {
+    let hold = "target_mc = 50_000\nintegral_s = 60\npower = [\"gpu0\"]\nfeed_forward_pct_per_kw = 20\n";
+    let curve = "curve = [[30_000, 30], [60_000, 100]]\n";
+    let board = Board::parse("b.toml", &with(curve, hold)).unwrap();
+    let expected = Hold {
+        target: Millicelsius(50_000),
+        gain: Duty::from_percent(4).unwrap(),
+        integral: Duration::from_secs(60),
+        power: vec![0],
+        feed_forward: Duty::from_percent(20).unwrap(),
+    };
+    assert_eq!((board.zones[0].hold.as_ref(), board.zones[0].curve.len()), (Some(&expected), 0));
+    for (line, replacement, expected) in [
+        (curve, "", "zone.z.curve: needs at least one point, or the zone a target_mc"),
+        (curve, "target_mc = 70_000\n", "zone.z.target_mc: must be below critical_mc (70000)"),
+        (curve, "target_mc = 5\npower = [\"gpu0\"]\n", "zone.z.power: and feed_forward_pct_per_kw go together"),
+        (curve, "target_mc = 5\npower = [\"x\"]\nfeed_forward_pct_per_kw = 1\n", "zone.z.power: there is no rail `x`"),
+        (curve, "target_mc = 5\ngain_pct_per_k = 0\n", "zone.z.gain_pct_per_k: must be 1 to 100"),
+        ("critical_mc = 70_000\n", "critical_mc = 70_000\nintegral_s = 5\n", "zone.z.integral_s: needs a target_mc"),
+        (
+            "critical_mc = 70_000\n",
+            "critical_mc = 70_000\nspare_fans = 1\n",
+            "zone.z.spare_fans: must leave one of the zone's 1 fans",
+        ),
+        ("[sensor.air]\n", "[sensor.air]\nmax_k_per_s = 0\n", "sensor.air.max_k_per_s: must be above zero"),
+        ("max_rpm = 5_000\n", "max_rpm = 5_000\nmin_pct = 40\n", "fan.front.min_pct: must be at most start_pct (30)"),
+        ("revision = \"a\"\n", "revision = \"a\"\nidentity = \"U1\"\n", "identity: U1 is no EEPROM"),
+        ("revision = \"a\"\n", "revision = \"a\"\nidentity = \"U9\"\n", "identity: there is no chip `U9`"),
+    ] {
+        let text = problems(&with(line, replacement));
+        assert!(text.contains(expected), "{text}");
+    }
+}

@@ -1,11 +1,12 @@
-//! The kernel's I2C adapters: `/dev/i2c-N`, found by name.
+//! Transfers of the kernel's I2C adapters, `/dev/i2c-N`.
 //!
 //! linux-embedded-hal transfers by the ioctl I2C_RDWR only. SMBus adapters, which every PC main board has (i2c-i801,
 //! i2c-piix4, also i2c-stub), refuse that with EOPNOTSUPP, so the adapter's function bits decide: with I2C_FUNC_I2C its
 //! `I2cdev` is used, without it the same embedded-hal calls are mapped to SMBus ioctls as far as they have an equivalent.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
 
 use embedded_hal::i2c::Operation;
 use linux_embedded_hal::I2cdev;
@@ -13,7 +14,7 @@ use linux_embedded_hal::i2cdev::core::{I2CDevice, I2CMessage, I2CTransfer};
 use linux_embedded_hal::i2cdev::linux::{LinuxI2CDevice, LinuxI2CError, LinuxI2CMessage};
 use rustix::io::Errno;
 
-use super::{Error, Host, Link};
+use super::{Error, Link};
 
 /// `I2C_FUNC_I2C` of include/uapi/linux/i2c.h: plain I2C messages.
 const FUNC_I2C: u64 = 0x0000_0001;
@@ -23,58 +24,50 @@ const FUNC_READ_I2C_BLOCK: u64 = 0x0400_0000;
 const FUNC_WRITE_I2C_BLOCK: u64 = 0x0800_0000;
 /// The ioctl that tells them (include/uapi/linux/i2c-dev.h).
 const I2C_FUNCS: rustix::ioctl::Opcode = 0x0705;
+/// The ioctl that sets the adapter's time-out.
+const I2C_TIMEOUT: rustix::ioctl::Opcode = 0x0702;
 /// `I2C_SMBUS_BLOCK_MAX`.
 const BLOCK_MAX: usize = 32;
 
-/// An adapter of this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdapterInfo {
-    /// Contents of its `name` file: what a board file gives.
-    pub name: String,
-    /// Its device file; the number in it changes from boot to boot.
-    pub path: PathBuf,
-}
-
-/// The adapters there are now, in the order of their device names; none where the kernel has no i2c-dev.
-#[must_use]
-pub fn adapters(host: &Host) -> Vec<AdapterInfo> {
-    let Ok(entries) = fs::read_dir(host.sysfs.join("class/i2c-dev")) else { return Vec::new() };
-    let mut found: Vec<AdapterInfo> = entries
-        .filter_map(Result::ok)
-        .filter_map(|entry| {
-            let name = fs::read_to_string(entry.path().join("name")).ok()?;
-            Some(AdapterInfo { name: name.trim_end().to_owned(), path: host.dev.join(entry.file_name()) })
-        })
-        .collect();
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    found
-}
-
-/// Opens a chip's place on the adapter of this name.
-pub(super) fn open(host: &Host, name: &str, addr: u8) -> Result<Box<dyn Link>, Error> {
-    let found = adapters(host).into_iter().find(|adapter| adapter.name == name);
-    let path = found.ok_or_else(|| Error::Gone(format!("there is no adapter `{name}`")))?.path;
-    let functions = functions(&path)?;
+/// Opens a chip's place on the adapter with this device file.
+pub(super) fn open(path: &Path, addr: u8, timeout: Option<Duration>) -> Result<Box<dyn Link>, Error> {
+    let file = device_file(path)?;
+    let functions = functions(&file)?;
+    if let Some(timeout) = timeout {
+        set_timeout(&file, timeout)?;
+    }
     if functions & FUNC_I2C != 0 {
-        let mut dev = I2cdev::new(&path)?;
+        let mut dev = I2cdev::new(path)?;
         dev.set_slave_address(addr.into())?;
         Ok(Box::new(Raw(dev)))
     } else {
-        let dev = LinuxI2CDevice::new(&path, addr.into())?;
+        let dev = LinuxI2CDevice::new(path, addr.into())?;
         Ok(Box::new(Smbus { dev, functions }))
     }
 }
 
+/// The adapter's device file, opened with no address.
+pub(super) fn device_file(path: &Path) -> Result<File, Error> {
+    File::options().read(true).write(true).open(path).map_err(|error| from_io(&error))
+}
+
+/// Sets how long the adapter waits, in the kernel's steps of 10 ms. It holds for everybody who uses this adapter.
+fn set_timeout(file: &File, timeout: Duration) -> Result<(), Error> {
+    let steps = usize::try_from(timeout.as_millis().div_ceil(10)).unwrap_or(usize::MAX);
+    // SAFETY: I2C_TIMEOUT takes a number in place of the pointer and touches no memory of ours (drivers/i2c/i2c-dev.c).
+    let result = unsafe { rustix::ioctl::ioctl(file, rustix::ioctl::IntegerSetter::<I2C_TIMEOUT>::new_usize(steps)) };
+    result.map_err(from_errno)
+}
+
 /// The adapter's function bits.
-fn functions(path: &Path) -> Result<u64, Error> {
-    let file = File::options().read(true).write(true).open(path).map_err(|error| from_io(&error))?;
+fn functions(file: &File) -> Result<u64, Error> {
     // SAFETY: I2C_FUNCS takes a pointer to one `unsigned long` and writes nothing else (drivers/i2c/i2c-dev.c).
-    let bits = unsafe { rustix::ioctl::ioctl(&file, rustix::ioctl::Getter::<I2C_FUNCS, libc::c_ulong>::new()) };
+    let bits = unsafe { rustix::ioctl::ioctl(file, rustix::ioctl::Getter::<I2C_FUNCS, libc::c_ulong>::new()) };
     #[expect(clippy::useless_conversion, reason = "c_ulong has 32 bits on 32-bit targets")]
     bits.map(u64::from).map_err(from_errno)
 }
 
-fn from_io(error: &std::io::Error) -> Error {
+pub(super) fn from_io(error: &std::io::Error) -> Error {
     error.raw_os_error().map_or(Error::Os(0), |errno| from_errno(Errno::from_raw_os_error(errno)))
 }
 
@@ -256,27 +249,5 @@ mod tests {
         ] {
             assert_eq!(from_errno(errno), expected, "{errno}");
         }
-    }
-
-    #[test]
-    fn an_adapter_is_found_by_name_and_an_unknown_one_is_named() {
-        let directory = std::env::temp_dir().join(format!("rigd-adapters-{}", std::process::id()));
-        for (entry, name) in [("i2c-4", "SMBus I801 adapter at efa0\n"), ("i2c-0", "i915 gmbus dpc\n")] {
-            let path = directory.join("class/i2c-dev").join(entry);
-            fs::create_dir_all(&path).unwrap();
-            fs::write(path.join("name"), name).unwrap();
-        }
-        let host = Host { sysfs: directory.clone(), ..Host::default() };
-        let names: Vec<_> = adapters(&host).into_iter().map(|adapter| (adapter.name, adapter.path)).collect();
-        assert_eq!(
-            names,
-            [
-                ("i915 gmbus dpc".to_owned(), PathBuf::from("/dev/i2c-0")),
-                ("SMBus I801 adapter at efa0".to_owned(), PathBuf::from("/dev/i2c-4")),
-            ]
-        );
-        let error = open(&host, "i2c-gpio0", 0x40).err();
-        assert_eq!(error, Some(Error::Gone("there is no adapter `i2c-gpio0`".to_owned())));
-        fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Slot {
     drives: Vec<Drive>,
     /// Said to have failed; its return is worth a line.
     told: bool,
+    /// A kernel driver owns the chip, and it is read through that.
+    through_kernel: bool,
 }
 
 enum State {
@@ -83,7 +85,15 @@ impl Slot {
             ChipKind::Hwmon(hwmon) => (format!("{} (kernel driver {})", chip.refdes, hwmon.driver), 0),
         };
         let drives = vec![Drive::default(); fans];
-        Self { chip, label, state: State::Waiting { until: None }, failures: 0, drives, told: false }
+        Self {
+            chip,
+            label,
+            state: State::Waiting { until: None },
+            failures: 0,
+            drives,
+            told: false,
+            through_kernel: false,
+        }
     }
 
     /// A reading with the chip's channels, all missing.
@@ -125,7 +135,8 @@ impl Slot {
                     info!("{}: answers again", self.label);
                     self.told = false;
                 }
-                Outcome { repairs, ..Outcome::new(Health::Ok) }
+                let health = if self.through_kernel { Health::ThroughKernel } else { Health::Ok };
+                Outcome { repairs, ..Outcome::new(health) }
             }
             Err(error) => self.failed(&error, now, reading),
         }
@@ -133,13 +144,27 @@ impl Slot {
 
     fn bring_up(&mut self, host: &Host, adapter: &Adapter) -> Result<&mut dyn Driver<Error>, ChipError> {
         if matches!(self.state, State::Waiting { .. }) {
+            let mut through_kernel = false;
             let mut driver: Box<dyn Driver<Error>> = match &self.chip.kind {
-                ChipKind::I2c { part, addr, settings } => (part.open)(host.open(adapter, *addr)?, settings),
+                ChipKind::I2c { part, addr, segment, settings } => match host.open(adapter, *segment, *addr) {
+                    Ok(device) => (part.open)(device, settings),
+                    Err(Error::Owned) => {
+                        let directory = host.kernel_device(adapter, *segment, *addr).ok_or(Error::Owned)?;
+                        let device = hwmon::Device::owned(&directory, part).ok_or(Error::Owned)?;
+                        if !self.through_kernel {
+                            info!("{}: a kernel driver owns it; it is read through that", self.label);
+                        }
+                        through_kernel = true;
+                        Box::new(device)
+                    }
+                    Err(error) => return Err(error.into()),
+                },
                 ChipKind::Hwmon(device) => Box::new(hwmon::Device::new(&host.sysfs, device.clone())),
             };
             driver.identify()?;
             driver.configure()?;
             self.drives.fill(Drive::default());
+            self.through_kernel = through_kernel;
             self.state = State::Live(driver);
         }
         match &mut self.state {

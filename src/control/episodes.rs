@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::alarm::{Alarm, Edge, Kind, Subject};
-use crate::board::Board;
-use crate::reading::{Fault, Health, Power, Snapshot, Stage};
+use super::step::Orders;
+use crate::alarm::{Alarm, Cause, Kind, Subject};
+use crate::board::{self, Board};
+use crate::reading::{Fault, Faults, Health, Missing, Power, Snapshot, Stage, Zone};
 
 /// How long it must hold before it is raised. What control has already acted on is said at once; a measurement on
 /// the edge of its limit is given two seconds.
@@ -17,56 +18,141 @@ const fn settle(kind: Kind) -> Duration {
         | Kind::FanStands
         | Kind::FanFault
         | Kind::ZoneBlind
-        | Kind::ZoneCritical => Duration::ZERO,
+        | Kind::ZoneCritical
+        | Kind::TemperatureJump
+        | Kind::BoardMismatch => Duration::ZERO,
         Kind::UnderVoltage | Kind::OverVoltage | Kind::OverCurrent | Kind::OverPower => Duration::from_secs(2),
+        Kind::TachometerImplausible => Duration::from_secs(3),
+        // Dust does not settle in a minute; a filter that is being changed is over in one.
+        Kind::FanAged => Duration::from_secs(60),
     }
 }
 
 /// How long an alarm must be gone before it is cleared, so that one on the edge is one episode and not fifty.
 pub(super) const CLEAR: Duration = Duration::from_secs(5);
 
-/// Everything that is wrong in this tick. `standing` is step's word on the fans.
+/// Everything that is wrong in this tick and what made it. `orders` is step's word on sensors, fans and zones.
 #[must_use]
-pub(super) fn active(board: &Board, snapshot: &Snapshot, standing: &[bool]) -> Vec<Alarm> {
-    let mut alarms = Vec::new();
-    let mut add = |present: bool, kind, subject| {
-        if present {
-            alarms.push(Alarm { kind, subject });
-        }
-    };
+pub(super) fn active(board: &Board, snapshot: &Snapshot, orders: &Orders) -> Vec<(Alarm, Cause)> {
+    let mut found = Found(Vec::new());
     for (i, (health, faults)) in snapshot.chips.iter().enumerate() {
-        let watchdog = faults.has(Fault::Watchdog);
-        add(matches!(health, Health::Failed(_)), Kind::ChipLost, Subject::Chip(i));
-        add(faults.iter().any(|fault| fault != Fault::Watchdog), Kind::ChipFault, Subject::Chip(i));
-        add(watchdog, Kind::WatchdogRanOut, Subject::Chip(i));
+        let subject = Subject::Chip(i);
+        if let Health::Failed(missing) = health {
+            found.add(Kind::ChipLost, subject, Cause::Missing(*missing));
+        }
+        if faults.has(Fault::Watchdog) {
+            found.add(Kind::WatchdogRanOut, subject, Cause::Faults(Faults::NONE.with(Fault::Watchdog, true)));
+        }
+        let others = faults.without(Fault::Watchdog);
+        if others != Faults::NONE {
+            found.add(Kind::ChipFault, subject, Cause::Faults(others));
+        }
     }
-    for (i, (stands, fan)) in standing.iter().zip(&snapshot.fans).enumerate() {
+    for (i, jumped) in orders.jumped.iter().enumerate() {
+        if *jumped {
+            found.add(Kind::TemperatureJump, Subject::Sensor(i), Cause::Missing(Missing::Implausible));
+        }
+    }
+    for (i, (fan, (view, measured))) in board.fans.iter().zip(orders.fans.iter().zip(&snapshot.fans)).enumerate() {
+        let subject = Subject::Fan(i);
         // A speed that could not be read is the chip's alarm: nobody measured a standstill.
-        add(*stands && fan.rpm.is_ok(), Kind::FanStands, Subject::Fan(i));
+        if let (true, Ok(rpm)) = (view.stands, view.rpm) {
+            found.add(Kind::FanStands, subject, limit(rpm.0, fan.min_rpm.0));
+        }
+        if let (Ok(rpm), Err(Missing::Implausible)) = (measured.rpm, view.rpm) {
+            found.add(Kind::TachometerImplausible, subject, limit(rpm.0, fan.max_rpm.0));
+        }
+        if let (Some(learnt), Ok(rpm)) = (view.aged, view.rpm) {
+            found.add(Kind::FanAged, subject, limit(rpm.0, learnt.0));
+        }
+        if measured.fault {
+            found.add(Kind::FanFault, subject, Cause::Faults(Faults::NONE.with(Fault::Fan, true)));
+        }
     }
-    for (i, fan) in snapshot.fans.iter().enumerate() {
-        add(fan.fault, Kind::FanFault, Subject::Fan(i));
-    }
-    for (i, zone) in snapshot.zones.iter().enumerate() {
-        add(zone.stage == Stage::Blind, Kind::ZoneBlind, Subject::Zone(i));
-        add(zone.stage == Stage::Critical, Kind::ZoneCritical, Subject::Zone(i));
+    for (i, (zone, decided)) in board.zones.iter().zip(&orders.zones).enumerate() {
+        let readings = || zone.sensors.iter().filter_map(|sensor| orders.sensors.get(*sensor).copied());
+        if decided.stage == Stage::Blind {
+            let missing = readings().find_map(Result::err).unwrap_or(Missing::NotPresent);
+            found.add(Kind::ZoneBlind, Subject::Zone(i), Cause::Missing(missing));
+        }
+        if decided.stage == Stage::Critical {
+            let hottest = readings().filter_map(Result::ok).max().unwrap_or(zone.critical);
+            found.add(Kind::ZoneCritical, Subject::Zone(i), limit(hottest.0, zone.critical.0));
+        }
     }
     for (i, (rail, Power { voltage, current, power })) in board.rails.iter().zip(&snapshot.rails).enumerate() {
         let subject = Subject::Rail(i);
-        add(beyond(voltage.ok(), rail.min_voltage, |v, low| v < low), Kind::UnderVoltage, subject);
-        add(beyond(voltage.ok(), rail.max_voltage, |v, high| v > high), Kind::OverVoltage, subject);
-        add(beyond(current.ok(), rail.max_current, |i, high| i > high), Kind::OverCurrent, subject);
-        add(beyond(power.ok(), rail.max_power, |p, high| p > high), Kind::OverPower, subject);
+        found.below(Kind::UnderVoltage, subject, voltage.ok().map(|v| v.0), rail.min_voltage.map(|v| v.0));
+        found.above(Kind::OverVoltage, subject, voltage.ok().map(|v| v.0), rail.max_voltage.map(|v| v.0));
+        found.above(Kind::OverCurrent, subject, current.ok().map(|i| i.0), rail.max_current.map(|i| i.0));
+        found.above(Kind::OverPower, subject, power.ok().map(|p| p.0), rail.max_power.map(|p| p.0));
     }
     for (i, (supply, [input, _])) in board.supplies.iter().zip(&snapshot.supplies).enumerate() {
-        add(beyond(input.power.ok(), supply.max_input, |p, high| p > high), Kind::OverPower, Subject::Supply(i));
+        let (power, most) = (input.power.ok().map(|p| p.0), supply.max_input.map(|p| p.0));
+        found.above(Kind::OverPower, Subject::Supply(i), power, most);
     }
-    alarms
+    if let (Some(identity), Some((bus, chip))) = (&snapshot.identity, board.identity)
+        && (&identity.name, &identity.revision) != (&board.name, &board.revision)
+    {
+        let before: usize = board.buses.iter().take(bus).map(|bus| bus.chips.len()).sum();
+        found.add(Kind::BoardMismatch, Subject::Chip(before + chip), Cause::Identity);
+    }
+    found.0
 }
 
-/// Whether a value that is known is on the wrong side of a limit that exists.
-fn beyond<T: Copy>(value: Option<T>, limit: Option<T>, wrong: impl Fn(T, T) -> bool) -> bool {
-    matches!((value, limit), (Some(value), Some(limit)) if wrong(value, limit))
+fn limit(value: impl Into<i64>, limit: impl Into<i64>) -> Cause {
+    Cause::Limit { value: value.into(), limit: limit.into() }
+}
+
+struct Found(Vec<(Alarm, Cause)>);
+
+impl Found {
+    fn add(&mut self, kind: Kind, subject: Subject, cause: Cause) {
+        self.0.push((Alarm { kind, subject }, cause));
+    }
+
+    /// A value that is known and below a limit that exists.
+    fn below<T: Copy + Into<i64>>(&mut self, kind: Kind, subject: Subject, value: Option<T>, least: Option<T>) {
+        if let (Some(value), Some(least)) = (value, least)
+            && value.into() < least.into()
+        {
+            self.add(kind, subject, limit(value, least));
+        }
+    }
+
+    /// A value that is known and above a limit that exists.
+    fn above<T: Copy + Into<i64>>(&mut self, kind: Kind, subject: Subject, value: Option<T>, most: Option<T>) {
+        if let (Some(value), Some(most)) = (value, most)
+            && value.into() > most.into()
+        {
+            self.add(kind, subject, limit(value, most));
+        }
+    }
+}
+
+/// The highest rung on which a zone stands that the subject belongs to.
+#[must_use]
+pub(super) fn rung(board: &Board, zones: &[Zone], subject: Subject) -> Option<Stage> {
+    let mut first = 0;
+    let chips = board.buses.iter().enumerate().find_map(|(bus, on)| {
+        let start = first;
+        first += on.chips.len();
+        let Subject::Chip(index) = subject else { return None };
+        (start..first).contains(&index).then(|| (bus, index - start))
+    });
+    let touches = |(index, zone): &(usize, &board::Zone)| match subject {
+        Subject::Zone(i) => *index == i,
+        Subject::Fan(i) => zone.fans.contains(&i),
+        Subject::Sensor(i) => zone.sensors.contains(&i),
+        Subject::Chip(_) => {
+            let at = |point: board::Point| chips == Some((point.bus, point.chip));
+            zone.fans.iter().any(|fan| board.fans.get(*fan).is_some_and(|fan| at(fan.at)))
+                || zone.sensors.iter().any(|sensor| board.sensors.get(*sensor).is_some_and(|sensor| at(sensor.at)))
+        }
+        Subject::Rail(_) | Subject::Supply(_) => false,
+    };
+    let stages = board.zones.iter().enumerate().filter(touches).filter_map(|(index, _)| zones.get(index));
+    stages.map(|zone| zone.stage).max_by_key(|stage| stage.severity())
 }
 
 /// The alarms that have been raised and those that are settling. At most one entry per kind and subject of the board.
@@ -78,25 +164,30 @@ struct Episode {
     first: Instant,
     last: Instant,
     raised: bool,
+    cause: Cause,
 }
+
+/// An edge before it is known on which rung it ends.
+pub(super) type Turn = (Alarm, bool, Cause);
 
 impl Episodes {
     /// Takes one tick's alarms and gives the edges.
-    pub(super) fn tick(&mut self, active: &[Alarm], now: Instant) -> Vec<Edge> {
+    pub(super) fn tick(&mut self, active: &[(Alarm, Cause)], now: Instant) -> Vec<Turn> {
         let mut edges = Vec::new();
-        for alarm in active {
-            let episode = self.0.entry(*alarm).or_insert(Episode { first: now, last: now, raised: false });
-            episode.last = now;
+        for (alarm, cause) in active {
+            let new = Episode { first: now, last: now, raised: false, cause: *cause };
+            let episode = self.0.entry(*alarm).or_insert(new);
+            (episode.last, episode.cause) = (now, *cause);
             if !episode.raised && now.saturating_duration_since(episode.first) >= settle(alarm.kind) {
                 episode.raised = true;
-                edges.push(Edge { alarm: *alarm, raised: true });
+                edges.push((*alarm, true, *cause));
             }
         }
         self.0.retain(|alarm, episode| {
             let gone = now.saturating_duration_since(episode.last);
             let over = if episode.raised { gone >= CLEAR } else { gone > Duration::ZERO };
             if over && episode.raised {
-                edges.push(Edge { alarm: *alarm, raised: false });
+                edges.push((*alarm, false, episode.cause));
             }
             !over
         });
@@ -112,7 +203,6 @@ impl Episodes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reading::{Faults, Missing};
     use crate::units::Millivolts;
 
     #[test]
@@ -121,9 +211,9 @@ mod tests {
         let start = crate::clock::now();
         let mut episodes = Episodes::default();
         let mut tick = |second: u64, present: bool| {
-            let active = if present { vec![alarm] } else { vec![] };
+            let active = if present { vec![(alarm, limit(11_000, 11_400))] } else { vec![] };
             let edges = episodes.tick(&active, start + Duration::from_secs(second));
-            edges.iter().map(|edge| edge.raised).collect::<Vec<_>>()
+            edges.iter().map(|(_, raised, _)| *raised).collect::<Vec<_>>()
         };
         // second, present, edges
         for (second, present, expected) in [
@@ -149,11 +239,12 @@ mod tests {
         let board = Board::load("simulated-8gpu").unwrap();
         let missing = Power::missing(Missing::Bus);
         let mut snapshot = Snapshot { rails: vec![missing; 8], ..Snapshot::default() };
-        assert_eq!(active(&board, &snapshot, &[]), []);
+        assert_eq!(active(&board, &snapshot, &Orders::default()), []);
         if let Some(rail) = snapshot.rails.first_mut() {
             rail.voltage = Ok(Millivolts(11_000));
         }
-        assert_eq!(active(&board, &snapshot, &[]), [Alarm { kind: Kind::UnderVoltage, subject: Subject::Rail(0) }]);
+        let alarm = Alarm { kind: Kind::UnderVoltage, subject: Subject::Rail(0) };
+        assert_eq!(active(&board, &snapshot, &Orders::default()), [(alarm, limit(11_000, 11_400))]);
     }
 
     #[test]
@@ -165,10 +256,10 @@ mod tests {
             ..Snapshot::default()
         };
         assert_eq!(
-            active(&board, &snapshot, &[]),
+            active(&board, &snapshot, &Orders::default()),
             [
-                Alarm { kind: Kind::WatchdogRanOut, subject: Subject::Chip(0) },
-                Alarm { kind: Kind::ChipLost, subject: Subject::Chip(1) },
+                (Alarm { kind: Kind::WatchdogRanOut, subject: Subject::Chip(0) }, Cause::Faults(watchdog)),
+                (Alarm { kind: Kind::ChipLost, subject: Subject::Chip(1) }, Cause::Missing(Missing::Bus)),
             ]
         );
     }

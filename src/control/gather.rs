@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::board::{Board, Point};
+use crate::identity::Identity;
 use crate::reading::{BusSnapshot, ChipReading, Fan, Faults, Health, Missing, Power, Reading, Snapshot};
 use crate::units::Millicelsius;
 
@@ -28,6 +29,7 @@ pub fn gather(
         sensors: board.sensors.iter().map(|sensor| lookup.temperature(sensor.at)).collect(),
         fans: board.fans.iter().map(|fan| lookup.fan(fan.at)).collect(),
         chips: buses.iter().flat_map(|bus| lookup.chips(bus)).collect(),
+        identity: board.identity.and_then(|(bus, chip)| lookup.identity(bus, chip)),
         repairs: buses.iter().fold(0, |sum, bus| sum.saturating_add(bus.repairs)),
         ..Snapshot::default()
     }
@@ -66,6 +68,10 @@ impl Lookup<'_> {
     fn fan(&self, at: Point) -> Fan {
         let found = self.chip(at).and_then(|chip| chip.fan.get(at.channel).copied().ok_or(Missing::NotPresent));
         found.unwrap_or_else(Fan::missing)
+    }
+
+    fn identity(&self, bus: usize, chip: usize) -> Option<Arc<Identity>> {
+        self.chip(Point { bus, chip, channel: 0 }).ok()?.identity.clone()
     }
 
     fn chips(&self, bus: &BusSnapshot) -> Vec<(Health, Faults)> {

@@ -1,23 +1,33 @@
 //! The decision: temperatures in, fan drives out. Pure; time is an argument.
 //!
 //! ```text
-//! reading ── plausible? fresh? moving? ──> per zone: hottest sensor ── curve, hysteresis, slew ──> drive
-//!                      │ no                                 │ at critical          │ a fan stands
-//!                      └────> full air at once <────────────┴──────────────────────┘
+//! reading ── believed? ──> per zone: hottest ── curve, or what is held; quiet hours; slew ──> drive ── per fan: minimum, kick
+//!               │ no                    │ at critical        │ more fans stand than can be made up for
+//!               └──> full air at once <─┴────────────────────┘
 //! ```
 
 use std::time::{Duration, Instant};
 
+use self::believe::SensorState;
+use self::calibrate::Calibration;
+use self::fan::FanState;
+use self::zone::{Situation, ZoneState};
 use crate::board::{self, Board};
-use crate::reading::{Fan, Missing, Reading, Stage, Zone};
-use crate::units::{Duty, Millicelsius, Rpm};
+use crate::calibration::FanCurve;
+use crate::reading::{Fan, Missing, Power, Reading, Stage, Zone};
+use crate::units::{Duty, Millicelsius};
+
+mod believe;
+mod calibrate;
+mod fan;
+mod zone;
+
+pub use calibrate::{ROOM, Report, Stopped};
+pub use fan::{FanView, SPIN_UP};
 
 /// How long a zone may wait for its first reading before it counts as blind. Until then its fans keep the drive that
 /// they were found with, so that a restart of the agent is not heard.
 pub const STARTING: Duration = Duration::from_secs(1);
-/// A fan that is driven at or above its start drive turns within this time, or it stands: spin-up of large server
-/// fans takes 2 to 3 s.
-pub const SPIN_UP: Duration = Duration::from_secs(5);
 /// The longest step of time that the slew limit believes: after a pause of the machine a drive must not jump.
 const LONGEST_STEP: Duration = Duration::from_secs(2);
 
@@ -29,30 +39,7 @@ pub struct State {
     sensors: Vec<SensorState>,
     fans: Vec<FanState>,
     zones: Vec<ZoneState>,
-}
-
-/// When a sensor last moved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct SensorState {
-    moved: Option<(Millicelsius, Instant)>,
-}
-
-/// Since when a fan has been driven without turning.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct FanState {
-    stands_since: Option<Instant>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct ZoneState {
-    /// The last drive; `None` before the first decision.
-    duty: Option<Duty>,
-    /// Time that was too short for the slew limit to turn into a step; not lost, or a drive would never move at 100 ticks
-    /// a second.
-    unused: Duration,
-    /// The temperature that the curve is read at: follows upwards at once, downwards behind the hysteresis.
-    held: Option<Millicelsius>,
-    critical: bool,
+    calibration: Option<Calibration>,
 }
 
 /// What is known in this tick, in the board's order; what is too old has been made `Stale` already.
@@ -64,6 +51,23 @@ pub struct Inputs<'a> {
     pub sensors: &'a [Reading<Millicelsius>],
     /// One per fan.
     pub fans: &'a [Fan],
+    /// One per rail.
+    pub rails: &'a [Power],
+    /// What was learnt of each fan.
+    pub curves: &'a [Option<FanCurve>],
+    /// Highest drive, during quiet hours.
+    pub quiet: Option<Duty>,
+    /// What was asked for since the last tick.
+    pub request: Option<Request>,
+}
+
+/// What people may ask of control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Measure the fans of this zone, an index into the board's.
+    Calibrate(usize),
+    /// End a calibration.
+    StopCalibration,
 }
 
 /// What to do, in the board's order.
@@ -71,10 +75,16 @@ pub struct Inputs<'a> {
 pub struct Orders {
     /// What each zone is driven at, and why; no drive while it starts and nothing is to be changed.
     pub zones: Vec<Zone>,
+    /// The drive of each fan; none for one that no zone drives, and while nothing is to be changed.
+    pub duties: Vec<Option<Duty>>,
     /// What is believed of each sensor after the checks.
     pub sensors: Vec<Reading<Millicelsius>>,
-    /// Fans that stand although driven.
-    pub standing: Vec<bool>,
+    /// Sensors whose reading came out of nowhere.
+    pub jumped: Vec<bool>,
+    /// What is known of each fan after the checks.
+    pub fans: Vec<FanView>,
+    /// What a calibration has to tell.
+    pub reports: Vec<Report>,
 }
 
 impl State {
@@ -87,6 +97,7 @@ impl State {
             sensors: vec![SensorState::default(); board.sensors.len()],
             fans: vec![FanState::default(); board.fans.len()],
             zones: vec![ZoneState::default(); board.zones.len()],
+            calibration: None,
         }
     }
 }
@@ -101,65 +112,94 @@ pub fn step(board: &Board, mut state: State, inputs: &Inputs<'_>) -> (State, Ord
 
     let mut orders = Orders::default();
     for ((sensor, memory), reading) in board.sensors.iter().zip(&mut state.sensors).zip(inputs.sensors) {
-        orders.sensors.push(believe(sensor, memory, *reading, now));
+        orders.sensors.push(memory.believe(sensor, *reading, now));
+        orders.jumped.push(memory.has_jumped());
     }
-    for ((fan, memory), reading) in board.fans.iter().zip(&mut state.fans).zip(inputs.fans) {
-        // A fan that is only watched is driven by somebody else, and is expected to turn.
-        let driven = match fan.zone {
-            Some(zone) => state.zones.get(zone).and_then(|zone| zone.duty),
-            None => Some(Duty::FULL),
-        };
-        orders.standing.push(stands(fan, memory, reading, driven, now));
+    let curve = |fan: usize| inputs.curves.get(fan).and_then(Option::as_ref);
+    for (i, ((fan, memory), reading)) in board.fans.iter().zip(&mut state.fans).zip(inputs.fans).enumerate() {
+        orders.fans.push(memory.view(fan, curve(i), reading.rpm, now));
     }
+    let calibrated = state.calibration.as_ref().and_then(Calibration::fan);
     for (zone, memory) in board.zones.iter().zip(&mut state.zones) {
-        let found = || found_drive(zone, inputs.fans);
-        let failed = zone.fans.iter().any(|fan| orders.standing.get(*fan).copied().unwrap_or(true));
-        orders.zones.push(decide(zone, memory, hottest(zone, &orders.sensors), failed, starting, since, found));
+        // One that is being measured stands when it is told to.
+        let stands = |fan: &&usize| Some(**fan) != calibrated && orders.fans.get(**fan).is_none_or(|view| view.stands);
+        let situation = Situation {
+            hottest: hottest(board, zone, &orders.sensors),
+            rails: inputs.rails,
+            dead: zone.fans.iter().filter(stands).count(),
+            starting,
+            since,
+            quiet: inputs.quiet,
+            found: || found_drive(zone, inputs.fans),
+        };
+        orders.zones.push(memory.decide(zone, &situation));
     }
+    calibrate(board, &mut state, inputs, &mut orders);
+    drive(board, &mut state, inputs, &mut orders);
     (state, orders)
 }
 
-/// A sensor's reading after the checks: in its range, and moving where it is said to.
-fn believe(
-    sensor: &board::Sensor,
-    memory: &mut SensorState,
-    reading: Reading<Millicelsius>,
-    now: Instant,
-) -> Reading<Millicelsius> {
-    let value = reading?;
-    if value < sensor.min || value > sensor.max {
-        return Err(Missing::Implausible);
+/// Carries a calibration on, begins one, or ends it.
+fn calibrate(board: &Board, state: &mut State, inputs: &Inputs<'_>, orders: &mut Orders) {
+    match inputs.request {
+        Some(Request::StopCalibration) if state.calibration.take().is_some() => {
+            orders.reports.push(Report::Stopped(Stopped::Asked));
+        }
+        Some(Request::Calibrate(zone)) if state.calibration.is_none() => {
+            state.calibration = Calibration::begin(board, zone, inputs.now);
+            if state.calibration.is_none() {
+                orders.reports.push(Report::Stopped(Stopped::Refused));
+            }
+        }
+        Some(Request::Calibrate(_)) => orders.reports.push(Report::Stopped(Stopped::Refused)),
+        Some(Request::StopCalibration) | None => {}
     }
-    let moved = match memory.moved {
-        Some((before, at)) if before == value => at,
-        _ => now,
-    };
-    memory.moved = Some((value, moved));
-    match sensor.frozen_after {
-        Some(limit) if now.saturating_duration_since(moved) >= limit => Err(Missing::Stale),
-        _ => Ok(value),
+    let Some(calibration) = state.calibration.take() else { return };
+    let index = calibration.zone;
+    let (Some(zone), Some(decided)) = (board.zones.get(index), orders.zones.get_mut(index)) else { return };
+    let cool = hottest(board, zone, &orders.sensors)
+        .is_ok_and(|hottest| i64::from(hottest.0) <= i64::from(zone.critical.0) - i64::from(ROOM));
+    if !cool || !matches!(decided.stage, Stage::Normal | Stage::Quiet) {
+        orders.reports.push(Report::Stopped(Stopped::Unsafe));
+        return;
+    }
+    let rpm = calibration.fan().and_then(|fan| orders.fans.get(fan)).map_or(Err(Missing::NotPresent), |fan| fan.rpm);
+    let step = calibration.step(board, rpm, inputs.now);
+    orders.reports.extend(step.reports);
+    state.calibration = step.next;
+    if state.calibration.is_some() {
+        *decided = Zone { duty: Ok(Duty::FULL), stage: Stage::Calibrating };
     }
 }
 
-/// Whether a fan is known to stand although it has been driven for long enough. A tachometer that cannot be read is as
-/// good as one that stands: nobody knows that there is air.
-fn stands(fan: &board::Fan, memory: &mut FanState, reading: &Fan, driven: Option<Duty>, now: Instant) -> bool {
-    let driven = driven.is_some_and(|duty| duty >= fan.start);
-    let turns = reading.rpm.is_ok_and(|rpm| rpm >= fan.min_rpm && rpm > Rpm(0));
-    memory.stands_since = match memory.stands_since {
-        _ if !driven || turns => None,
-        None => Some(now),
-        since => since,
-    };
-    memory.stands_since.is_some_and(|since| now.saturating_duration_since(since) >= SPIN_UP)
+/// Each fan's own drive for that of its zone.
+fn drive(board: &Board, state: &mut State, inputs: &Inputs<'_>, orders: &mut Orders) {
+    let calibrated = state.calibration.as_ref().and_then(|calibration| Some((calibration.fan()?, calibration.duty())));
+    for (i, (fan, memory)) in board.fans.iter().zip(&mut state.fans).enumerate() {
+        let zone = fan.zone.and_then(|zone| orders.zones.get(zone)?.duty.ok());
+        let rpm = orders.fans.get(i).map_or(Err(Missing::NotPresent), |view| view.rpm);
+        let curve = inputs.curves.get(i).and_then(Option::as_ref);
+        orders.duties.push(match (calibrated, zone) {
+            (Some((index, duty)), _) if index == i => {
+                memory.ordered = Some(duty);
+                Some(duty)
+            }
+            (_, Some(zone)) => Some(memory.order(fan, curve, rpm, zone, inputs.now)),
+            (_, None) => None,
+        });
+    }
 }
 
-/// The zone's hottest sensor; missing as soon as one of them is: the missing one may be the hottest.
-fn hottest(zone: &board::Zone, sensors: &[Reading<Millicelsius>]) -> Reading<Millicelsius> {
+/// The zone's reading that is nearest to its critical temperature, told as if that were the zone's; missing as soon as one
+/// of them is: the missing one may be the hottest.
+fn hottest(board: &Board, zone: &board::Zone, sensors: &[Reading<Millicelsius>]) -> Reading<Millicelsius> {
     let mut hottest = Err(Missing::NotPresent);
-    for sensor in &zone.sensors {
-        let value = sensors.get(*sensor).copied().unwrap_or(Err(Missing::NotPresent))?;
-        hottest = hottest.map_or(Ok(value), |before: Millicelsius| Ok(before.max(value)));
+    for index in &zone.sensors {
+        let value = sensors.get(*index).copied().unwrap_or(Err(Missing::NotPresent))?;
+        let own = board.sensors.get(*index).and_then(|sensor| sensor.critical).unwrap_or(zone.critical);
+        let shifted = value.0.saturating_add(zone.critical.0.saturating_sub(own.0));
+        hottest =
+            hottest.map_or(Ok(Millicelsius(shifted)), |before: Millicelsius| Ok(before.max(Millicelsius(shifted))));
     }
     hottest
 }
@@ -168,88 +208,6 @@ fn hottest(zone: &board::Zone, sensors: &[Reading<Millicelsius>]) -> Reading<Mil
 fn found_drive(zone: &board::Zone, fans: &[Fan]) -> Duty {
     let held = zone.fans.iter().filter_map(|fan| fans.get(*fan)?.duty.ok());
     held.max().unwrap_or(Duty::FULL)
-}
-
-fn decide(
-    zone: &board::Zone,
-    memory: &mut ZoneState,
-    hottest: Reading<Millicelsius>,
-    fan_failed: bool,
-    starting: bool,
-    since: Duration,
-    found: impl Fn() -> Duty,
-) -> Zone {
-    let Ok(hottest) = hottest else {
-        if memory.duty.is_none() && starting {
-            return Zone { duty: Err(Missing::NotPresent), stage: Stage::Starting };
-        }
-        // What was held is forgotten: nobody knows what happened meanwhile.
-        memory.held = None;
-        return full_air(memory, Stage::Blind);
-    };
-    let held = hold(memory.held, hottest, zone.hysteresis);
-    memory.held = Some(held);
-    let release = Millicelsius(zone.critical.0.saturating_sub(zone.hysteresis.0));
-    memory.critical = hottest >= zone.critical || (memory.critical && hottest > release);
-    if memory.critical {
-        return full_air(memory, Stage::Critical);
-    }
-    if fan_failed {
-        return full_air(memory, Stage::FanFailed);
-    }
-    let before = memory.duty.unwrap_or_else(found);
-    let (duty, unused) = slew(before, curve(&zone.curve, held), zone.slew_per_s, memory.unused + since);
-    (memory.duty, memory.unused) = (Some(duty), unused);
-    Zone { duty: Ok(duty), stage: Stage::Normal }
-}
-
-/// Safety does not wait for the slew limit.
-fn full_air(memory: &mut ZoneState, stage: Stage) -> Zone {
-    (memory.duty, memory.unused) = (Some(Duty::FULL), Duration::ZERO);
-    Zone { duty: Ok(Duty::FULL), stage }
-}
-
-/// Follows upwards at once and downwards only behind the hysteresis.
-fn hold(held: Option<Millicelsius>, hottest: Millicelsius, hysteresis: Millicelsius) -> Millicelsius {
-    let ceiling = Millicelsius(hottest.0.saturating_add(hysteresis.0));
-    held.map_or(hottest, |held| held.clamp(hottest, ceiling))
-}
-
-/// Straight lines between the points; the first drive below them, the last above.
-fn curve(points: &[(Millicelsius, Duty)], at: Millicelsius) -> Duty {
-    let mut below: Option<(Millicelsius, Duty)> = None;
-    for (celsius, duty) in points.iter().copied() {
-        if at <= celsius {
-            return below.map_or(duty, |below| between(below, (celsius, duty), at));
-        }
-        below = Some((celsius, duty));
-    }
-    below.map_or(Duty::FULL, |(_, duty)| duty)
-}
-
-fn between(low: (Millicelsius, Duty), high: (Millicelsius, Duty), at: Millicelsius) -> Duty {
-    let run = i64::from(high.0.0) - i64::from(low.0.0);
-    let rise = i64::from(high.1.hundredths()) - i64::from(low.1.hundredths());
-    let part = i64::from(at.0) - i64::from(low.0.0);
-    // Rounded up: a fraction of a hundredth more air, never less.
-    let more = (rise * part + run - 1).checked_div(run).unwrap_or(rise);
-    Duty::saturating(u32::try_from(i64::from(low.1.hundredths()) + more).unwrap_or(u32::MAX))
-}
-
-/// `target`, as far as it can be reached from `before` in this time, and the time that was left over.
-fn slew(before: Duty, target: Duty, per_s: Duty, time: Duration) -> (Duty, Duration) {
-    const MICROS: u128 = 1_000_000;
-    let rate = u128::from(per_s.hundredths());
-    let reach = rate * time.as_micros() / MICROS;
-    let reached = u16::try_from(reach).unwrap_or(u16::MAX);
-    let low = before.hundredths().saturating_sub(reached);
-    let high = before.hundredths().saturating_add(reached);
-    let duty = Duty::saturating(target.hundredths().clamp(low, high).into());
-    if duty == target {
-        return (duty, Duration::ZERO);
-    }
-    let used = (reach * MICROS).div_ceil(rate.max(1));
-    (duty, time.saturating_sub(Duration::from_micros(u64::try_from(used).unwrap_or(u64::MAX))))
 }
 
 #[cfg(test)]

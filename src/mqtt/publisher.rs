@@ -222,6 +222,7 @@ impl Publisher {
     /// Says who we are: online first, so that a will that is still on its way is overtaken.
     fn announce(&mut self, connection: u32) {
         self.birth.connection = connection;
+        self.birth.serial = self.inputs.snapshot.borrow().identity.as_ref().map(|identity| identity.serial.clone());
         self.birth.outbox = OutboxInfo {
             waiting: u32::try_from(self.outbox.waiting()).unwrap_or(u32::MAX),
             dropped: self.outbox.dropped(),

@@ -45,6 +45,9 @@ pub struct Birth {
     pub fans: Vec<FanInfo>,
     /// Zones.
     pub zones: Vec<ZoneInfo>,
+    /// Serial number of the board, where its EEPROM says one.
+    #[serde(default)]
+    pub serial: Option<String>,
 }
 
 /// When a message leaves the outbox. Numbers are on the wire: only append.
@@ -186,6 +189,7 @@ impl Birth {
                 .collect(),
             fans: Vec::new(),
             zones: Vec::new(),
+            serial: None,
         };
         birth.rails.extend(board.rails.iter().map(|rail| RailInfo {
             name: rail.name.clone(),

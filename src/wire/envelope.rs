@@ -36,6 +36,15 @@ impl Kind {
     /// Every kind that this code writes.
     pub const ALL: [Self; 4] = [Self::Online, Self::Birth, Self::Telemetry, Self::Event];
 
+    /// Bytes of the fields that were appended since the first agent, in their shortest form.
+    const fn appended(self) -> usize {
+        match self {
+            Self::Online => 0,
+            Self::Birth => 1,
+            Self::Telemetry | Self::Event => 2,
+        }
+    }
+
     fn from_byte(byte: u8) -> Result<Self, Error> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == byte).ok_or(Error::UnknownKind(byte))
     }
@@ -169,18 +178,31 @@ fn known<'a>(header: Header, body: impl FnOnce(Kind) -> Body<'a>) -> Result<Mess
     })
 }
 
+/// The shortest form of every appended field.
+const APPENDED: [u8; 8] = [0; 8];
+
 enum Body<'a> {
     Postcard(Kind, &'a [u8]),
     Json(Kind, serde_json::Value),
 }
 
 impl Body<'_> {
-    /// A longer tail is a later minor version's and is left alone.
+    /// A longer tail is a later minor version's and is left alone. One that is short by no more than what was appended
+    /// since the first version is an earlier one's: what it lacks is absent, which in every appended field is a zero.
     fn decode<T: DeserializeOwned>(self) -> Result<T, Error> {
         match self {
-            Self::Postcard(kind, bytes) => postcard::take_from_bytes(bytes)
-                .map(|(body, _later)| body)
-                .map_err(|error| Error::Body { kind, text: error.to_string() }),
+            Self::Postcard(kind, bytes) => {
+                let padded: Vec<u8>;
+                let result = match postcard::take_from_bytes(bytes) {
+                    Err(postcard::Error::DeserializeUnexpectedEnd) => {
+                        padded = [bytes, APPENDED.get(..kind.appended()).unwrap_or_default()].concat();
+                        postcard::take_from_bytes(&padded)
+                    }
+                    done => done,
+                };
+                let text = |error: postcard::Error| Error::Body { kind, text: error.to_string() };
+                result.map(|(body, _later)| body).map_err(text)
+            }
             Self::Json(kind, value) => {
                 serde_json::from_value(value).map_err(|error| Error::Body { kind, text: error.to_string() })
             }

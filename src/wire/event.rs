@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::alarm;
+use crate::alarm::{self, Cause};
 use crate::board::Board;
+use crate::reading::Stage;
 
 /// Body of `up/event`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,12 @@ pub struct Event {
     pub name: String,
     /// Raised, or cleared.
     pub raised: bool,
+    /// What made it; when it is cleared, what made it last.
+    #[serde(default)]
+    pub cause: Option<Cause>,
+    /// The rung of the ladder on which the zone stands that it touches.
+    #[serde(default)]
+    pub rung: Option<Stage>,
 }
 
 /// What an alarm is about: an index into a list of the birth. Numbers are on the wire: only append.
@@ -38,6 +45,8 @@ pub enum Subject {
     Rail(u16),
     /// Into `supplies`.
     Supply(u16),
+    /// Into `sensors`.
+    Sensor(u16),
 }
 
 impl From<alarm::Subject> for Subject {
@@ -49,6 +58,7 @@ impl From<alarm::Subject> for Subject {
             alarm::Subject::Zone(i) => Self::Zone(index(i)),
             alarm::Subject::Rail(i) => Self::Rail(index(i)),
             alarm::Subject::Supply(i) => Self::Supply(index(i)),
+            alarm::Subject::Sensor(i) => Self::Sensor(index(i)),
         }
     }
 }
@@ -57,8 +67,9 @@ impl Event {
     /// The event for an edge.
     #[must_use]
     pub fn new(birth: u32, unix_ms: u64, uptime_ms: u64, edge: &alarm::Edge, board: &Board) -> Self {
-        let alarm::Edge { alarm, raised } = *edge;
+        let alarm::Edge { alarm, raised, cause, rung } = *edge;
         let name = alarm.subject.name(board).to_owned();
-        Self { birth, unix_ms, uptime_ms, alarm: alarm.kind, subject: alarm.subject.into(), name, raised }
+        let (kind, subject) = (alarm.kind, alarm.subject.into());
+        Self { birth, unix_ms, uptime_ms, alarm: kind, subject, name, raised, cause: Some(cause), rung }
     }
 }

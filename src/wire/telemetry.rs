@@ -38,6 +38,12 @@ pub struct Telemetry {
     pub dropped: u32,
     /// Messages that the broker refused for good since the agent's start.
     pub refused: u32,
+    /// Indices into the birth's chips: those that are read through the kernel driver that owns them.
+    #[serde(default)]
+    pub through_kernel: Vec<u16>,
+    /// How late the last control tick came, microseconds.
+    #[serde(default)]
+    pub tick_late_us: u32,
 }
 
 /// What was lost on the way to the broker since the agent's start.
@@ -145,15 +151,22 @@ impl Telemetry {
             lost_events: losses.events,
             dropped: losses.dropped,
             refused: losses.refused,
+            through_kernel: through_kernel(&snapshot.chips),
+            tick_late_us: u32::try_from(snapshot.late.as_micros()).unwrap_or(u32::MAX),
         }
     }
+}
+
+fn through_kernel(chips: &[(Health, Faults)]) -> Vec<u16> {
+    let indices = (0..).zip(chips).filter(|(_, (health, _))| *health == Health::ThroughKernel);
+    indices.map(|(index, _)| index).collect()
 }
 
 fn troubles(chips: &[(Health, Faults)]) -> Vec<Trouble> {
     let trouble = |(index, (health, faults)): (usize, &(Health, Faults))| {
         let lost = match health {
             Health::Failed(missing) => Some(*missing),
-            Health::Ok | Health::Unknown => None,
+            Health::Ok | Health::ThroughKernel | Health::Unknown => None,
         };
         let chip = u16::try_from(index).unwrap_or(u16::MAX);
         (lost.is_some() || *faults != Faults::NONE).then_some(Trouble { chip, lost, faults: *faults })

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use rigd::board::{Board, Bus, ChipKind, Point};
-use rigd::bus::{Adapter, AdapterInfo, Host, adapters};
+use rigd::bus::{self, Adapter, Host, adapters};
 use rigd::chip::{Part, Setting};
 use rigd::config::{self, Config};
 
@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             (board, host)
         }
     };
-    describe(&mut text, &board, &adapters(&host))?;
+    describe(&mut text, &board, &host)?;
     crate::print(&text)
 }
 
@@ -49,14 +49,17 @@ fn describe_config(text: &mut String, path: &Path, config: &Config) -> std::fmt:
     writeln!(text, "  outbox     {} KiB\n", config.outbox_bytes / 1024)
 }
 
-fn describe(text: &mut String, board: &Board, present: &[AdapterInfo]) -> std::fmt::Result {
+fn describe(text: &mut String, board: &Board, host: &Host) -> std::fmt::Result {
     writeln!(text, "Board {} revision {}: {}", board.name, board.revision, board.description)?;
     for bus in &board.buses {
-        writeln!(text, "  bus {:<12} {}", bus.name, place(bus, present))?;
+        writeln!(text, "  bus {:<12} {}", bus.name, place(bus, host))?;
         for chip in &bus.chips {
             match &chip.kind {
-                ChipKind::I2c { part, addr, settings } => {
+                ChipKind::I2c { part, addr, segment, settings } => {
                     write!(text, "    {:<14} {} at {addr:#04x}", chip.refdes, part.name)?;
+                    if let Some(segment) = segment {
+                        write!(text, " behind channel {} of {:#04x}", segment.channel, segment.mux)?;
+                    }
                     if part.takes.contains(&Setting::Shunt) {
                         write!(text, ", shunt {}", settings.shunt)?;
                     }
@@ -92,13 +95,14 @@ fn describe(text: &mut String, board: &Board, present: &[AdapterInfo]) -> std::f
     for zone in &board.zones {
         let curve: Vec<String> =
             zone.curve.iter().map(|(celsius, duty)| format!("{}: {duty}", celsius.0 / 1000)).collect();
-        writeln!(
-            text,
-            "  zone {:<11} {} °C; full air from {} °C",
-            zone.name,
-            curve.join(", "),
-            zone.critical.0 / 1000
-        )?;
+        write!(text, "  zone {:<11} ", zone.name)?;
+        if !curve.is_empty() {
+            write!(text, "{} °C; ", curve.join(", "))?;
+        }
+        if let Some(hold) = &zone.hold {
+            write!(text, "holds {} °C at {} a kelvin; ", hold.target.0 / 1000, hold.gain)?;
+        }
+        writeln!(text, "full air from {} °C", zone.critical.0 / 1000)?;
     }
     if board.zones.is_empty() {
         writeln!(text, "  no zone: no fan is driven")?;
@@ -120,16 +124,16 @@ fn at(board: &Board, point: Point, names: impl Fn(&Part) -> &[&'static str]) -> 
 }
 
 /// Where a bus is on this machine, or that it is not: the rig may be another one.
-fn place(bus: &Bus, present: &[AdapterInfo]) -> String {
+fn place(bus: &Bus, host: &Host) -> String {
     match &bus.adapter {
         Adapter::Hwmon => "the kernel's own sensors".to_owned(),
         Adapter::Socket(name) => format!("simulated, socket {name}"),
-        Adapter::Kernel(name) => match present.iter().find(|adapter| adapter.name == *name) {
-            Some(adapter) => format!("{name} = {}", adapter.path.display()),
-            None => {
-                let names: Vec<&str> = present.iter().map(|adapter| adapter.name.as_str()).collect();
+        Adapter::Kernel { selector, .. } => match bus::find(host, selector) {
+            Ok(adapter) => format!("{} = {}", adapter.name, adapter.path.display()),
+            Err(error) => {
+                let names: Vec<String> = adapters(host).into_iter().map(|adapter| adapter.name).collect();
                 let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-                format!("{name}, which this machine has not got (it has {names})")
+                format!("not on this machine: {error} (it has {names})")
             }
         },
     }

@@ -78,7 +78,7 @@ static PART: Part = FAN;
 
 impl Bench {
     fn new() -> Self {
-        let kind = ChipKind::I2c { part: &PART, addr: 0x20, settings: Settings::default() };
+        let kind = ChipKind::I2c { part: &PART, addr: 0x20, segment: None, settings: Settings::default() };
         let mut slot = Slot::new(Chip { refdes: "U1".to_owned(), kind }, "b");
         let script = Arc::new(Mutex::new(Script::default()));
         slot.state = State::Live(Box::new(Scripted(Arc::clone(&script))));
@@ -88,7 +88,7 @@ impl Bench {
     fn pass(&mut self, duty: Duty) -> Outcome {
         self.now += Duration::from_secs(1);
         // There is no adapter: a chip that has to be brought up anew is not found.
-        let adapter = Adapter::Kernel("none".to_owned());
+        let adapter = Adapter::Kernel { selector: "none".parse().unwrap(), timeout: None };
         let host = Host { sysfs: "/nonexistent".into(), ..Host::default() };
         self.slot.pass(&host, &adapter, self.now, &[(0, duty), (1, duty)], &mut self.reading, Health::Ok)
     }

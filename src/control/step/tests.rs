@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::zone::{curve, slew};
 use super::*;
 use crate::units::Rpm;
 
@@ -23,8 +24,10 @@ addr = 0x49
 [sensor.s1]
 chip = "U2"
 frozen_s = 60
+max_k_per_s = 1000
 [sensor.s2]
 chip = "U3"
+max_k_per_s = 1000
 [fan.f1]
 chip = "U1"
 channel = 1
@@ -58,12 +61,18 @@ const TURNS: Fan = Fan { rpm: Ok(Rpm(2000)), duty: Ok(Duty::OFF), fault: false }
 
 const STARTING_ZONE: Zone = Zone { duty: Err(Missing::NotPresent), stage: Stage::Starting };
 
+fn inputs<'a>(now: Instant, sensors: &'a [Reading<Millicelsius>], fans: &'a [Fan]) -> Inputs<'a> {
+    Inputs { now, sensors, fans, rails: &[], curves: &[], quiet: None, request: None }
+}
+
 /// A rig that is stepped once a second.
 struct Rig {
     board: Board,
     state: Option<State>,
     now: Instant,
     fans: [Fan; 2],
+    quiet: Option<Duty>,
+    request: Option<Request>,
 }
 
 impl Rig {
@@ -71,7 +80,8 @@ impl Rig {
     fn found_at(duty: Duty) -> Self {
         let (board, now) = (board(), crate::clock::now());
         let state = Some(State::new(&board, now));
-        Self { board, state, now, fans: [Fan { duty: Ok(duty), ..TURNS }; 2] }
+        let fans = [Fan { duty: Ok(duty), ..TURNS }; 2];
+        Self { board, state, now, fans, quiet: None, request: None }
     }
 
     fn tick(&mut self, sensors: [Reading<Millicelsius>; 2]) -> Orders {
@@ -80,7 +90,8 @@ impl Rig {
     }
 
     fn at_once(&mut self, sensors: [Reading<Millicelsius>; 2]) -> Orders {
-        let inputs = Inputs { now: self.now, sensors: &sensors, fans: &self.fans };
+        let (quiet, request) = (self.quiet, self.request.take());
+        let inputs = Inputs { quiet, request, ..inputs(self.now, &sensors, &self.fans) };
         let (state, orders) = step(&self.board, self.state.take().unwrap(), &inputs);
         self.state = Some(state);
         orders
@@ -108,7 +119,8 @@ fn the_curve_is_straight_between_its_points() {
         (60_000, 10_000),
         (99_000, 10_000),
     ] {
-        assert_eq!(curve(points, Millicelsius(millicelsius)).hundredths(), hundredths, "{millicelsius} m°C");
+        let duty = curve(points, Millicelsius(millicelsius)).map(Duty::hundredths);
+        assert_eq!(duty, Some(hundredths), "{millicelsius} m°C");
     }
 }
 
@@ -204,10 +216,116 @@ fn a_fan_that_stands_gives_the_others_full_air_after_its_spin_up() {
         }
         let orders = rig.tick(at(40));
         assert_eq!(orders.zones[0], Zone { duty: Ok(Duty::FULL), stage: Stage::FanFailed }, "{rpm:?}");
-        assert_eq!(orders.standing, [false, true]);
+        assert_eq!(orders.fans.iter().map(|fan| fan.stands).collect::<Vec<_>>(), [false, true]);
         rig.fans[1].rpm = Ok(Rpm(1500));
         assert_eq!(rig.zone(at(40)).1, Stage::Normal, "it turns again");
     }
+}
+
+#[test]
+fn a_sensor_with_a_limit_of_its_own_counts_by_its_distance_from_it() {
+    let text = BOARD.replace("[sensor.s2]\n", "[sensor.s2]\ncritical_mc = 95_000\n");
+    let mut rig = Rig::found_at(percent(30));
+    rig.board = Board::parse("t.toml", &text).unwrap();
+    let both = |a: i32, b: i32| [Ok(Millicelsius(a * 1000)), Ok(Millicelsius(b * 1000))];
+    assert_eq!(rig.zone(both(30, 75)), (percent(35), Stage::Normal), "as near to its end as the other one at 50");
+    assert_eq!(rig.zone(both(30, 95)), (Duty::FULL, Stage::Critical));
+    assert_eq!(rig.zone(both(30, 60)).1, Stage::Normal);
+    assert_eq!(rig.zone(both(70, 60)), (Duty::FULL, Stage::Critical));
+}
+
+#[test]
+fn the_others_make_up_for_as_many_fans_as_the_board_spares() {
+    let mut rig = Rig::found_at(percent(40));
+    rig.board =
+        Board::parse("t.toml", &BOARD.replace("slew_pct_per_s = 5", "slew_pct_per_s = 100\nspare_fans = 1")).unwrap();
+    assert_eq!(rig.zone(at(40)), (percent(40), Stage::Normal));
+    rig.fans[1].rpm = Ok(Rpm(0));
+    for _ in 0..SPIN_UP.as_secs() {
+        assert_eq!(rig.zone(at(40)).1, Stage::Normal);
+    }
+    assert_eq!(rig.zone(at(40)), (percent(80), Stage::FanMadeUp), "half the fans, twice the drive");
+    rig.fans[0].rpm = Err(Missing::Bus);
+    for _ in 0..SPIN_UP.as_secs() {
+        assert_eq!(rig.zone(at(40)).1, Stage::FanMadeUp);
+    }
+    assert_eq!(rig.zone(at(40)), (Duty::FULL, Stage::FanFailed));
+}
+
+#[test]
+fn quiet_hours_hold_the_drive_down_and_nothing_safe() {
+    let mut rig = Rig::found_at(percent(40));
+    rig.quiet = Some(percent(40));
+    assert_eq!(rig.zone(at(35)), (percent(35), Stage::Normal));
+    assert_eq!(rig.zone(at(50)), (percent(40), Stage::Quiet));
+    assert_eq!(rig.zone([Err(Missing::Bus), Ok(Millicelsius(20_000))]), (Duty::FULL, Stage::Blind));
+    assert_eq!(rig.zone(at(70)), (Duty::FULL, Stage::Critical));
+}
+
+/// Both fans turn from 20 % on and start at 26 %; their speed follows the drive at once.
+#[test]
+fn a_calibration_measures_each_fan_and_gives_the_zone_back() {
+    let mut rig = Rig::found_at(percent(40));
+    assert_eq!(rig.zone(at(40)), (percent(40), Stage::Normal));
+    rig.request = Some(Request::Calibrate(0));
+    let (mut learnt, mut points, mut done, mut turning) = (Vec::new(), 0, false, [true; 2]);
+    for second in 0..400 {
+        let orders = rig.tick(at(40 + second % 2));
+        let duties: Vec<Duty> = orders.duties.iter().map(|duty| duty.unwrap()).collect();
+        if !done && !orders.reports.contains(&Report::Done) {
+            assert_eq!(orders.zones[0].stage, Stage::Calibrating, "second {second}");
+            assert!(duties.contains(&Duty::FULL), "one is measured, the other has full air");
+        }
+        for (i, duty) in duties.iter().enumerate() {
+            turning[i] = *duty >= percent(26) || (turning[i] && *duty >= percent(20));
+            rig.fans[i].rpm = Ok(Rpm(if turning[i] { duty.hundredths() / 2 } else { 0 }));
+        }
+        for report in orders.reports {
+            match report {
+                Report::Point { .. } => points += 1,
+                Report::Learnt { fan, curve } => learnt.push((fan, curve)),
+                Report::Done => done = true,
+                Report::Stopped(why) => panic!("stopped: {why}"),
+            }
+        }
+        if done {
+            break;
+        }
+    }
+    assert!(done && points == 20, "{points} points");
+    for (i, (fan, curve)) in learnt.iter().enumerate() {
+        assert_eq!((*fan, curve.min, curve.start), (i, percent(20), percent(30)));
+        assert!(curve.is_sound());
+        assert_eq!(curve.expected(percent(85)), Some(Rpm(4_250)));
+    }
+    assert_eq!(learnt.len(), 2);
+    assert_eq!(rig.zone(at(40)).1, Stage::Normal);
+}
+
+#[test]
+fn a_calibration_ends_as_soon_as_the_zone_needs_its_air() {
+    let hot = [Ok(Millicelsius(61_000)), Ok(Millicelsius(25_000))];
+    let blind = [Err(Missing::Bus), Ok(Millicelsius(25_000))];
+    for (what, sensors, stage) in [("hot", hot, Stage::Normal), ("blind", blind, Stage::Blind)] {
+        let mut rig = Rig::found_at(percent(40));
+        assert_eq!(rig.zone(at(40)).1, Stage::Normal);
+        rig.request = Some(Request::Calibrate(0));
+        assert_eq!(rig.zone(at(40)).1, Stage::Calibrating);
+        let orders = rig.tick(sensors);
+        assert_eq!(orders.reports, [Report::Stopped(Stopped::Unsafe)], "{what}");
+        assert_eq!(orders.zones[0].stage, stage, "{what}");
+    }
+    let mut rig = Rig::found_at(percent(40));
+    for (request, why) in [(Request::Calibrate(7), Stopped::Refused), (Request::Calibrate(0), Stopped::Unsafe)] {
+        rig.request = Some(request);
+        assert_eq!(rig.tick(hot).reports, [Report::Stopped(why)], "{request:?} refused from the start");
+    }
+    rig = Rig::found_at(percent(40));
+    assert_eq!(rig.zone(at(40)).1, Stage::Normal);
+    rig.request = Some(Request::Calibrate(0));
+    assert_eq!(rig.zone(at(40)).1, Stage::Calibrating);
+    rig.request = Some(Request::StopCalibration);
+    assert_eq!(rig.tick(at(40)).reports, [Report::Stopped(Stopped::Asked)]);
 }
 
 prop_compose! {
@@ -241,7 +359,7 @@ proptest! {
         now += STARTING;
         for (sensors, fans, millis) in history {
             now += Duration::from_millis(millis);
-            let (next, orders) = step(&board, state, &Inputs { now, sensors: &sensors, fans: &fans });
+            let (next, orders) = step(&board, state, &inputs(now, &sensors, &fans));
             state = next;
             let zone = orders.zones[0];
             let blind = orders.sensors.iter().any(Result::is_err);
@@ -264,12 +382,12 @@ proptest! {
         for celsius in history {
             now += Duration::from_secs(1);
             let sensors = [Ok(Millicelsius(celsius)), Ok(Millicelsius(20_000))];
-            state = step(&board, state, &Inputs { now, sensors: &sensors, fans: &fans }).0;
+            state = step(&board, state, &inputs(now, &sensors, &fans)).0;
         }
         now += Duration::from_secs(1);
         let air = |celsius: i32| {
             let sensors = [Ok(Millicelsius(celsius)), Ok(Millicelsius(20_000))];
-            step(&board, state.clone(), &Inputs { now, sensors: &sensors, fans: &fans }).1.zones[0].duty.unwrap()
+            step(&board, state.clone(), &inputs(now, &sensors, &fans)).1.zones[0].duty.unwrap()
         };
         prop_assert!(air(base + more) >= air(base));
     }

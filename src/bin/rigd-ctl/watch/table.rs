@@ -170,6 +170,7 @@ fn subject(birth: &Birth, subject: Subject) -> &str {
         Subject::Zone(i) => birth.zones.get(usize::from(i)).map(|zone| &zone.name),
         Subject::Rail(i) => birth.rails.get(usize::from(i)).map(|rail| &rail.name),
         Subject::Supply(i) => birth.supplies.get(usize::from(i)).map(|supply| &supply.name),
+        Subject::Sensor(i) => birth.sensors.get(usize::from(i)).map(|sensor| &sensor.name),
     };
     name.map_or("?", String::as_str)
 }
@@ -190,7 +191,10 @@ pub(super) fn line(fleet: &Fleet, name: &RigId, message: &Message) -> String {
             )
         }
         Message::Event(event) => {
-            writeln!(line, "event {}: {} {}", event.name, event.alarm, if event.raised { "raised" } else { "over" })
+            let edge = if event.raised { "raised" } else { "over" };
+            let cause = event.cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+            let rung = event.rung.map(|rung| format!(", {rung}")).unwrap_or_default();
+            writeln!(line, "event {}: {} {edge}{cause}{rung}", event.name, event.alarm)
         }
         Message::Telemetry(telemetry) => {
             let birth =

@@ -21,8 +21,7 @@ fn fleet(rigs: &[&str]) -> (Fleet, Instant) {
             fans: vec![fan; 6],
             zones: vec![Zone { duty: Ok(Duty::FULL), stage: Stage::Blind }],
             chips: vec![(Health::Failed(Missing::NotPresent), rigd::reading::Faults::NONE)],
-            repairs: 0,
-            alarms: Vec::new(),
+            ..Snapshot::default()
         };
         let telemetry = Telemetry::new(birth.id, 0, 0, &snapshot, rigd::wire::Losses::default());
         fleet.take(rig.clone(), (Header::new(Kind::Birth, 1, 0), Message::Birth(birth)), now);
