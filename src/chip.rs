@@ -8,8 +8,14 @@
 //! into the state that the formulas assume (`configure`, after each identification), and it reads (`read`). A chip that
 //! drives fans also takes a duty. All of it is blocking and runs on the bus thread; time-outs are the adapter's.
 
+pub mod ina219;
 pub mod ina226;
+pub mod ina228;
+pub mod ina3221;
 pub mod lm75;
+pub mod ltc2945;
+pub mod ltc4151;
+pub mod ltc4282;
 pub mod max31790;
 pub mod pmbus;
 
@@ -132,7 +138,21 @@ impl fmt::Debug for Part {
 }
 
 /// Every part that the agent knows.
-pub const PARTS: &[&Part] = &[&ina226::PART, &lm75::LM75, &lm75::TMP75, &max31790::PART, &pmbus::PART];
+pub const PARTS: &[&Part] = &[
+    &ina219::PART,
+    &ina226::PART,
+    &ina228::INA228,
+    &ina228::INA237,
+    &ina228::INA238,
+    &ina3221::PART,
+    &lm75::LM75,
+    &lm75::TMP75,
+    &ltc2945::PART,
+    &ltc4151::PART,
+    &ltc4282::PART,
+    &max31790::PART,
+    &pmbus::PART,
+];
 
 impl Part {
     /// The part of this name.
@@ -276,7 +296,6 @@ pub(crate) fn read_be<I: I2c>(i2c: &mut I, addr: u8, register: u8) -> Result<u16
 }
 
 /// Reads a register of `N` bytes, most significant first, as a number. `N` is at most 8.
-#[expect(dead_code, reason = "for the parts with registers of 24 bits and more")]
 pub(crate) fn read_wide<const N: usize, I: I2c>(i2c: &mut I, addr: u8, register: u8) -> Result<u64, Error<I::Error>> {
     let mut bytes = [0; N];
     i2c.write_read(addr, &[register], &mut bytes)?;
