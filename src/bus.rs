@@ -8,6 +8,16 @@
 //! watchdog is fed by finished ticks alone, and when control ends, for whatever reason, its end closes and the thread's
 //! last deed is full air.
 //!
+//! # What is bounded, and what the kernel alone can do
+//!
+//! A transaction that lost arbitration is tried three times. A chip that fails is identified anew and tried once more in the
+//! same pass, then left for 1 s, 2 s … 60 s. Two time-outs end a pass; the rest of its chips are missing, and the next pass
+//! begins behind the one that hung. The time-out itself is the adapter's (mostly a second); `timeout_ms` in the board file
+//! changes it. A line that a chip holds low can only be freed by clocking it out, which is the adapter driver's to do
+//! (i2c-imx, i2c-gpio, i2c-designware and others do; the chipsets' SMBus and USB bridges reset their own engine), by the
+//! multiplexer's reset pin, or by taking the chip's power away: nothing on this side of the device file can. An adapter that
+//! is unplugged is looked for by name at every attempt, so that it is used again when it is back, under whatever number.
+//!
 //! A [`Device`] is one chip's place on a bus and implements `embedded_hal::i2c::I2c`; what is behind it is the adapter's
 //! business: raw I2C or SMBus calls of the kernel, or the simulated rig's socket.
 
@@ -74,6 +84,9 @@ impl embedded_hal::i2c::Error for Error {
     }
 }
 
+/// Times that a transaction is tried on a bus that another master uses too.
+const ATTEMPTS: u32 = 3;
+
 /// One chip's place on a bus.
 pub struct Device {
     addr: u8,
@@ -109,7 +122,14 @@ impl ErrorType for Device {
 
 impl I2c for Device {
     fn transaction(&mut self, address: u8, operations: &mut [Operation<'_>]) -> Result<(), Error> {
-        self.link.transaction(address, operations)
+        let mut attempt = 1;
+        loop {
+            match self.link.transaction(address, operations) {
+                // Another master was faster and nothing of ours was carried out: the only error that is safe to repeat here.
+                Err(Error::ArbitrationLost) if attempt < ATTEMPTS => attempt += 1,
+                done => return done,
+            }
+        }
     }
 }
 
@@ -199,5 +219,32 @@ impl Host {
         };
         let path = self.sysfs.join(format!("bus/i2c/devices/{number}-{addr:04x}"));
         path.exists().then_some(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Loses arbitration so many times.
+    struct Busy(u32);
+
+    impl Link for Busy {
+        fn transaction(&mut self, _: u8, _: &mut [Operation<'_>]) -> Result<(), Error> {
+            match self.0.checked_sub(1) {
+                Some(left) => {
+                    self.0 = left;
+                    Err(Error::ArbitrationLost)
+                }
+                None => Ok(()),
+            }
+        }
+    }
+
+    #[test]
+    fn lost_arbitration_is_tried_again_but_not_for_ever() {
+        for (times, expected) in [(0, Ok(())), (2, Ok(())), (3, Err(Error::ArbitrationLost))] {
+            assert_eq!(Device::new(0x40, Box::new(Busy(times))).write(0x40, &[0]), expected, "{times} times");
+        }
     }
 }

@@ -273,4 +273,54 @@ mod tests {
         assert_eq!(device.identify().map_err(|error| error.missing()), Err(Missing::NotPresent));
         fs::remove_dir_all(&root).unwrap();
     }
+
+    #[test]
+    fn a_part_that_a_driver_owns_is_read_and_driven_under_that_drivers_names() {
+        let root = std::env::temp_dir().join(format!("rigd-hwmon-owned-{}", std::process::id()));
+        let directory = root.join("hwmon/hwmon7");
+        fs::create_dir_all(&directory).unwrap();
+        for (file, text) in
+            [("name", "max31790\n"), ("fan2_input", "3000\n"), ("pwm2", "128\n"), ("pwm2_enable", "2\n")]
+        {
+            fs::write(directory.join(file), text).unwrap();
+        }
+        let part = Part::find("max31790").unwrap();
+        let mut device = Device::owned(&root, part).unwrap();
+        assert_eq!(device.identify(), Ok(()));
+        let mut reading = part.missing(Missing::Stale);
+        assert_eq!(device.read(&mut reading), Ok(()));
+        let fan = |i: usize| reading.fan.get(i).copied().unwrap();
+        assert_eq!((fan(1).rpm, fan(1).duty.map(Duty::hundredths)), (Ok(Rpm(3_000)), Ok(5_020)));
+        assert_eq!(fan(0), Fan::missing(Missing::NotPresent));
+        assert_eq!(device.set_duty(1, Duty::FULL), Ok(()));
+        let text = |file| fs::read_to_string(directory.join(file)).unwrap();
+        assert_eq!((text("pwm2"), text("pwm2_enable")), ("255".to_owned(), "1".to_owned()));
+        assert_eq!(device.set_duty(0, Duty::FULL), Err(Error::NoChannel), "the driver drives no such fan");
+        assert!(Device::owned(&root, Part::find("pmbus").unwrap()).is_none(), "its names are not known");
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn of_several_devices_of_one_driver_the_named_one_is_read() {
+        let root = sysfs("several", &[("hwmon0/name", "k10temp\n"), ("hwmon1/name", "k10temp\n")]);
+        for (hwmon, device) in [("hwmon0", "0000:00:18.3"), ("hwmon1", "0000:00:19.3")] {
+            let directory = root.join("class/hwmon").join(hwmon);
+            std::os::unix::fs::symlink(format!("../../../{device}"), directory.join("device")).unwrap();
+            fs::write(directory.join("temp1_input"), if hwmon == "hwmon0" { "40000" } else { "50000" }).unwrap();
+        }
+        for (name, celsius) in [("0000:00:18.3", 40_000), ("0000:00:19.3", 50_000)] {
+            let spec = Hwmon {
+                driver: "k10temp".to_owned(),
+                device: Some(name.to_owned()),
+                temperature: vec!["temp1".to_owned()],
+                ..Hwmon::default()
+            };
+            let mut device = Device::new(&root, spec);
+            assert_eq!(device.identify(), Ok(()));
+            let mut reading = ChipReading::missing(0, 1, 0, Missing::Stale);
+            assert_eq!(device.read(&mut reading), Ok(()));
+            assert_eq!(reading.temperature, [Ok(Millicelsius(celsius))]);
+        }
+        fs::remove_dir_all(&root).unwrap();
+    }
 }
