@@ -105,12 +105,25 @@ impl Publisher {
     /// Publishes until control has ended, then says so and waits a bounded time for the broker to take it.
     pub(super) async fn run(mut self) {
         loop {
+            // Between samples a tick is no reason to wake, unless the broker asked for a pause of one.
+            let next = if self.paused { None } else { self.due.and_then(|due| due.checked_sub(self.slack())) };
+            let snapshot = &mut self.inputs.snapshot;
+            let due = async move {
+                if let Some(next) = next {
+                    tokio::time::sleep_until(next.into()).await;
+                }
+                snapshot.changed().await
+            };
             tokio::select! {
-                changed = self.inputs.snapshot.changed() => match changed {
+                changed = due => match changed {
                     Ok(()) => self.sample(),
                     Err(_) => break,
                 },
-                Some(edge) = self.inputs.events.recv() => self.events(&edge),
+                edge = self.inputs.events.recv() => match edge {
+                    Some(edge) => self.events(&edge),
+                    // Control has let go of its end: it is over.
+                    None => break,
+                },
                 Some(report) = self.reports.recv() => self.report(report),
             }
             self.feed();
@@ -125,12 +138,16 @@ impl Publisher {
     fn sample(&mut self) {
         let now = clock::now();
         self.paused = false;
-        // A snapshot that comes a little early is this period's all the same: ticks and periods are not in step.
-        let slack = (self.period / 10).min(Duration::from_millis(100));
+        let slack = self.slack();
         if self.due.is_none_or(|due| now + slack >= due) {
             self.due = Some(self.due.map_or(now, |due| due.max(now - slack)) + self.period);
             self.telemetry();
         }
+    }
+
+    /// A snapshot that comes so much early is this period's all the same: ticks and periods are not in step.
+    fn slack(&self) -> Duration {
+        (self.period / 10).min(Duration::from_millis(100))
     }
 
     fn telemetry(&mut self) {
