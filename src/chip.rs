@@ -8,6 +8,11 @@
 //! into the state that the formulas assume (`configure`, after each identification), and it reads (`read`). A chip that
 //! drives fans also takes a duty. All of it is blocking and runs on the bus thread; time-outs are the adapter's.
 
+pub mod adt7475;
+pub mod amc6821;
+pub mod at24;
+pub mod emc1413;
+pub mod emc2305;
 pub mod ina219;
 pub mod ina226;
 pub mod ina228;
@@ -17,7 +22,13 @@ pub mod ltc2945;
 pub mod ltc4151;
 pub mod ltc4282;
 pub mod max31790;
+pub mod nct7802;
+pub mod pca9685;
 pub mod pmbus;
+pub mod tmp102;
+pub mod tmp421;
+pub mod tmp451;
+pub mod tmp464;
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -139,6 +150,20 @@ impl fmt::Debug for Part {
 
 /// Every part that the agent knows.
 pub const PARTS: &[&Part] = &[
+    &adt7475::PART,
+    &amc6821::PART,
+    &at24::AT24C02,
+    &at24::AT24C128,
+    &at24::AT24C256,
+    &at24::AT24C32,
+    &at24::AT24C64,
+    &emc1413::EMC1412,
+    &emc1413::EMC1413,
+    &emc1413::EMC1414,
+    &emc2305::EMC2301,
+    &emc2305::EMC2302,
+    &emc2305::EMC2303,
+    &emc2305::EMC2305,
     &ina219::PART,
     &ina226::PART,
     &ina228::INA228,
@@ -146,12 +171,25 @@ pub const PARTS: &[&Part] = &[
     &ina228::INA238,
     &ina3221::PART,
     &lm75::LM75,
+    &lm75::TMP105,
     &lm75::TMP75,
     &ltc2945::PART,
     &ltc4151::PART,
     &ltc4282::PART,
     &max31790::PART,
+    &nct7802::PART,
+    &pca9685::PART,
     &pmbus::PART,
+    &tmp102::TMP102,
+    &tmp102::TMP112,
+    &tmp421::TMP421,
+    &tmp421::TMP422,
+    &tmp421::TMP423,
+    &tmp451::TMP401,
+    &tmp451::TMP411,
+    &tmp451::TMP431,
+    &tmp451::TMP451,
+    &tmp464::PART,
 ];
 
 impl Part {
@@ -329,6 +367,53 @@ pub(crate) fn holds<E>(register: u8, written: u16, found: u16) -> Result<(), Err
     if found == written { Ok(()) } else { Err(Error::ReadBack { register, written, found }) }
 }
 
+/// Reads a byte register and makes sure that the bits of `mask` still are `bits`.
+pub(crate) fn verify_u8<I: I2c>(
+    i2c: &mut I,
+    addr: u8,
+    register: u8,
+    mask: u8,
+    bits: u8,
+) -> Result<u8, Error<I::Error>> {
+    let found = read_u8(i2c, addr, register)?;
+    holds(register, bits.into(), (found & mask).into())?;
+    Ok(found)
+}
+
+/// Brings the bits of `mask` to `bits` and makes sure that they hold. The register's other bits stay as they are, and
+/// nothing is written where there is nothing to change.
+pub(crate) fn change_u8<I: I2c>(
+    i2c: &mut I,
+    addr: u8,
+    register: u8,
+    mask: u8,
+    bits: u8,
+) -> Result<(), Error<I::Error>> {
+    let before = read_u8(i2c, addr, register)?;
+    if before & mask == bits {
+        return Ok(());
+    }
+    i2c.write(addr, &[register, before & !mask | bits])?;
+    verify_u8(i2c, addr, register, mask, bits).map(drop)
+}
+
+/// A status bit that is cleared by being read and set again by the next conversion. Whoever reads faster than the part
+/// converts would see it come and go, so it counts as set until the result that it was read with has changed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sticky(Option<u16>);
+
+impl Sticky {
+    /// Whether the bit counts as set, with the `bit` and the `result` of this pass.
+    pub(crate) fn is_set(&mut self, bit: bool, result: u16) -> bool {
+        if !bit && self.0 != Some(result) {
+            self.0 = None;
+        } else {
+            self.0 = Some(result);
+        }
+        self.0.is_some()
+    }
+}
+
 /// `dividend / divisor` to the nearest whole number, halves away from zero, as the kernel's `DIV_ROUND_CLOSEST` has it;
 /// `None` for a divisor of zero or a result beyond 64 bits.
 pub(crate) fn div_round_closest(dividend: i64, divisor: i64) -> Option<i64> {
@@ -357,9 +442,21 @@ mod tests {
     }
 
     #[test]
+    fn a_bit_that_was_read_away_counts_until_the_next_result() {
+        let mut open = Sticky::default();
+        let passes = [(false, 7), (true, 7), (false, 7), (false, 7), (true, 8), (false, 8), (false, 9), (false, 8)];
+        let seen = passes.map(|(bit, result)| open.is_set(bit, result));
+        assert_eq!(seen, [false, true, true, true, true, true, false, false]);
+    }
+
+    #[test]
     fn parts_have_unique_names_and_something_to_measure() {
         for (i, part) in PARTS.iter().enumerate() {
             assert!(PARTS.iter().skip(i + 1).all(|other| other.name != part.name), "{part:?} is there twice");
+            // A memory measures nothing, and has no registers where its addresses are wider than one byte.
+            if part.name.starts_with("at24") {
+                continue;
+            }
             assert!(part.power.len() + part.temperature.len() + part.fan.len() > 0, "{part:?} measures nothing");
             assert!(part.drives_fans || part.watchdog_s.is_empty(), "{part:?}: a watchdog guards fans");
             assert!(part.addresses.iter().all(|range| *range.start() >= 0x08 && *range.end() <= 0x77), "{part:?}");

@@ -16,9 +16,14 @@ pub static LM75: Part = part("lm75", "one temperature in steps of 0.5 °C (LM75,
     Box::new(Lm75::new(device.addr(), device, Resolution::Bits9))
 });
 
+/// TMP105: the same registers and bits as the TMP75.
+pub static TMP105: Part = part("tmp105", "one temperature in steps of 0.0625 °C", |device, _| {
+    Box::new(Lm75::new(device.addr(), device, Resolution::Bits12))
+});
+
 /// TMP75 and its kin: 12 bits, a sixteenth of a degree.
 pub static TMP75: Part =
-    part("tmp75", "one temperature in steps of 0.0625 °C (TMP75, TMP105, TMP175, TMP275)", |device, _| {
+    part("tmp75", "one temperature in steps of 0.0625 °C (TMP75, TMP175, TMP275)", |device, _| {
         Box::new(Lm75::new(device.addr(), device, Resolution::Bits12))
     });
 
