@@ -178,8 +178,10 @@ pub struct Sensor {
 pub struct Fan {
     /// Name.
     pub name: String,
-    /// The channel that measures and drives it.
+    /// The channel that drives it.
     pub at: Point,
+    /// The channel that measures its speed, mostly the same; none where nobody does.
+    pub tachometer: Option<Point>,
     /// Speed at full drive as its maker gives it.
     pub max_rpm: Rpm,
     /// Slower than this at or above `start`, it stands.

@@ -87,6 +87,8 @@ pub enum Setting {
     Shunt,
     /// `pec`: it can end each transfer with a packet error code.
     Pec,
+    /// It drives fans and measures no speed: their `tach_chip` says who does, or `tachometer = false` that nobody does.
+    Tachometer,
     /// `current_divisor`: its makers disagree on the scale of its output current.
     CurrentDivisor,
 }

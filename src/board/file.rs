@@ -91,6 +91,11 @@ pub(super) struct Fan {
     pub(super) start_pct: u8,
     /// The slowest drive at which it keeps turning; `start_pct` unless it was measured.
     pub(super) min_pct: Option<u8>,
+    /// Whether anybody measures its speed.
+    pub(super) tachometer: bool,
+    /// Who does, where it is not the chip that drives it.
+    pub(super) tach_chip: Option<String>,
+    pub(super) tach_channel: Option<String>,
 }
 
 pub(super) struct Zone {
@@ -226,15 +231,31 @@ impl Sensor {
 
 impl Fan {
     fn read(table: &Table<'_>) -> Self {
-        table.only(&["chip", "channel", "pulses", "min_rpm", "max_rpm", "start_pct", "min_pct"]);
+        table.only(&[
+            "chip",
+            "channel",
+            "pulses",
+            "min_rpm",
+            "max_rpm",
+            "start_pct",
+            "min_pct",
+            "tachometer",
+            "tach_chip",
+            "tach_channel",
+        ]);
+        let tachometer = table.flag("tachometer").unwrap_or(true);
+        let rpm = |key| if tachometer { table.needed_number(key) } else { table.number(key).unwrap_or(0) };
         Self {
             chip: table.needed_text("chip"),
             channel: table.name("channel"),
             pulses: table.number("pulses").unwrap_or(2),
-            min_rpm: table.needed_number("min_rpm"),
-            max_rpm: table.needed_number("max_rpm"),
+            min_rpm: rpm("min_rpm"),
+            max_rpm: rpm("max_rpm"),
             start_pct: table.number("start_pct").unwrap_or(30),
             min_pct: table.number("min_pct"),
+            tachometer,
+            tach_chip: table.text("tach_chip"),
+            tach_channel: table.name("tach_channel"),
         }
     }
 }

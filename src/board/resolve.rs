@@ -67,10 +67,22 @@ impl<'a> Resolver<'a> {
 
     /// The channel that `key.chip` and `key.FIELD` name; complains and gives `None` where there is none.
     fn point(&mut self, key: &str, chip: &str, field: &str, channel: Option<&String>, wanted: Use) -> Option<Point> {
+        self.named_point(key, ["chip", field], chip, channel, wanted)
+    }
+
+    /// The same where the chip's key has another name.
+    fn named_point(
+        &mut self,
+        key: &str,
+        [chip_field, field]: [&str; 2],
+        chip: &str,
+        channel: Option<&String>,
+        wanted: Use,
+    ) -> Option<Point> {
         let Some((bus, index)) = self.placed.get(chip).copied() else {
             // A chip that is in the file but was not placed has had its complaint already.
             if !has(&self.file.chip, chip) {
-                self.complain(&format!("{key}.chip"), format!("there is no chip `{chip}`"));
+                self.complain(&format!("{key}.{chip_field}"), format!("there is no chip `{chip}`"));
             }
             return None;
         };
@@ -82,7 +94,7 @@ impl<'a> Resolver<'a> {
         match found {
             Ok(channel) => Some(Point { bus, chip: index, channel }),
             Err(text) => {
-                let field = if channel.is_some() { field } else { "chip" };
+                let field = if channel.is_some() { field } else { chip_field };
                 self.complain(&format!("{key}.{field}"), text);
                 None
             }

@@ -308,3 +308,27 @@ fn a_zone_may_hold_a_temperature_with_or_without_a_curve() {
         assert!(text.contains(expected), "{text}");
     }
 }
+
+/// A fan whose speed another chip measures, one whose speed nobody measures, and the mistakes.
+#[test]
+fn a_drive_without_a_tachometer_needs_a_word_about_it() {
+    let pwm = "[chip.U7]\npart = \"pca9685\"\nbus = \"a\"\naddr = 0x50\n[fan.x]\nchip = \"U7\"\nchannel = 1\n";
+    let rpm = "min_rpm = 500\nmax_rpm = 5_000\n";
+    let board = |more: &str| Board::parse("b.toml", &format!("{GOOD}{pwm}{more}"));
+    let fan = |more: &str| board(more).unwrap().fans.into_iter().find(|fan| fan.name == "x").unwrap();
+    let other = fan(&format!("{rpm}tach_chip = \"U2\"\ntach_channel = 5\npulses = 4\n"));
+    assert_eq!(other.tachometer.map(|at| (at.chip, at.channel)), Some((2, 4)));
+    assert_eq!(fan("tachometer = false\n").tachometer, None);
+    for (more, expected) in [
+        (rpm.to_owned(), "fan.x: its chip measures no speed"),
+        (
+            format!("{rpm}tach_chip = \"U2\"\ntach_channel = 3\n"),
+            "fan.x.tach_channel: this tachometer is already that of fan `front`",
+        ),
+        (format!("{rpm}tach_chip = \"U1\"\n"), "fan.x.tach_chip: ina226 measures no fan"),
+        ("tachometer = false\ntach_chip = \"U2\"\n".to_owned(), "fan.x.tachometer: is false, and a tach_chip is named"),
+    ] {
+        let text = board(&more).unwrap_err().to_string();
+        assert!(text.contains(expected), "{text}");
+    }
+}

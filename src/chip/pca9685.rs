@@ -14,7 +14,7 @@
 
 use embedded_hal::i2c::I2c;
 
-use super::{Certainty, Driver, Error, Form, Kernel, Part, Register, holds, read_le, read_u8, verify_u8};
+use super::{Certainty, Driver, Error, Form, Kernel, Part, Register, Setting, holds, read_le, read_u8, verify_u8};
 use crate::reading::{ChipReading, Fan, Faults, Missing, Reading};
 use crate::units::Duty;
 
@@ -28,7 +28,7 @@ pub static PART: Part = Part {
     temperature: &[],
     fan: &["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"],
     drives_fans: true,
-    takes: &[],
+    takes: &[Setting::Tachometer],
     watchdog_s: &[],
     registers: &[
         byte("MODE1", register::MODE1, ""),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::board::{Board, Point};
+use crate::board::{self, Board, Point};
 use crate::identity::Identity;
 use crate::reading::{BusSnapshot, ChipReading, Fan, Faults, Health, Missing, Power, Reading, Snapshot};
 use crate::units::Millicelsius;
@@ -27,7 +27,7 @@ pub fn gather(
             .map(|supply| [lookup.power(supply.input), lookup.power(supply.output)])
             .collect(),
         sensors: board.sensors.iter().map(|sensor| lookup.temperature(sensor.at)).collect(),
-        fans: board.fans.iter().map(|fan| lookup.fan(fan.at)).collect(),
+        fans: board.fans.iter().map(|fan| lookup.whole_fan(fan)).collect(),
         chips: buses.iter().flat_map(|bus| lookup.chips(bus)).collect(),
         identity: board.identity.and_then(|(bus, chip)| lookup.identity(bus, chip)),
         repairs: buses.iter().fold(0, |sum, bus| sum.saturating_add(bus.repairs)),
@@ -63,6 +63,19 @@ impl Lookup<'_> {
 
     fn temperature(&self, at: Point) -> Reading<Millicelsius> {
         self.chip(at)?.temperature.get(at.channel).copied().unwrap_or(Err(Missing::NotPresent))
+    }
+
+    /// Its drive from the chip that makes it, its speed from the one that measures it.
+    fn whole_fan(&self, fan: &board::Fan) -> Fan {
+        let driven = self.fan(fan.at);
+        match fan.tachometer {
+            Some(at) if at == fan.at => driven,
+            Some(at) => {
+                let watched = self.fan(at);
+                Fan { rpm: watched.rpm, fault: driven.fault || watched.fault, ..driven }
+            }
+            None => Fan { rpm: Err(Missing::NotPresent), ..driven },
+        }
     }
 
     fn fan(&self, at: Point) -> Fan {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::{Chip, ChipKind, Fan, Hold, Point, Rail, Zone, file};
 use super::{Resolver, Use};
+use crate::chip::Setting;
 use crate::units::{Duty, Millicelsius, Rpm};
 
 impl Resolver<'_> {
@@ -18,7 +19,12 @@ impl Resolver<'_> {
             if let Some(other) = fans.iter().find(|other| other.at == at) {
                 self.complain(&key("channel"), format!("this channel is already fan `{}`", other.name));
             }
-            if fan.min_rpm == 0 || fan.min_rpm >= fan.max_rpm {
+            let tachometer = self.tachometer(name, fan, at);
+            if let Some(other) = fans.iter().find(|other| other.tachometer.is_some() && other.tachometer == tachometer)
+            {
+                self.complain(&key("tach_channel"), format!("this tachometer is already that of fan `{}`", other.name));
+            }
+            if fan.tachometer && (fan.min_rpm == 0 || fan.min_rpm >= fan.max_rpm) {
                 self.complain(&key("min_rpm"), format!("must be above zero and below max_rpm ({})", fan.max_rpm));
             }
             if fan.pulses == 0 {
@@ -32,10 +38,13 @@ impl Resolver<'_> {
             if min > start {
                 self.complain(&key("min_pct"), format!("must be at most start_pct ({})", fan.start_pct));
             }
-            self.set_pulses(at, fan.pulses);
+            if let Some(tachometer) = tachometer {
+                self.set_pulses(tachometer, fan.pulses);
+            }
             fans.push(Fan {
                 name: name.clone(),
                 at,
+                tachometer,
                 max_rpm: Rpm(fan.max_rpm),
                 min_rpm: Rpm(fan.min_rpm),
                 start,
@@ -44,6 +53,36 @@ impl Resolver<'_> {
             });
         }
         fans
+    }
+
+    /// Where a fan's speed is measured: by the chip that drives it, unless the board says otherwise.
+    fn tachometer(&mut self, name: &str, fan: &file::Fan, at: Point) -> Option<Point> {
+        let key = format!("fan.{name}");
+        let kind = self.buses.get(at.bus).and_then(|bus| bus.chips.get(at.chip)).map(|chip| &chip.kind);
+        let blind = matches!(kind, Some(ChipKind::I2c { part, .. }) if part.takes.contains(&Setting::Tachometer));
+        match (fan.tachometer, &fan.tach_chip) {
+            (true, Some(chip)) => {
+                self.named_point(&key, ["tach_chip", "tach_channel"], chip, fan.tach_channel.as_ref(), Use::Fan)
+            }
+            (true, None) if blind => {
+                let text =
+                    "its chip measures no speed: `tach_chip` says who does, or `tachometer = false` that nobody does";
+                self.complain(&key, text);
+                None
+            }
+            (true, None) => {
+                if fan.tach_channel.is_some() {
+                    self.complain(&format!("{key}.tach_channel"), "needs a tach_chip");
+                }
+                Some(at)
+            }
+            (false, _) => {
+                if fan.tach_chip.is_some() {
+                    self.complain(&format!("{key}.tachometer"), "is false, and a tach_chip is named");
+                }
+                None
+            }
+        }
     }
 
     /// The tachometer's pulses are a fan's, but it is the chip's formula that needs them.

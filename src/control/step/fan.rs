@@ -59,7 +59,8 @@ impl FanState {
         let rpm = rpm.and_then(|rpm| plausible(fan, learnt, rpm));
         let driven = duty.is_some_and(|duty| duty >= min(fan, curve) && duty > Duty::OFF);
         self.stands_since = match self.stands_since {
-            _ if !driven || turns(fan, rpm) => None,
+            // Where there is no tachometer the board has taken it upon itself.
+            _ if !driven || fan.tachometer.is_none() || turns(fan, rpm) => None,
             None => Some(now),
             since => since,
         };
@@ -144,10 +145,13 @@ mod tests {
         Duty::from_percent(percent).unwrap()
     }
 
+    const AT: board::Point = board::Point { bus: 0, chip: 0, channel: 0 };
+
     fn fan() -> board::Fan {
         board::Fan {
             name: "f".to_owned(),
-            at: board::Point { bus: 0, chip: 0, channel: 0 },
+            at: AT,
+            tachometer: Some(AT),
             max_rpm: Rpm(5_000),
             min_rpm: Rpm(500),
             start: percent(30),
@@ -219,5 +223,11 @@ mod tests {
         assert!(!stands(6, Ok(600)));
         assert!(!stands(7, Err(Missing::Bus)));
         assert!(stands(12, Err(Missing::Bus)), "nobody knows that there is air");
+        let blind = board::Fan { tachometer: None, ..fan() };
+        let mut state = FanState { ordered: Some(percent(20)), ..FanState::default() };
+        for second in [20, 40] {
+            let now = start + Duration::from_secs(second);
+            assert!(!state.view(&blind, None, Err(Missing::NotPresent), now).stands);
+        }
     }
 }
