@@ -8,9 +8,11 @@
 //! into the state that the formulas assume (`configure`, after each identification), and it reads (`read`). A chip that
 //! drives fans also takes a duty. All of it is blocking and runs on the bus thread; time-outs are the adapter's.
 
+pub mod adm1275;
 pub mod adt7475;
 pub mod amc6821;
 pub mod at24;
+pub mod common_slot;
 pub mod emc1413;
 pub mod emc2305;
 pub mod ina219;
@@ -21,7 +23,9 @@ pub mod lm75;
 pub mod ltc2945;
 pub mod ltc4151;
 pub mod ltc4282;
+pub mod max31785;
 pub mod max31790;
+pub mod max34451;
 pub mod nct7802;
 pub mod pca9685;
 pub mod pmbus;
@@ -152,6 +156,9 @@ impl fmt::Debug for Part {
 
 /// Every part that the agent knows.
 pub const PARTS: &[&Part] = &[
+    &adm1275::ADM1272,
+    &adm1275::ADM1275,
+    &adm1275::ADM1278,
     &adt7475::PART,
     &amc6821::PART,
     &at24::AT24C02,
@@ -159,6 +166,7 @@ pub const PARTS: &[&Part] = &[
     &at24::AT24C256,
     &at24::AT24C32,
     &at24::AT24C64,
+    &common_slot::PART,
     &emc1413::EMC1412,
     &emc1413::EMC1413,
     &emc1413::EMC1414,
@@ -178,9 +186,12 @@ pub const PARTS: &[&Part] = &[
     &ltc2945::PART,
     &ltc4151::PART,
     &ltc4282::PART,
+    &max31785::PART,
     &max31790::PART,
+    &max34451::PART,
     &nct7802::PART,
     &pca9685::PART,
+    &pmbus::DPS750TB,
     &pmbus::PART,
     &tmp102::TMP102,
     &tmp102::TMP112,

@@ -85,7 +85,7 @@ fn every_mistake_names_file_line_key_and_what_is_wrong() {
         (
             "part = \"ina226\"",
             "part = \"ina999\"",
-            "b.toml:6: chip.U1.part: no driver for the part `ina999`; there are adt7475",
+            "b.toml:6: chip.U1.part: no driver for the part `ina999`; there are adm1272",
         ),
         ("addr = 0x40", "addr = 0x20", "b.toml:8: chip.U1.addr: ina226 can only be at 0x40 to 0x4f, not at 0x20"),
         ("addr = 0x58", "addr = 0x40", "b.toml:8: chip.U1.addr: 0x40 on bus `a` is already PS1"),
