@@ -1,18 +1,19 @@
-//! `rigd-ctl boards`: what there is, and a file to start from.
+//! `rigd-ctl boards`: what there is, a file to start from, and what a part can do.
 
 use std::fmt::Write;
 
 use anyhow::bail;
 use rigd::board::{BUILTIN, Board};
-use rigd::chip::PARTS;
+use rigd::bus::MUXES;
+use rigd::chip::{Certainty, PARTS, Part, Setting};
 
 /// The command line.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  rigd-ctl boards                             list them, and the parts that a board may use\n  rigd-ctl boards simulated-8gpu > my.toml    start from one"
+    after_help = "Examples:\n  rigd-ctl boards                             list them, and the parts that a board may use\n  rigd-ctl boards simulated-8gpu > my.toml    start from one\n  rigd-ctl boards max31790                    what a part can do and what a board says about it"
 )]
 pub(crate) struct Arguments {
-    /// Print this board's file
+    /// Print this board's file, or what this part can do
     name: Option<String>,
 }
 
@@ -21,7 +22,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         None => crate::print(&list()?),
         Some(name) => match BUILTIN.iter().find(|(known, _)| known == name) {
             Some((_, text)) => crate::print(text),
-            None => bail!("no built-in board `{name}`; `rigd-ctl boards` lists them"),
+            None => match Part::find(name) {
+                Some(part) => crate::print(&describe(part)?),
+                None => bail!("no built-in board and no part `{name}`; `rigd-ctl boards` lists them"),
+            },
         },
     }
 }
@@ -33,8 +37,50 @@ fn list() -> anyhow::Result<String> {
         writeln!(text, "  {name:<24} {}", board.description)?;
     }
     text.push_str("\nParts that a board may use:\n");
-    for part in PARTS {
+    let mut parts = PARTS.to_vec();
+    parts.sort_by_key(|part| part.name);
+    for part in parts {
         writeln!(text, "  {:<24} {}", part.name, part.about)?;
+    }
+    text.push_str("\nMultiplexers:\n");
+    for mux in MUXES {
+        writeln!(text, "  {:<24} {} channels, 0 to {}", mux.name, mux.channels, mux.channels - 1)?;
+    }
+    Ok(text)
+}
+
+fn describe(part: &Part) -> Result<String, std::fmt::Error> {
+    let mut text = format!("{}: {}\n", part.name, part.about);
+    let ranges: Vec<String> =
+        part.addresses.iter().map(|range| format!("{:#04x} to {:#04x}", range.start(), range.end())).collect();
+    writeln!(text, "  addresses            {}", ranges.join(", "))?;
+    let known_by = match part.certainty {
+        Certainty::Id => "its id registers",
+        Certainty::Shape => "bits that cannot be otherwise; a relative may pass for it",
+        Certainty::Word => "nothing but its answer: the board's word is taken for it",
+    };
+    writeln!(text, "  known by             {known_by}")?;
+    let fans = if part.drives_fans { "fans, driven" } else { "fans, watched only" };
+    for (what, channels) in [("power", part.power), ("temperature", part.temperature), (fans, part.fan)] {
+        if !channels.is_empty() {
+            writeln!(text, "  {what:<20} channel {}", channels.join(", "))?;
+        }
+    }
+    for setting in part.takes {
+        let key = match setting {
+            Setting::Shunt => "shunt_microohms      resistance of its shunt: needed",
+            Setting::Pec => "pec                  true: each transfer with a packet error code",
+            Setting::Tachometer => "tach_chip            in each fan: who measures its speed, or tachometer = false",
+            Setting::CurrentDivisor => "current_divisor      counts per ampere of its output current",
+        };
+        writeln!(text, "  {key}")?;
+    }
+    if !part.watchdog_s.is_empty() {
+        let seconds: Vec<String> = part.watchdog_s.iter().map(u8::to_string).collect();
+        writeln!(text, "  watchdog_s           full air when the agent is gone for so long: {}", seconds.join(", "))?;
+    }
+    if !(part.kernel.power.is_empty() && part.kernel.temperature.is_empty() && part.kernel.fan.is_empty()) {
+        writeln!(text, "  kernel driver        where one owns it, it is read through that")?;
     }
     Ok(text)
 }
