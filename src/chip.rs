@@ -66,7 +66,7 @@ pub struct Part {
     /// Times in seconds that its own watchdog can be set to, the default first; empty without one.
     pub watchdog_s: &'static [u8],
     /// What `rigd-ctl read` shows of it, in the order of the datasheet.
-    pub registers: &'static [Register],
+    pub registers: Registers,
     /// What the kernel's driver calls its channels, for where that driver owns the chip.
     pub kernel: Kernel,
     /// Opens a driver on the chip's place on the bus.
@@ -107,6 +107,29 @@ pub struct Register {
     pub form: Form,
     /// How a number in it becomes a quantity, for people; empty where it is bits.
     pub formula: &'static str,
+}
+
+/// A part's registers, for people. In the agent, which shows none to anybody, the list takes no room.
+pub struct Registers(#[cfg(feature = "ctl")] &'static [Register]);
+
+impl Registers {
+    /// These.
+    #[must_use]
+    pub const fn of(list: &'static [Register]) -> Self {
+        #[cfg(not(feature = "ctl"))]
+        let _ = list;
+        Self(
+            #[cfg(feature = "ctl")]
+            list,
+        )
+    }
+
+    /// The list, in the order of the datasheet.
+    #[cfg(feature = "ctl")]
+    #[must_use]
+    pub const fn list(&self) -> &'static [Register] {
+        self.0
+    }
 }
 
 /// Width and order of a register on the wire.
@@ -473,7 +496,8 @@ mod tests {
             assert!(part.power.len() + part.temperature.len() + part.fan.len() > 0, "{part:?} measures nothing");
             assert!(part.drives_fans || part.watchdog_s.is_empty(), "{part:?}: a watchdog guards fans");
             assert!(part.addresses.iter().all(|range| *range.start() >= 0x08 && *range.end() <= 0x77), "{part:?}");
-            assert!(!part.registers.is_empty(), "{part:?} shows no register");
+            #[cfg(feature = "ctl")]
+            assert!(!part.registers.list().is_empty(), "{part:?} shows no register");
             let kernel = &part.kernel;
             let named = (kernel.power.len(), kernel.temperature.len(), kernel.fan.len());
             let has = (part.power.len(), part.temperature.len(), part.fan.len());

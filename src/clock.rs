@@ -19,6 +19,7 @@ pub fn unix_ms() -> u64 {
 
 /// Minute of the local day, 0 to 1439, by the system's time zone; `None` where the clock was never set: before 2024.
 #[must_use]
+#[cfg_attr(target_env = "musl", expect(deprecated, reason = "time_t: a notice that musl's will be 64 bits everywhere"))]
 pub fn local_minute() -> Option<u16> {
     const SET: u64 = 1_704_067_200;
     let seconds = unix_ms() / 1000;

@@ -14,7 +14,7 @@ use embedded_hal::i2c::I2c;
 use super::pmbus::format::{Direct, MILLIOHM};
 use super::pmbus::link::Link;
 use super::pmbus::{block, byte, command, status, word};
-use super::{Certainty, Driver, Error, Kernel, Part, Register, Setting, Settings, div_round_closest, holds};
+use super::{Certainty, Driver, Error, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, holds};
 use crate::reading::{ChipReading, Missing, Power, Reading};
 use crate::units::{Microohms, Milliamps, Millicelsius, Millivolts, Milliwatts};
 
@@ -30,7 +30,7 @@ pub static ADM1272: Part = Part {
     drives_fans: false,
     takes: &[Setting::Shunt, Setting::Pec],
     watchdog_s: &[],
-    registers: &REGISTERS_WIDE,
+    registers: Registers::of(&REGISTERS_WIDE),
     kernel: Kernel { power: &[["in1", "curr1", "power1"]], temperature: &["temp1"], fan: &[] },
     open: |device, settings| Box::new(Adm1275::new(&MODEL_1272, device.addr(), device, settings)),
 };
@@ -47,7 +47,7 @@ pub static ADM1275: Part = Part {
     drives_fans: false,
     takes: &[Setting::Shunt, Setting::Pec],
     watchdog_s: &[],
-    registers: &REGISTERS_1275,
+    registers: Registers::of(&REGISTERS_1275),
     kernel: Kernel { power: &[["in1", "curr1", ""]], temperature: &[], fan: &[] },
     open: |device, settings| Box::new(Adm1275::new(&MODEL_1275, device.addr(), device, settings)),
 };
@@ -64,7 +64,7 @@ pub static ADM1278: Part = Part {
     drives_fans: false,
     takes: &[Setting::Shunt, Setting::Pec],
     watchdog_s: &[],
-    registers: &REGISTERS_WIDE,
+    registers: Registers::of(&REGISTERS_WIDE),
     kernel: Kernel { power: &[["in1", "curr1", "power1"]], temperature: &["temp1"], fan: &[] },
     open: |device, settings| Box::new(Adm1275::new(&MODEL_1278, device.addr(), device, settings)),
 };

@@ -12,7 +12,8 @@
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Settings, Sticky, change_u8, read_u8, verify_u8, write_u8,
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, Sticky, change_u8, read_u8, verify_u8,
+    write_u8,
 };
 use crate::reading::{ChipReading, Fan, Faults, Missing, Reading};
 use crate::units::{Duty, Millicelsius, Rpm};
@@ -29,7 +30,7 @@ pub static PART: Part = Part {
     drives_fans: true,
     takes: &[],
     watchdog_s: &[],
-    registers: &[
+    registers: Registers::of(&[
         byte("Remote 1 Temperature", register::TEMPERATURE, "T = raw C, signed or less 64 by Configuration 5"),
         byte("Local Temperature", register::TEMPERATURE + 1, ""),
         byte("Remote 2 Temperature", register::TEMPERATURE + 2, ""),
@@ -52,7 +53,7 @@ pub static PART: Part = Part {
         byte("TACH Pulses per Revolution", register::TACH_PULSES, "0x55: two of each"),
         byte("Configuration 5", register::CONFIGURATION_5, ""),
         byte("Configuration 4", register::CONFIGURATION_4, ""),
-    ],
+    ]),
     kernel: Kernel { power: &[], temperature: &["temp1", "temp2", "temp3"], fan: &["fan1", "fan2", "fan3", "fan4"] },
     open: |device, settings| Box::new(Adt7475::new(device.addr(), device, settings)),
 };

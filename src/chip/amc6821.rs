@@ -11,7 +11,8 @@
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Settings, Sticky, change_u8, read_u8, verify_u8, write_u8,
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, Sticky, change_u8, read_u8, verify_u8,
+    write_u8,
 };
 use crate::reading::{ChipReading, Fan, Fault, Faults, Missing, Reading};
 use crate::units::{Duty, Millicelsius, Rpm};
@@ -28,7 +29,7 @@ pub static PART: Part = Part {
     drives_fans: true,
     takes: &[],
     watchdog_s: &[],
-    registers: &[
+    registers: Registers::of(&[
         byte("Configuration 1", register::CONFIGURATION_1, ""),
         byte("Configuration 2", register::CONFIGURATION_2, ""),
         byte("Status 1", register::STATUS_1, "cleared by being read"),
@@ -46,7 +47,7 @@ pub static PART: Part = Part {
         byte("DCY", register::DCY, "duty = raw / 255"),
         byte("Device ID", register::DEVICE_ID, "0x21"),
         byte("Company ID", register::COMPANY_ID, "0x49"),
-    ],
+    ]),
     kernel: Kernel { power: &[], temperature: &["temp1", "temp2"], fan: &["fan1"] },
     open: |device, settings| Box::new(Amc6821::new(device.addr(), device, settings)),
 };

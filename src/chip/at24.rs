@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use embedded_hal::i2c::{ErrorKind, I2c};
 
-use super::{Certainty, Driver, Error, Form, Kernel, Part, Register, Settings};
+use super::{Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings};
 use crate::bus;
 use crate::identity::{Identity, LONGEST, Problem};
 use crate::reading::{ChipReading, Fault, Faults};
@@ -59,7 +59,7 @@ const fn part(
         drives_fans: false,
         takes: &[],
         watchdog_s: &[],
-        registers,
+        registers: Registers::of(registers),
         kernel: Kernel::NONE,
         open,
     }

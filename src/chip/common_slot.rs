@@ -15,7 +15,7 @@
 
 use embedded_hal::i2c::I2c;
 
-use super::{Certainty, Driver, Error, Form, Kernel, Part, Register, Setting, Settings, div_round_closest};
+use super::{Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest};
 use crate::reading::{ChipReading, Fan, Faults, Missing, Power, Reading};
 use crate::units::{Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 
@@ -31,7 +31,7 @@ pub static PART: Part = Part {
     drives_fans: false,
     takes: &[Setting::CurrentDivisor],
     watchdog_s: &[],
-    registers: &[
+    registers: Registers::of(&[
         word("Input voltage", register::INPUT_VOLTAGE, "U = raw / 32 V"),
         word("Input current", register::INPUT_CURRENT, "I = raw / 128 A"),
         word("Input power", register::INPUT_POWER, "P = raw / 2 W"),
@@ -42,7 +42,7 @@ pub static PART: Part = Part {
         word("Internal temperature", register::INTERNAL, "T = raw / 64 °C"),
         word("Fan speed", register::FAN_SPEED, "rpm = raw"),
         word("On-time", register::ON_TIME, "t = raw / 2 s"),
-    ],
+    ]),
     kernel: Kernel::NONE,
     open: |device, settings| Box::new(CommonSlot::new(device.addr(), device, settings)),
 };

@@ -8,7 +8,9 @@
 
 use embedded_hal::i2c::I2c;
 
-use super::{Certainty, Driver, Error, Form, Kernel, Part, Register, Settings, Sticky, change_u8, read_u8, verify_u8};
+use super::{
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, Sticky, change_u8, read_u8, verify_u8,
+};
 use crate::bus;
 use crate::reading::{ChipReading, Missing, Reading};
 use crate::units::Millicelsius;
@@ -45,7 +47,7 @@ const fn part(
         drives_fans: false,
         takes: &[],
         watchdog_s: &[],
-        registers: REGISTERS.split_at(COMMON + 2 * channels).0,
+        registers: Registers::of(REGISTERS.split_at(COMMON + 2 * channels).0),
         kernel: Kernel { power: &[], temperature: KERNEL.split_at(channels).0, fan: &[] },
         open,
     }

@@ -11,8 +11,8 @@
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Setting, Settings, div_round_closest, holds, read_be,
-    write_be,
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, holds,
+    read_be, write_be,
 };
 use crate::reading::{ChipReading, Faults, Missing, Power, Reading};
 use crate::units::{Microohms, Milliamps, Millivolts, Milliwatts};
@@ -29,14 +29,14 @@ pub static PART: Part = Part {
     drives_fans: false,
     takes: &[Setting::Shunt],
     watchdog_s: &[],
-    registers: &[
+    registers: Registers::of(&[
         word("Configuration", register::CONFIGURATION, ""),
         word("Shunt voltage", register::SHUNT_VOLTAGE, "I = 10 uV x raw / Rshunt, signed"),
         word("Bus voltage", register::BUS_VOLTAGE, "U = 4 mV x (raw >> 3); bit 0: math overflow"),
         word("Power", register::POWER, "P = 20 x 10 uV x raw / Rshunt"),
         word("Current", register::CURRENT, "as the shunt register"),
         word("Calibration", register::CALIBRATION, "4096: the current register repeats the shunt register"),
-    ],
+    ]),
     kernel: Kernel { power: &[["in1", "curr1", "power1"]], temperature: &[], fan: &[] },
     open: |device, settings| Box::new(Ina219::new(device.addr(), device, settings)),
 };

@@ -7,8 +7,8 @@
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Setting, Settings, div_round_closest, holds, read_be,
-    write_be,
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, holds,
+    read_be, write_be,
 };
 use crate::reading::{ChipReading, Fault, Faults, Missing, Power, Reading};
 use crate::units::{Microohms, Milliamps, Millivolts, Milliwatts};
@@ -25,7 +25,7 @@ pub static PART: Part = Part {
     drives_fans: false,
     takes: &[Setting::Shunt],
     watchdog_s: &[],
-    registers: &[
+    registers: Registers::of(&[
         word("Configuration", register::CONFIGURATION, ""),
         word("Shunt Voltage", register::SHUNT_VOLTAGE, "I = 2.5 uV x raw / Rshunt, signed"),
         word("Bus Voltage", register::BUS_VOLTAGE, "U = 1.25 mV x raw"),
@@ -34,7 +34,7 @@ pub static PART: Part = Part {
         word("Mask/Enable", register::MASK_ENABLE, ""),
         word("Manufacturer ID", register::MANUFACTURER_ID, "0x5449"),
         word("Die ID", register::DIE_ID, "0x2260"),
-    ],
+    ]),
     kernel: Kernel { power: &[["in1", "curr1", "power1"]], temperature: &[], fan: &[] },
     open: |device, settings| Box::new(Ina226::new(device.addr(), device, settings)),
 };

@@ -15,8 +15,8 @@
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Setting, Settings, div_round_closest, holds, read_be,
-    read_wide, write_be,
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, holds,
+    read_be, read_wide, write_be,
 };
 use crate::bus;
 use crate::reading::{ChipReading, Fault, Faults, Missing, Power, Reading};
@@ -67,7 +67,7 @@ const fn part(
         drives_fans: false,
         takes: &[Setting::Shunt],
         watchdog_s: &[],
-        registers,
+        registers: Registers::of(registers),
         kernel: Kernel { power: &[["in1", "curr1", "power1"]], temperature: &["temp1"], fan: &[] },
         open,
     }

@@ -9,8 +9,8 @@
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Setting, Settings, div_round_closest, holds, read_be,
-    write_be,
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, holds,
+    read_be, write_be,
 };
 use crate::reading::{ChipReading, Fault, Faults, Missing, Power, Reading};
 use crate::units::{Microohms, Milliamps, Millivolts, Milliwatts};
@@ -27,7 +27,7 @@ pub static PART: Part = Part {
     drives_fans: false,
     takes: &[Setting::Shunt],
     watchdog_s: &[],
-    registers: &[
+    registers: Registers::of(&[
         word("Configuration", register::CONFIGURATION, ""),
         word("Channel-1 Shunt Voltage", register::SHUNT_VOLTAGE, "I = 40 uV x (raw >> 3) / Rshunt, signed"),
         word("Channel-1 Bus Voltage", register::BUS_VOLTAGE, "U = 8 mV x (raw >> 3), signed"),
@@ -38,7 +38,7 @@ pub static PART: Part = Part {
         word("Mask/Enable", register::MASK_ENABLE, "reading it clears the alert flags, bits 9:3"),
         word("Manufacturer ID", register::MANUFACTURER_ID, "0x5449"),
         word("Die ID", register::DIE_ID, "0x3220"),
-    ],
+    ]),
     kernel: Kernel {
         power: &[["in1", "curr1", ""], ["in2", "curr2", ""], ["in3", "curr3", ""]],
         temperature: &[],

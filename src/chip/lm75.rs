@@ -6,7 +6,9 @@
 
 use embedded_hal::i2c::I2c;
 
-use super::{Certainty, Driver, Error, Form, Kernel, Part, Register, Settings, holds, read_be, read_u8, write_u8};
+use super::{
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, holds, read_be, read_u8, write_u8,
+};
 use crate::bus;
 use crate::reading::{ChipReading, Reading};
 use crate::units::Millicelsius;
@@ -43,7 +45,7 @@ const fn part(
         drives_fans: false,
         takes: &[],
         watchdog_s: &[],
-        registers: &[
+        registers: Registers::of(&[
             Register {
                 name: "Temperature",
                 at: register::TEMPERATURE,
@@ -53,7 +55,7 @@ const fn part(
             Register { name: "Configuration", at: register::CONFIGURATION, form: Form::U8, formula: "" },
             Register { name: "T_LOW", at: register::T_LOW, form: Form::Be(2), formula: "as Temperature" },
             Register { name: "T_HIGH", at: register::T_HIGH, form: Form::Be(2), formula: "as Temperature" },
-        ],
+        ]),
         kernel: Kernel { power: &[], temperature: &["temp1"], fan: &[] },
         open,
     }

@@ -12,8 +12,8 @@
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Setting, Settings, div_round_closest, holds, read_be,
-    read_u8, read_wide, write_u8,
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, holds,
+    read_be, read_u8, read_wide, write_u8,
 };
 use crate::reading::{ChipReading, Fault, Faults, Missing, Power, Reading};
 use crate::units::{Microohms, Milliamps, Millivolts, Milliwatts};
@@ -30,7 +30,7 @@ pub static PART: Part = Part {
     drives_fans: false,
     takes: &[Setting::Shunt],
     watchdog_s: &[],
-    registers: &[
+    registers: Registers::of(&[
         byte("CONTROL", register::CONTROL, ""),
         byte("ALERT", 0x01, ""),
         byte("STATUS", 0x02, "bits as FAULT, now"),
@@ -39,7 +39,7 @@ pub static PART: Part = Part {
         word("SENSE", register::SENSE, "I = 25 uV x (raw >> 4) / Rshunt"),
         word("VIN", register::VIN, "U = 25 mV x (raw >> 4)"),
         word("ADIN", register::ADIN, "U = 0.5 mV x (raw >> 4)"),
-    ],
+    ]),
     kernel: Kernel { power: &[["in1", "curr1", "power1"]], temperature: &[], fan: &[] },
     open: |device, settings| Box::new(Ltc2945::new(device.addr(), device, settings)),
 };

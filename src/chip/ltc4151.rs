@@ -12,8 +12,8 @@
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Setting, Settings, div_round_closest, holds, read_be,
-    read_u8, write_u8,
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, holds,
+    read_be, read_u8, write_u8,
 };
 use crate::reading::{ChipReading, Faults, Missing, Power, Reading};
 use crate::units::{Microohms, Milliamps, Millivolts, Milliwatts};
@@ -30,12 +30,12 @@ pub static PART: Part = Part {
     drives_fans: false,
     takes: &[Setting::Shunt],
     watchdog_s: &[],
-    registers: &[
+    registers: Registers::of(&[
         word("SENSE", register::SENSE, "I = 20 uV x (raw >> 4) / Rshunt"),
         word("VIN", register::VIN, "U = 25 mV x (raw >> 4)"),
         word("ADIN", register::ADIN, "U = 0.5 mV x (raw >> 4)"),
         Register { name: "CONTROL", at: register::CONTROL, form: Form::U8, formula: "" },
-    ],
+    ]),
     kernel: Kernel { power: &[["in1", "curr1", ""]], temperature: &[], fan: &[] },
     open: |device, settings| Box::new(Ltc4151::new(device.addr(), device, settings)),
 };

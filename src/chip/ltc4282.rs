@@ -15,7 +15,8 @@
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Setting, Settings, div_round_closest, read_be, read_u8,
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, read_be,
+    read_u8,
 };
 use crate::reading::{ChipReading, Fault, Faults, Missing, Power, Reading};
 use crate::units::{Microohms, Milliamps, Millivolts, Milliwatts};
@@ -32,7 +33,7 @@ pub static PART: Part = Part {
     drives_fans: false,
     takes: &[Setting::Shunt],
     watchdog_s: &[],
-    registers: &[
+    registers: Registers::of(&[
         word("CONTROL", register::CONTROL, "bits 1:0: VIN_MODE, Vfs 5.54, 8.32, 16.64, 33.28 V"),
         byte("FAULT_LOG", register::FAULT_LOG, "since it was last cleared"),
         byte("ADC_ALERT_LOG", 0x05, "since it was last cleared"),
@@ -42,7 +43,7 @@ pub static PART: Part = Part {
         word("VSOURCE", register::VSOURCE, "U = Vfs x raw / 65535"),
         word("VSENSE", register::VSENSE, "I = 40 mV x raw / 65535 / Rsense"),
         word("POWER", register::POWER, "P = 40 mV x Vfs x 65536 x raw / 65535^2 / Rsense"),
-    ],
+    ]),
     kernel: Kernel { power: &[["in0", "curr1", "power1"]], temperature: &[], fan: &[] },
     open: |device, settings| Box::new(Ltc4282::new(device.addr(), device, settings)),
 };

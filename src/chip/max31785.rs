@@ -21,7 +21,7 @@ use super::pmbus::format::Direct;
 use super::pmbus::link::Link;
 use super::pmbus::maxim::{self, Sensors};
 use super::pmbus::{byte, command, status, word};
-use super::{Certainty, Driver, Error, Kernel, Part, Settings, holds};
+use super::{Certainty, Driver, Error, Kernel, Part, Registers, Settings, holds};
 use crate::reading::{ChipReading, Fan, Fault, Faults, Missing, Reading};
 use crate::units::{Duty, Rpm};
 
@@ -37,7 +37,7 @@ pub static PART: Part = Part {
     drives_fans: true,
     takes: &[],
     watchdog_s: &[10],
-    registers: &[
+    registers: Registers::of(&[
         byte("PAGE", command::PAGE, "the registers below are those of this page"),
         byte("FAN_CONFIG_1_2", command::FAN_CONFIG_1_2, "bit 7: enabled, bit 6: RPM, bits 5:4: pulses - 1"),
         word("FAN_COMMAND_1", command::FAN_COMMAND_1, "duty = raw x 0.01 %, negative: automatic"),
@@ -51,7 +51,7 @@ pub static PART: Part = Part {
         word("MFR_REVISION", command::MFR_REVISION, "0x3030, 0x3040 or 0x3061"),
         word("MFR_FAN_CONFIG", MFR_FAN_CONFIG, "bit 9: TSFO, bit 8: TACHO"),
         word("MFR_READ_FAN_PWM", MFR_READ_FAN_PWM, "duty = raw x 0.01 %"),
-    ],
+    ]),
     kernel: Kernel {
         power: &[],
         temperature: &[

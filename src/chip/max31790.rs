@@ -12,7 +12,8 @@
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Settings, holds, read_be, read_u8, write_be, write_u8,
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, holds, read_be, read_u8, write_be,
+    write_u8,
 };
 use crate::reading::{ChipReading, Fan, Fault, Faults, Missing, Reading};
 use crate::units::{Duty, Rpm};
@@ -29,7 +30,7 @@ pub static PART: Part = Part {
     drives_fans: true,
     takes: &[],
     watchdog_s: &[10, 5, 30],
-    registers: &[
+    registers: Registers::of(&[
         byte("Global Configuration", register::GLOBAL_CONFIGURATION, ""),
         byte("Fan 1 Configuration", register::FAN_CONFIGURATION, ""),
         byte("Fan 1 Dynamics", register::FAN_DYNAMICS, ""),
@@ -46,7 +47,7 @@ pub static PART: Part = Part {
         word("PWMOUT 4 Target Duty Cycle", register::PWMOUT_TARGET_DUTY_CYCLE + 6, ""),
         word("PWMOUT 5 Target Duty Cycle", register::PWMOUT_TARGET_DUTY_CYCLE + 8, ""),
         word("PWMOUT 6 Target Duty Cycle", register::PWMOUT_TARGET_DUTY_CYCLE + 10, ""),
-    ],
+    ]),
     kernel: Kernel { power: &[], temperature: &[], fan: &["fan1", "fan2", "fan3", "fan4", "fan5", "fan6"] },
     open: |device, settings| Box::new(Max31790::new(device.addr(), device, settings)),
 };

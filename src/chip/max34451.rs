@@ -19,7 +19,7 @@ use super::pmbus::format::Direct;
 use super::pmbus::link::Link;
 use super::pmbus::maxim::{self, Sensors};
 use super::pmbus::{byte, command, status, word};
-use super::{Certainty, Driver, Error, Kernel, Part};
+use super::{Certainty, Driver, Error, Kernel, Part, Registers};
 use crate::reading::{ChipReading, Faults, Missing, Power, Reading};
 
 /// The part, as boards see it.
@@ -34,7 +34,7 @@ pub static PART: Part = Part {
     drives_fans: false,
     takes: &[],
     watchdog_s: &[],
-    registers: &[
+    registers: Registers::of(&[
         byte("PAGE", command::PAGE, "the registers below are those of this page"),
         word("STATUS_WORD", command::STATUS_WORD, ""),
         byte("STATUS_VOUT", command::STATUS_VOUT, ""),
@@ -48,7 +48,7 @@ pub static PART: Part = Part {
         byte("MFR_MODEL", command::MFR_MODEL, "0x59"),
         word("MFR_REVISION", command::MFR_REVISION, ""),
         word("MFR_CHANNEL_CONFIG", MFR_CHANNEL_CONFIG, "bits 5:0: what the channel is"),
-    ],
+    ]),
     kernel: Kernel {
         power: &[["", "", ""]; CHANNELS as usize],
         temperature: &["temp1", "temp2", "temp3", "temp4", "temp5"],

@@ -10,8 +10,8 @@
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Settings, change_u8, div_round_closest, read_u8, verify_u8,
-    write_u8,
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, change_u8, div_round_closest, read_u8,
+    verify_u8, write_u8,
 };
 use crate::reading::{ChipReading, Fan, Faults, Missing, Reading};
 use crate::units::{Duty, Millicelsius, Rpm};
@@ -28,7 +28,7 @@ pub static PART: Part = Part {
     drives_fans: true,
     takes: &[],
     watchdog_s: &[],
-    registers: &[
+    registers: Registers::of(&[
         byte("Bank Selection", register::BANK, "0"),
         byte("RTD1 Temperature", register::TEMPERATURE, "T = raw C, signed; the fraction is in the LSB register"),
         byte("RTD2 Temperature", register::TEMPERATURE + 1, ""),
@@ -56,7 +56,7 @@ pub static PART: Part = Part {
         byte("Vendor ID", register::VENDOR_ID, "0x50"),
         byte("Chip ID", register::CHIP_ID, "0xc3"),
         byte("Version ID", register::VERSION_ID, "0x2x"),
-    ],
+    ]),
     kernel: Kernel { power: &[], temperature: &["temp1", "temp2", "temp3", "temp4"], fan: &["fan1", "fan2", "fan3"] },
     open: |device, settings| Box::new(Nct7802::new(device.addr(), device, settings)),
 };

@@ -14,7 +14,9 @@
 
 use embedded_hal::i2c::I2c;
 
-use super::{Certainty, Driver, Error, Form, Kernel, Part, Register, Setting, holds, read_le, read_u8, verify_u8};
+use super::{
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, holds, read_le, read_u8, verify_u8,
+};
 use crate::reading::{ChipReading, Fan, Faults, Missing, Reading};
 use crate::units::Duty;
 
@@ -30,7 +32,7 @@ pub static PART: Part = Part {
     drives_fans: true,
     takes: &[Setting::Tachometer],
     watchdog_s: &[],
-    registers: &[
+    registers: Registers::of(&[
         byte("MODE1", register::MODE1, ""),
         byte("MODE2", register::MODE2, ""),
         word("LED0_ON", register::LED_ON, ""),
@@ -38,7 +40,7 @@ pub static PART: Part = Part {
         word("LED15_ON", register::LED_ON + 60, ""),
         word("LED15_OFF", register::LED_OFF + 60, ""),
         byte("PRE_SCALE", register::PRE_SCALE, "f = 25 MHz / (4096 x (raw + 1))"),
-    ],
+    ]),
     kernel: Kernel::NONE,
     open: |device, _| Box::new(Pca9685::new(device.addr(), device)),
 };

@@ -7,7 +7,7 @@
 
 use embedded_hal::i2c::I2c;
 
-use super::{Certainty, Driver, Error, Form, Kernel, Part, Register, Settings, holds, read_be};
+use super::{Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, holds, read_be};
 use crate::bus;
 use crate::reading::{ChipReading, Reading};
 use crate::units::Millicelsius;
@@ -37,7 +37,7 @@ const fn part(
         drives_fans: false,
         takes: &[],
         watchdog_s: &[],
-        registers: REGISTERS,
+        registers: Registers::of(REGISTERS),
         kernel: Kernel { power: &[], temperature: &["temp1"], fan: &[] },
         open,
     }

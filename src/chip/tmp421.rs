@@ -10,7 +10,8 @@ use std::ops::RangeInclusive;
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Settings, change_u8, div_round_closest, read_u8, verify_u8,
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, change_u8, div_round_closest, read_u8,
+    verify_u8,
 };
 use crate::bus;
 use crate::reading::{ChipReading, Missing, Reading};
@@ -50,7 +51,7 @@ const fn part(
         drives_fans: false,
         takes: &[],
         watchdog_s: &[],
-        registers: REGISTERS.split_at(COMMON + 2 * channels).0,
+        registers: Registers::of(REGISTERS.split_at(COMMON + 2 * channels).0),
         kernel: Kernel { power: &[], temperature: KERNEL.split_at(channels).0, fan: &[] },
         open,
     }

@@ -12,7 +12,8 @@ use std::ops::RangeInclusive;
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Settings, Sticky, div_round_closest, read_u8, verify_u8,
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, Sticky, div_round_closest, read_u8,
+    verify_u8,
 };
 use crate::bus;
 use crate::reading::{ChipReading, Missing, Reading};
@@ -55,7 +56,7 @@ const fn part(
         drives_fans: false,
         takes: &[],
         watchdog_s: &[],
-        registers: REGISTERS,
+        registers: Registers::of(REGISTERS),
         kernel: Kernel { power: &[], temperature: &["temp1", "temp2"], fan: &[] },
         open,
     }

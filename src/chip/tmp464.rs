@@ -6,7 +6,9 @@
 
 use embedded_hal::i2c::I2c;
 
-use super::{Certainty, Driver, Error, Form, Kernel, Part, Register, Sticky, div_round_closest, holds, read_be};
+use super::{
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Sticky, div_round_closest, holds, read_be,
+};
 use crate::reading::{ChipReading, Missing, Reading};
 use crate::units::Millicelsius;
 
@@ -22,7 +24,7 @@ pub static PART: Part = Part {
     drives_fans: false,
     takes: &[],
     watchdog_s: &[],
-    registers: &[
+    registers: Registers::of(&[
         word("Local temperature", register::TEMPERATURE, "T = (raw >> 3) / 16 C, signed"),
         word("Remote temperature 1", register::TEMPERATURE + 1, ""),
         word("Remote temperature 2", register::TEMPERATURE + 2, ""),
@@ -33,7 +35,7 @@ pub static PART: Part = Part {
         word("Configuration", register::CONFIGURATION, ""),
         word("Manufacturer ID", register::MANUFACTURER_ID, "0x5449"),
         word("Device ID", register::DEVICE_ID, "0x1468"),
-    ],
+    ]),
     kernel: Kernel { power: &[], temperature: &["temp1", "temp2", "temp3", "temp4", "temp5"], fan: &[] },
     open: |device, _| Box::new(Tmp464::new(device.addr(), device)),
 };

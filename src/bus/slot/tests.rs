@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::board::Chip;
-use crate::chip::{Certainty, Driver, Kernel, Part, Settings};
+use crate::chip::{Certainty, Driver, Kernel, Part, Registers, Settings};
 use crate::clock;
 use crate::reading::Fan;
 use crate::units::Rpm;
@@ -70,7 +70,7 @@ const FAN: Part = Part {
     drives_fans: true,
     takes: &[],
     watchdog_s: &[],
-    registers: &[],
+    registers: Registers::of(&[]),
     kernel: Kernel::NONE,
     open: |_, _| unreachable!("the tests hand their driver in"),
 };

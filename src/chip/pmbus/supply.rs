@@ -19,7 +19,7 @@ use embedded_hal::i2c::I2c;
 use super::format::{VoutMode, half, linear11, linear16};
 use super::link::Link;
 use super::{block, byte, command, status, word};
-use crate::chip::{Certainty, Driver, Error, Kernel, Part, Setting, Settings};
+use crate::chip::{Certainty, Driver, Error, Kernel, Part, Registers, Setting, Settings};
 use crate::reading::{ChipReading, Fan, Fault, Missing, Power, Reading};
 use crate::units::{Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 
@@ -35,7 +35,7 @@ pub static PART: Part = Part {
     drives_fans: false,
     takes: &[Setting::Pec],
     watchdog_s: &[],
-    registers: &[
+    registers: Registers::of(&[
         byte("CAPABILITY", command::CAPABILITY, "bit 7: PEC, bit 3: IEEE half precision"),
         byte("VOUT_MODE", command::VOUT_MODE, "bits 7:5 mode, 000 = ULINEAR16; bits 4:0 its exponent"),
         word("STATUS_WORD", command::STATUS_WORD, ""),
@@ -60,7 +60,7 @@ pub static PART: Part = Part {
         block("MFR_ID", command::MFR_ID),
         block("MFR_MODEL", command::MFR_MODEL),
         block("MFR_REVISION", command::MFR_REVISION),
-    ],
+    ]),
     kernel: Kernel::NONE,
     open: |device, settings| Box::new(Pmbus::new(device.addr(), device, settings)),
 };
@@ -77,7 +77,7 @@ pub static DPS750TB: Part = Part {
     drives_fans: false,
     takes: &[Setting::Pec],
     watchdog_s: &[],
-    registers: &[
+    registers: Registers::of(&[
         byte("VOUT_MODE", command::VOUT_MODE, ""),
         byte("STATUS_BYTE", command::STATUS_BYTE, ""),
         word("STATUS_WORD", command::STATUS_WORD, ""),
@@ -99,7 +99,7 @@ pub static DPS750TB: Part = Part {
         byte("PMBUS_REVISION", command::PMBUS_REVISION, "0: PMBus 1.0"),
         block("MFR_ID", command::MFR_ID),
         block("MFR_MODEL", command::MFR_MODEL),
-    ],
+    ]),
     kernel: Kernel::NONE,
     open: |device, settings| Box::new(Pmbus::revision_1_0(device.addr(), device, settings, breathe)),
 };
