@@ -16,6 +16,8 @@ pub const PATH: &str = "/etc/rigd/rigd.toml";
 const STATE: &str = "/var/lib/rigd";
 /// The broker where none is given: one on the rig itself.
 const BROKER: &str = "mqtt://127.0.0.1:1883";
+/// Where the agent listens on the rig itself; systemd makes the folder.
+pub const SOCKET: &str = "/run/rigd/rigd.sock";
 
 /// The agent's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct Config {
     pub quiet: Option<Quiet>,
     /// Most that messages waiting for the broker may take, bytes.
     pub outbox_bytes: usize,
+    /// Where it listens for the operator's tool.
+    pub socket: PathBuf,
 }
 
 /// Hours of the local day in which fans are held down as long as nothing gets hot.
@@ -127,6 +131,7 @@ impl Config {
             "outbox",
             "quiet",
             "state",
+            "local",
         ]);
         let ranged = |table: &Table<'_>, key: &str, default: u32, low: u32, high: u32| {
             let value = table.number(key).unwrap_or(default);
@@ -167,6 +172,12 @@ impl Config {
         let simulation = root.text("simulation").map(PathBuf::from);
         let state = root.text("state").unwrap_or_else(|| STATE.to_owned());
         let quiet = Quiet::read(&root.table("quiet"));
+        let local = root.table("local");
+        local.only(&["socket"]);
+        let socket = PathBuf::from(local.text("socket").unwrap_or_else(|| SOCKET.to_owned()));
+        if !socket.is_absolute() {
+            local.complain("socket", "must be a path from the root: /…");
+        }
         source.finish()?;
         let (Ok(rig), Ok((host, port))) = (rig, address) else {
             // Never reached: what is missing here has complained, and `finish` has returned.
@@ -182,6 +193,7 @@ impl Config {
             state: state.into(),
             quiet,
             outbox_bytes: usize::try_from(max_kib).unwrap_or(usize::MAX).saturating_mul(1024),
+            socket,
         })
     }
 }
@@ -292,6 +304,7 @@ mod tests {
             ("host-1", Duration::from_secs(1), Duration::from_secs(5))
         );
         assert_eq!((config.broker.host.as_str(), config.broker.port), ("127.0.0.1", 1883));
+        assert_eq!(config.socket, Path::new("/run/rigd/rigd.sock"));
     }
 
     #[test]
@@ -321,6 +334,10 @@ mod tests {
             (
                 "board = \"a\"\n[quiet]\nhours = \"1:00-2:00\"\nmax_pct = 5",
                 "rigd.toml:4: quiet.max_pct: must be 10 to 100",
+            ),
+            (
+                "board = \"a\"\n[local]\nsocket = \"rigd.sock\"",
+                "rigd.toml:3: local.socket: must be a path from the root",
             ),
             ("board = ", "rigd.toml:1: "),
         ] {

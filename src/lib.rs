@@ -23,8 +23,10 @@
 //! | [`bus`] | one thread per adapter; raw I2C, SMBus, or the simulated rig's socket |
 //! | [`calibration`] | what was learnt of a fan |
 //! | [`control`] | the tick: read all, decide once, order once |
+//! | [`history`] | the last hour in memory |
 //! | [`wire`] | the only types that reach the broker |
 //! | [`mqtt`] | outbox, publisher, link |
+//! | [`local`] | the socket on the rig itself: what `rigd-ctl plot` asks |
 //! | [`clock`], [`logger`] | where time comes from, where log lines go |
 //!
 //! # Glossary
@@ -51,8 +53,10 @@ pub mod chip;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod history;
 pub mod hwmon;
 pub mod identity;
+pub mod local;
 pub mod logger;
 pub mod mqtt;
 pub mod reading;

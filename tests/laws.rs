@@ -18,7 +18,7 @@ fn with(text: &str) -> Vec<String> {
         .filter(|path| !path.ends_with("tests.rs"))
         .filter(|path| {
             let source = fs::read_to_string(path).unwrap();
-            source.split("#[cfg(test)]").next().is_some_and(|code| code.contains(text))
+            source.split("[cfg(test)]").next().is_some_and(|code| code.contains(text))
         })
         .map(|path| path.strip_prefix(&root).unwrap().display().to_string())
         .collect();

@@ -16,9 +16,9 @@ use rigd::control::{self, Outputs, Policy, Stop};
 use rigd::mqtt::{self, Inputs, Start};
 use rigd::reading::Snapshot;
 use rigd::source::Problems;
-use rigd::{clock, logger};
+use rigd::{clock, local, logger};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
 const HELP: &str = "\
 rigd - the agent on each rig of a GPU fleet
@@ -157,11 +157,12 @@ async fn serve(rig: Rig) -> ExitCode {
     let (events, edges) = mpsc::channel(control::EVENTS);
     let lost_events = Arc::new(AtomicU32::new(0));
     let (reports, told) = mpsc::channel(control::REPORTS);
-    let (_requests, asked) = mpsc::channel(control::REQUESTS);
+    let (requests, asked) = mpsc::channel(control::REQUESTS);
     let outputs = Outputs { snapshot, events, lost_events: Arc::clone(&lost_events), reports };
     let store = calibration::Store::new(&config.state);
     let curves = store.load(&board);
-    tokio::spawn(keep(told, store, Arc::clone(&board), curves.clone()));
+    let (passed_on, _) = broadcast::channel(control::REPORTS);
+    tokio::spawn(keep(told, passed_on.clone(), store, Arc::clone(&board), curves.clone()));
     let stop = Stop::default();
     // Before the first order to a fan: from then on no way out may be missed.
     let signals = match Signals::catch() {
@@ -179,6 +180,15 @@ async fn serve(rig: Rig) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let local = local::run(local::Inputs {
+        path: config.socket.clone(),
+        rig: config.rig.clone(),
+        board: Arc::clone(&board),
+        started: start.at,
+        snapshot: snapshots.clone(),
+        requests,
+        reports: passed_on,
+    });
     let inputs = Inputs { snapshot: snapshots, events: edges, lost_events };
     let publisher = mqtt::run(&config, password, board, start, inputs);
     let end = async {
@@ -191,6 +201,7 @@ async fn serve(rig: Rig) -> ExitCode {
     tokio::select! {
         () = publisher => {}
         () = end => {}
+        () = async { local.await; std::future::pending().await } => {}
     }
     if !stop.stopped() {
         error!("the control thread has ended by itself");
@@ -199,14 +210,17 @@ async fn serve(rig: Rig) -> ExitCode {
     if safe && stop.stopped() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Keeps what calibrations tell, for the next start.
+/// Keeps what calibrations tell, for the next start, and passes it on to whoever listens.
 async fn keep(
     mut told: mpsc::Receiver<Report>,
+    passed_on: broadcast::Sender<Report>,
     store: calibration::Store,
     board: Arc<Board>,
     mut curves: Vec<Option<FanCurve>>,
 ) {
     while let Some(report) = told.recv().await {
+        // Nobody listens where nobody asked.
+        let _ = passed_on.send(report.clone());
         let Report::Learnt { fan, curve } = report else { continue };
         if let Some(known) = curves.get_mut(fan) {
             *known = Some(curve);

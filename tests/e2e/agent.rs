@@ -108,11 +108,13 @@ impl Agent {
         let options = Options { speed: setup.speed, ..Options::default() };
         let sim = Sim::start(&board, &scratch.path.join("rig"), options).unwrap();
         let config = format!(
-            "rig = \"rig-1\"\nboard = {board_file:?}\nsimulation = {:?}\n{}\n[control]\ntick_hz = {}\n[telemetry]\nperiod_ms = 100\n\
-             [broker]\nurl = \"{url}\"\nkeepalive_s = 5\n{}\n",
+            "rig = \"rig-1\"\nboard = {board_file:?}\nstate = {:?}\nsimulation = {:?}\n{}\n[control]\ntick_hz = {}\n[telemetry]\nperiod_ms = 100\n\
+             [local]\nsocket = {:?}\n[broker]\nurl = \"{url}\"\nkeepalive_s = 5\n{}\n",
+            scratch.path,
             sim.dir(),
             setup.top,
             setup.tick_hz,
+            scratch.path.join("rigd.sock"),
             setup.broker,
         );
         fs::write(scratch.path.join("rigd.toml"), config).unwrap();

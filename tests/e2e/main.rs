@@ -15,6 +15,8 @@ mod agent;
 mod broker;
 mod broker_breaks;
 mod bus_breaks;
+mod calibrate;
 mod configuration_breaks;
 mod ends;
+mod plot;
 mod subscriber;

@@ -74,9 +74,11 @@ fn run(options: Options) -> Result<()> {
     let mut fleet = Fleet::start(&programs, rigs, broker)?;
     println!("demo: SIMULATED: {rigs} x {BOARD}, its chips behind sockets; real: a rigd on each");
     println!("demo: broker {}", fleet.broker_url);
-    let scratch = fleet.scratch.path().display();
-    println!("demo: Ctrl-C ends everything; logs meanwhile in {scratch}");
-    println!("demo: break something: echo 'fault fan seized fan3' | socat - UNIX:{scratch}/{}/control", rig_name(1));
+    let scratch = fleet.scratch.path();
+    let first = scratch.join(rig_name(1));
+    println!("demo: Ctrl-C ends everything; logs meanwhile in {}", scratch.display());
+    println!("demo: the last hour: {} plot --socket {}", programs.join("rigd-ctl").display(), socket(&first).display());
+    println!("demo: break something: echo 'fault fan seized fan3' | socat - UNIX:{}/control", first.display());
     fleet.watch(&programs, seconds, &interrupt)
 }
 
@@ -186,10 +188,16 @@ fn rig_name(number: u32) -> String {
     format!("rig-{number:04}")
 }
 
+/// Where a rig's agent listens, beside the sockets of its chips.
+fn socket(simulation: &Path) -> PathBuf {
+    simulation.join("rigd.sock")
+}
+
 fn rigd_toml(rig: &str, simulation: &Path, broker_url: &str) -> String {
     // A Rust string literal is a TOML one, as long as it is of plain characters.
     format!(
-        "rig = {rig:?}\nboard = {BOARD:?}\nsimulation = {simulation:?}\n\n\
-         [telemetry]\nperiod_ms = 1000\n\n[broker]\nurl = {broker_url:?}\n"
+        "rig = {rig:?}\nboard = {BOARD:?}\nsimulation = {simulation:?}\nstate = {simulation:?}\n\n\
+         [telemetry]\nperiod_ms = 1000\n\n[local]\nsocket = {:?}\n\n[broker]\nurl = {broker_url:?}\n",
+        socket(simulation)
     )
 }

@@ -43,6 +43,8 @@ fn describe_config(text: &mut String, path: &Path, config: &Config) -> std::fmt:
     writeln!(text, "Configuration {}", path.display())?;
     writeln!(text, "  rig        {}", config.rig)?;
     writeln!(text, "  broker     mqtt://{}:{}", config.broker.host, config.broker.port)?;
+    writeln!(text, "  socket     {}", config.socket.display())?;
+    writeln!(text, "  state      {}", config.state.display())?;
     writeln!(text, "  encoding   {}", config.encoding.content_type())?;
     writeln!(text, "  tick       {} ms", config.tick.as_millis())?;
     writeln!(text, "  telemetry  every {} ms", config.period.as_millis())?;

@@ -1,8 +1,11 @@
 //! The operator's tool: everything around the agent that a person does. A file of its own, so that the agent stays small.
 
+mod agent;
 mod boards;
+mod calibrate;
 mod check;
 mod decode;
+mod plot;
 mod watch;
 
 use std::io::Write;
@@ -18,7 +21,7 @@ use clap_complete::Shell;
     name = "rigd-ctl",
     version,
     propagate_version = true,
-    after_help = "Start here:\n  rigd-ctl boards                        which boards are known\n  rigd-ctl check                         is this rig's configuration right?\n  rigd-ctl watch --broker mqtt://broker  what are the rigs doing?"
+    after_help = "Start here:\n  rigd-ctl boards                        which boards are known\n  rigd-ctl check                         is this rig's configuration right?\n  rigd-ctl watch --broker mqtt://broker  what are the rigs doing?\n  rigd-ctl plot                          what did this rig do in the last hour?"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -31,6 +34,10 @@ enum Verb {
     Check(check::Arguments),
     /// Watch rigs live over MQTT: a table on a terminal, plain lines elsewhere
     Watch(watch::Arguments),
+    /// Plot the last hour of this rig: temperatures, fan drives, watts
+    Plot(plot::Arguments),
+    /// Measure the fans of a zone: speed by drive, where they start and where they stall
+    Calibrate(calibrate::Arguments),
     /// Decode a message of a rig into JSON
     Decode(decode::Arguments),
     /// List the built-in boards, or print one to start from
@@ -47,6 +54,8 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().verb {
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Watch(arguments) => watch::run(arguments),
+        Verb::Plot(arguments) => plot::run(&arguments),
+        Verb::Calibrate(arguments) => calibrate::run(&arguments),
         Verb::Decode(arguments) => decode::run(&arguments),
         Verb::Boards(arguments) => boards::run(&arguments),
         Verb::Completions { shell } => completions(shell),

@@ -1,6 +1,8 @@
 //! For tests: a chip that answers anything, and nothing now and then, but remembers what was written to it. No driver
 //! may panic on it.
 
+#![cfg(test)]
+
 use std::collections::BTreeMap;
 
 use embedded_hal::i2c::{ErrorKind, ErrorType, I2c, NoAcknowledgeSource, Operation};

@@ -83,7 +83,8 @@ impl Programs {
         };
         format!(
             "rig = \"{rig}\"\n{board}\nencoding = \"{encoding}\"\n[control]\ntick_hz = 1\n[telemetry]\nperiod_ms = 1000\n\
-             [broker]\nurl = \"mqtt://127.0.0.1:{}\"\n",
+             [local]\nsocket = {:?}\n[broker]\nurl = \"mqtt://127.0.0.1:{}\"\n",
+            self.simulation.join("rigd.sock"),
             self.port
         )
     }

@@ -1,0 +1,159 @@
+//! One client: reads a line, answers it, reads the next. Each in a bounded time and a bounded memory.
+
+use std::io::{Error, ErrorKind, Result};
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{debug, info};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::task::yield_now;
+use tokio::time::timeout;
+
+use super::protocol::{Calibration, Get, Head, MAX_REQUEST, Reply, Request, Series};
+use super::{Peer, Rig, uptime_ms};
+use crate::clock;
+use crate::control::step;
+use crate::history::series;
+
+/// A client that was let in.
+pub(super) struct Connection {
+    stream: UnixStream,
+    peer: Peer,
+    rig: Rig,
+    deadline: Duration,
+    /// What came and is no whole line yet; never more than [`MAX_REQUEST`].
+    received: Vec<u8>,
+}
+
+impl Connection {
+    pub(super) fn new(stream: UnixStream, peer: Peer, rig: Rig, deadline: Duration) -> Self {
+        Self { stream, peer, rig, deadline, received: Vec::new() }
+    }
+
+    /// Answers until the client leaves or is too slow.
+    pub(super) async fn run(mut self) {
+        while let Ok(Some(line)) = timeout(self.deadline, self.line()).await.unwrap_or(Ok(None)) {
+            // Every request is an arm here.
+            let answered = match serde_json::from_slice(&line) {
+                Ok(Request::Get(Get::History)) => self.in_time(Self::history).await,
+                // Takes minutes; each of its lines is in time by itself.
+                Ok(Request::Calibrate { zone }) => self.calibrate(&zone).await,
+                Err(error) => self.refused(&format!("not understood: {error}")).await,
+            };
+            if answered.is_err() {
+                return debug!("local: {}: left before its answer, or took too long over it", self.peer);
+            }
+        }
+    }
+
+    /// An answer that must be taken before the deadline.
+    async fn in_time(&mut self, answer: impl AsyncFnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        timeout(self.deadline, answer(self)).await?
+    }
+
+    async fn refused(&mut self, why: &str) -> Result<()> {
+        let reply = Reply::Error(why.to_owned());
+        self.in_time(async |this: &mut Self| this.send(&reply).await).await
+    }
+
+    /// Says why, where it can be said without waiting, and ends.
+    pub(super) fn refuse(self, why: &str) {
+        // Who is gone already needs no reason.
+        let _ = self.stream.try_write(&bytes(&Reply::Error(why.to_owned())));
+    }
+
+    /// The next line; none where the client has left. What it sent last needs no newline.
+    async fn line(&mut self) -> Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
+                let rest = self.received.split_off(end + 1);
+                return Ok(Some(std::mem::replace(&mut self.received, rest)));
+            }
+            if self.received.len() >= MAX_REQUEST {
+                self.send(&Reply::Error(format!("a request has at most {MAX_REQUEST} bytes"))).await?;
+                return Err(Error::from(ErrorKind::InvalidData));
+            }
+            let room = u64::try_from(MAX_REQUEST - self.received.len()).unwrap_or(0);
+            if (&mut self.stream).take(room).read_buf(&mut self.received).await? == 0 {
+                let last = std::mem::take(&mut self.received);
+                return Ok(Some(last).filter(|last| !last.is_empty()));
+            }
+        }
+    }
+
+    /// Hands the request to control and passes on what control tells, until it has ended or the client has left.
+    async fn calibrate(&mut self, zone: &str) -> Result<()> {
+        let board = Arc::clone(&self.rig.board);
+        let Some((index, found)) = board.zones.iter().enumerate().find(|(_, known)| known.name == zone) else {
+            let known: Vec<&str> = board.zones.iter().map(|zone| zone.name.as_str()).collect();
+            return self.refused(&format!("there is no zone `{zone}`, only: {}", known.join(", "))).await;
+        };
+        let calibrating = Arc::clone(&self.rig.calibrating);
+        let Ok(_held) = calibrating.try_lock() else {
+            return self.refused("a calibration is under way already").await;
+        };
+        let mut reports = self.rig.reports.subscribe();
+        if self.rig.requests.try_send(step::Request::Calibrate(index)).is_err() {
+            return self.refused("control takes no request now; try again").await;
+        }
+        info!("local: {}: calibrates zone {zone}", self.peer);
+        let fans = found.fans.iter().filter_map(|fan| Some(board.fans.get(*fan)?.name.clone())).collect();
+        let mut next = Some(Calibration::Begun { fans });
+        let mut rest = [0; 64];
+        loop {
+            if let Some(calibration) = next.take() {
+                let (ends, reply) = (calibration.ends(), Reply::Calibration(calibration));
+                let sent = self.in_time(async |this: &mut Self| this.send(&reply).await).await;
+                if ends || sent.is_err() {
+                    return if ends { sent } else { self.stop_calibration(sent) };
+                }
+            }
+            tokio::select! {
+                report = reports.recv() => match report {
+                    Ok(report) => next = Some(Calibration::new(report, &board)),
+                    // So many reports behind is a client that does not read; the fans are measured for nobody.
+                    Err(_) => return self.stop_calibration(Err(Error::from(ErrorKind::TimedOut))),
+                },
+                read = self.stream.read(&mut rest) => match read {
+                    // Whatever it has to say now has to wait for the end of this; that it left does not.
+                    Ok(1..) => {}
+                    Ok(0) | Err(_) => return self.stop_calibration(Err(Error::from(ErrorKind::ConnectionAborted))),
+                },
+            }
+        }
+    }
+
+    fn stop_calibration(&self, result: Result<()>) -> Result<()> {
+        // Where even that cannot be handed over control has ended, and its calibration with it, or ends by itself.
+        let _ = self.rig.requests.try_send(step::Request::StopCalibration);
+        result
+    }
+
+    /// As it is now, whatever comes while it is sent.
+    async fn history(&mut self) -> Result<()> {
+        let history = Arc::clone(&self.rig.history.borrow());
+        let head = Head::new(&self.rig, &history, clock::unix_ms(), uptime_ms(self.rig.started));
+        self.send(&Reply::History(head)).await?;
+        let board = Arc::clone(&self.rig.board);
+        for (index, (quantity, name)) in series(&board).into_iter().enumerate() {
+            self.send(&Reply::Series(Series::new(&history, index, quantity, name))).await?;
+        }
+        Ok(())
+    }
+
+    /// A line. The publisher's turn comes between two of them, and not after a whole answer.
+    async fn send(&mut self, reply: &Reply) -> Result<()> {
+        self.stream.write_all(&bytes(reply)).await?;
+        yield_now().await;
+        Ok(())
+    }
+}
+
+/// A reply as it is sent.
+fn bytes(reply: &Reply) -> Vec<u8> {
+    // Fails for a map whose keys are no text; a reply has none.
+    let mut bytes = serde_json::to_vec(reply).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}

@@ -1,0 +1,177 @@
+//! What is said on the local socket: a JSON object a line, both ways. Both ends come from one release, so fields may change;
+//! the form of a line does not.
+//!
+//! ```text
+//! > {"get":"history"}
+//! < {"history":{"rig":"rig-0001",…,"slots":[0,1,2],"series":2}}
+//! < {"series":{"quantity":"temperature","name":"intake","last":[24187,"bus",24250],"low":[…],"high":[…]}}
+//! < {"series":{"quantity":"fan_drive","name":"fan1","last":[3250,3250,3250]}}
+//! > {"calibrate":{"zone":"cards"}}
+//! < {"calibration":{"begun":{"fans":["fan1","fan2"]}}}
+//! < {"calibration":{"point":{"fan":"fan1","duty":10000,"rpm":5820}}}
+//! < {"calibration":"done"}
+//! > {"fly":"home"}
+//! < {"error":"not understood: unknown variant `fly`, expected `get` or `calibrate` at line 1 column 6"}
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::board::Board;
+use crate::calibration::FanCurve;
+use crate::control::step::{Report, Stopped};
+use crate::history::{History, Quantity, SLOT_MS, series};
+use crate::units::{Duty, Rpm};
+use crate::wire::{RigId, Value};
+
+/// Longest line that a client may send, with its newline. A longer one is answered with an error, and the connection ends.
+pub const MAX_REQUEST: usize = 4_096;
+
+/// What a client may send.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Asks for something and changes nothing.
+    Get(Get),
+    /// Measures the fans of a zone. Ends with the connection.
+    Calibrate {
+        /// Its name on the board.
+        zone: String,
+    },
+}
+
+/// What may be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Get {
+    /// The last hour: a [`Head`], then so many [`Series`] as it says, a line each.
+    History,
+}
+
+/// A line of the agent's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// The answer to [`Get::History`] begins.
+    History(Head),
+    /// One series of it.
+    Series(Series),
+    /// How a calibration goes; its last one is [`Calibration::Done`] or [`Calibration::Stopped`].
+    Calibration(Calibration),
+    /// The request could not be answered, and why, for people.
+    Error(String),
+}
+
+/// How a calibration goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Calibration {
+    /// It begins with these fans, one after the other.
+    Begun {
+        /// Their names.
+        fans: Vec<String>,
+    },
+    /// A fan turns so fast at this drive.
+    Point {
+        /// Its name.
+        fan: String,
+        /// Drive, hundredths of a percent.
+        duty: Duty,
+        /// Speed.
+        rpm: Rpm,
+    },
+    /// A fan is done.
+    Learnt {
+        /// Its name.
+        fan: String,
+        /// What was learnt.
+        curve: FanCurve,
+    },
+    /// All are done.
+    Done,
+    /// It ended early; the fans already done stay learnt.
+    Stopped(Stopped),
+}
+
+impl Calibration {
+    /// A report with the names of the board.
+    pub(super) fn new(report: Report, board: &Board) -> Self {
+        let name = |fan: usize| board.fans.get(fan).map_or_else(|| "?".to_owned(), |fan| fan.name.clone());
+        match report {
+            Report::Point { fan, duty, rpm } => Self::Point { fan: name(fan), duty, rpm },
+            Report::Learnt { fan, curve } => Self::Learnt { fan: name(fan), curve },
+            Report::Done => Self::Done,
+            Report::Stopped(why) => Self::Stopped(why),
+        }
+    }
+
+    /// Nothing comes after it.
+    pub(super) const fn ends(&self) -> bool {
+        matches!(self, Self::Done | Self::Stopped(_))
+    }
+}
+
+/// Whose history it is, and of when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The rig's name.
+    pub rig: RigId,
+    /// Some of it is a simulated rig: no watt of it is real.
+    pub simulated: bool,
+    /// Now, ms since 1970; only as good as the rig's clock.
+    pub unix_ms: u64,
+    /// Now, ms since the agent's start.
+    pub uptime_ms: u64,
+    /// Length of a slot.
+    pub slot_ms: u64,
+    /// The slots that there are, the oldest first: slot n began n lengths after the agent's start.
+    pub slots: Vec<u32>,
+    /// How many series follow.
+    pub series: usize,
+}
+
+/// One quantity over the slots of the head: in each a number or the reason why there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Series {
+    /// What it is about, and so its unit.
+    pub quantity: Quantity,
+    /// Of what, by its name on the board.
+    pub name: String,
+    /// The last reading of each slot.
+    pub last: Vec<Value<i32>>,
+    /// The lowest of each slot; of drives there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub low: Vec<Value<i32>>,
+    /// The highest of each slot; of drives there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub high: Vec<Value<i32>>,
+}
+
+impl Head {
+    /// The head of this history.
+    pub(super) fn new(rig: &super::Rig, history: &History, unix_ms: u64, uptime_ms: u64) -> Self {
+        Self {
+            rig: rig.name.clone(),
+            simulated: rig.board.simulated(),
+            unix_ms,
+            uptime_ms,
+            slot_ms: SLOT_MS,
+            slots: history.slots().collect(),
+            series: series(&rig.board).len(),
+        }
+    }
+}
+
+impl Series {
+    /// One of [`series`] by its index.
+    pub(super) fn new(history: &History, index: usize, quantity: Quantity, name: &str) -> Self {
+        let mut this = Self { quantity, name: name.to_owned(), last: Vec::new(), low: Vec::new(), high: Vec::new() };
+        for sample in history.samples(index) {
+            this.last.push(sample.last.into());
+            if let Some([low, high]) = sample.range {
+                this.low.push(low.into());
+                this.high.push(high.into());
+            }
+        }
+        this
+    }
+}
