@@ -19,4 +19,5 @@ mod calibrate;
 mod configuration_breaks;
 mod ends;
 mod plot;
+mod probe;
 mod subscriber;

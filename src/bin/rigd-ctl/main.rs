@@ -5,7 +5,11 @@ mod boards;
 mod calibrate;
 mod check;
 mod decode;
+mod identity;
+mod kernel;
 mod plot;
+mod probe;
+mod read;
 mod watch;
 
 use std::io::Write;
@@ -21,7 +25,7 @@ use clap_complete::Shell;
     name = "rigd-ctl",
     version,
     propagate_version = true,
-    after_help = "Start here:\n  rigd-ctl boards                        which boards are known\n  rigd-ctl check                         is this rig's configuration right?\n  rigd-ctl watch --broker mqtt://broker  what are the rigs doing?\n  rigd-ctl plot                          what did this rig do in the last hour?"
+    after_help = "Start here:\n  rigd-ctl probe                         what is connected to this machine?\n  rigd-ctl boards                        which boards and parts are known\n  rigd-ctl check                         is this rig's configuration right?\n  rigd-ctl watch --broker mqtt://broker  what are the rigs doing?\n  rigd-ctl plot                          what did this rig do in the last hour?"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -32,6 +36,12 @@ struct Arguments {
 enum Verb {
     /// Check the configuration and the board file, and show what they mean on this machine
     Check(check::Arguments),
+    /// Find out what is connected, and print a board file to start from
+    Probe(probe::Arguments),
+    /// Read a chip once: its registers, and what they mean
+    Read(read::Arguments),
+    /// Read or write what the board's EEPROM says of the board
+    Identity(identity::Arguments),
     /// Watch rigs live over MQTT: a table on a terminal, plain lines elsewhere
     Watch(watch::Arguments),
     /// Plot the last hour of this rig: temperatures, fan drives, watts
@@ -53,6 +63,9 @@ enum Verb {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().verb {
         Verb::Check(arguments) => check::run(&arguments),
+        Verb::Probe(arguments) => probe::run(&arguments),
+        Verb::Read(arguments) => read::run(&arguments),
+        Verb::Identity(arguments) => identity::run(&arguments),
         Verb::Watch(arguments) => watch::run(arguments),
         Verb::Plot(arguments) => plot::run(&arguments),
         Verb::Calibrate(arguments) => calibrate::run(&arguments),

@@ -1,0 +1,174 @@
+//! What a chip measured, for people: each channel with the board's name for it, a value with its unit or the reason why
+//! there is none.
+
+use std::fmt::{Display, Write};
+
+use rigd::board::{Board, Chip, ChipKind, Point};
+use rigd::reading::{ChipReading, Fan, Power, Reading};
+
+/// Where a chip is in its board.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) board: &'a Board,
+    pub(super) bus: usize,
+    pub(super) chip: usize,
+}
+
+impl Place<'_> {
+    /// Names that the board gives a channel, of all that it could be used for.
+    fn names<'b>(self, channel: usize, points: impl Iterator<Item = (Point, &'b str)>) -> String {
+        let here = |point: &Point| (point.bus, point.chip, point.channel) == (self.bus, self.chip, channel);
+        points.filter(|(point, _)| here(point)).map(|(_, name)| name).collect::<Vec<_>>().join(", ")
+    }
+
+    fn power(self, channel: usize) -> String {
+        let rails = self.board.rails.iter().map(|rail| (rail.at, rail.name.as_str()));
+        let supplies = self.board.supplies.iter();
+        let supplies =
+            supplies.flat_map(|supply| [(supply.input, supply.name.as_str()), (supply.output, &supply.name)]);
+        self.names(channel, rails.chain(supplies))
+    }
+
+    fn temperature(self, channel: usize) -> String {
+        self.names(channel, self.board.sensors.iter().map(|sensor| (sensor.at, sensor.name.as_str())))
+    }
+
+    fn fan(self, channel: usize) -> String {
+        self.names(channel, self.board.fans.iter().map(|fan| (fan.at, fan.name.as_str())))
+    }
+}
+
+/// A line for each channel, and one for the faults.
+pub(super) fn lines(place: Place<'_>, chip: &Chip, reading: &ChipReading) -> String {
+    let mut text = String::new();
+    let mut line = |what: String, values: String, name: String| {
+        let name = if name.is_empty() { "not used by the board".to_owned() } else { name };
+        let _ = writeln!(text, "  {what:<16}  {values:<34}  {name}");
+    };
+    for (i, power) in reading.power.iter().enumerate() {
+        line(format!("power {}", channel(chip, Kind::Power, i)), self::power(power), place.power(i));
+    }
+    for (i, temperature) in reading.temperature.iter().enumerate() {
+        line(format!("temperature {}", channel(chip, Kind::Temperature, i)), value(temperature), place.temperature(i));
+    }
+    for (i, fan) in reading.fan.iter().enumerate() {
+        line(format!("fan {}", channel(chip, Kind::Fan, i)), self::fan(fan), place.fan(i));
+    }
+    if matches!(&chip.kind, ChipKind::I2c { part, .. } if part.holds_identity()) {
+        let _ = writeln!(text, "  identity          {}", identity(reading));
+    }
+    let _ = writeln!(text, "  faults            {}", faults(reading));
+    text
+}
+
+/// All of it on one line.
+pub(super) fn short(reading: &ChipReading) -> String {
+    let power = reading.power.iter().map(power);
+    let temperature = reading.temperature.iter().map(value);
+    let fan = reading.fan.iter().map(fan);
+    let mut all: Vec<String> = power.chain(temperature).chain(fan).collect();
+    if all.is_empty() {
+        all.push(identity(reading));
+    }
+    if reading.faults.iter().next().is_some() {
+        all.push(format!("faults: {}", faults(reading)));
+    }
+    all.join(" | ")
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Power,
+    Temperature,
+    Fan,
+}
+
+/// The part's name for a channel, or the kernel's.
+fn channel(chip: &Chip, kind: Kind, index: usize) -> String {
+    let name = match &chip.kind {
+        ChipKind::I2c { part, .. } => {
+            let names = match kind {
+                Kind::Power => part.power,
+                Kind::Temperature => part.temperature,
+                Kind::Fan => part.fan,
+            };
+            names.get(index).map(|name| (*name).to_owned())
+        }
+        ChipKind::Hwmon(hwmon) => match kind {
+            Kind::Power => hwmon.power.get(index).map(|names| names.join(",")),
+            Kind::Temperature => hwmon.temperature.get(index).cloned(),
+            Kind::Fan => hwmon.fan.get(index).cloned(),
+        },
+    };
+    name.unwrap_or_default()
+}
+
+fn value<T: Display>(reading: &Reading<T>) -> String {
+    match reading {
+        Ok(value) => value.to_string(),
+        Err(missing) => missing.to_string(),
+    }
+}
+
+fn power(power: &Power) -> String {
+    let Power { voltage, current, power } = power;
+    format!("{}, {}, {}", value(voltage), value(current), value(power))
+}
+
+fn fan(fan: &Fan) -> String {
+    let fault = if fan.fault { ", fault" } else { "" };
+    format!("{}, drive {}{fault}", value(&fan.rpm), value(&fan.duty))
+}
+
+fn identity(reading: &ChipReading) -> String {
+    let identity = reading.identity.as_ref();
+    identity.map_or_else(
+        || "no identity".to_owned(),
+        |identity| format!("{} revision {} serial {}", identity.name, identity.revision, identity.serial),
+    )
+}
+
+fn faults(reading: &ChipReading) -> String {
+    let faults: Vec<String> = reading.faults.iter().map(|fault| fault.to_string()).collect();
+    if faults.is_empty() { "none".to_owned() } else { faults.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use rigd::chip::Part;
+    use rigd::reading::{Fault, Faults, Missing};
+    use rigd::units::{Duty, Milliamps, Millivolts, Rpm};
+
+    use super::*;
+
+    #[test]
+    fn values_reasons_and_faults_are_told_with_the_boards_names() {
+        let board = Board::load("simulated-8gpu").unwrap();
+        let find = |refdes: &str| {
+            let all =
+                board.buses.iter().enumerate().flat_map(|(bus, on)| on.chips.iter().enumerate().map(move |c| (bus, c)));
+            all.into_iter().find(|(_, (_, chip))| chip.refdes == refdes).unwrap()
+        };
+        let (bus, (chip, on_board)) = find("PS1");
+        let mut reading = Part::find("pmbus").unwrap().missing(Missing::NotPresent);
+        reading.power[0].voltage = Ok(Millivolts(230_000));
+        reading.power[0].current = Ok(Milliamps(-5));
+        reading.fan[0] = Fan { rpm: Ok(Rpm(3_200)), duty: Ok(Duty::FULL), fault: true };
+        reading.faults = Faults::NONE.with(Fault::Fan, true).with(Fault::Input, true);
+        let text = lines(Place { board: &board, bus, chip }, on_board, &reading);
+        for expected in [
+            "  power in          230000 mV, -5 mA, not present       psu1\n",
+            "  temperature 3     not present                         not used by the board\n",
+            "  fan 1             3200 rpm, drive 100.00 %, fault     not used by the board\n",
+            "  faults            fan, input\n",
+        ] {
+            assert!(text.contains(expected), "{expected:?} is not in\n{text}");
+        }
+        assert!(short(&reading).ends_with(" | faults: fan, input"));
+        let (bus, (chip, on_board)) = find("U30");
+        let reading = Part::find("tmp75").unwrap().missing(Missing::Bus);
+        let text = lines(Place { board: &board, bus, chip }, on_board, &reading);
+        assert_eq!(text, "  temperature 1     bus                                 intake\n  faults            none\n");
+        assert_eq!(short(&reading), "bus");
+    }
+}
