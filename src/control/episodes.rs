@@ -54,6 +54,9 @@ pub(super) fn active(board: &Board, snapshot: &Snapshot, orders: &Orders) -> Vec
         }
     }
     for (i, (fan, (view, measured))) in board.fans.iter().zip(orders.fans.iter().zip(&snapshot.fans)).enumerate() {
+        if orders.measured == Some(i) {
+            continue;
+        }
         let subject = Subject::Fan(i);
         // A speed that could not be read is the chip's alarm: nobody measured a standstill.
         if let (true, Ok(rpm)) = (view.stands, view.rpm) {
@@ -203,7 +206,9 @@ impl Episodes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::Millivolts;
+    use crate::control::step::FanView;
+    use crate::reading::Fan;
+    use crate::units::{Duty, Millivolts, Rpm};
 
     #[test]
     fn an_alarm_settles_is_raised_once_and_clears_once() {
@@ -245,6 +250,19 @@ mod tests {
         }
         let alarm = Alarm { kind: Kind::UnderVoltage, subject: Subject::Rail(0) };
         assert_eq!(active(&board, &snapshot, &Orders::default()), [(alarm, limit(11_000, 11_400))]);
+    }
+
+    #[test]
+    fn a_fan_that_is_being_measured_raises_nothing() {
+        let board = Board::load("simulated-8gpu").unwrap();
+        let fan = Fan { rpm: Ok(Rpm(0)), duty: Ok(Duty::OFF), fault: true };
+        let snapshot = Snapshot { fans: vec![fan; 6], ..Snapshot::default() };
+        let view = FanView { rpm: Ok(Rpm(0)), stands: true, aged: None };
+        let mut orders = Orders { fans: vec![view; 6], ..Orders::default() };
+        assert_eq!(active(&board, &snapshot, &orders).len(), 12);
+        orders.measured = Some(3);
+        let alarms = active(&board, &snapshot, &orders);
+        assert!(alarms.len() == 10 && alarms.iter().all(|(alarm, _)| alarm.subject != Subject::Fan(3)));
     }
 
     #[test]

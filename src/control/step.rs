@@ -85,6 +85,8 @@ pub struct Orders {
     pub fans: Vec<FanView>,
     /// What a calibration has to tell.
     pub reports: Vec<Report>,
+    /// The fan that is being measured: it stands when it is told to.
+    pub measured: Option<usize>,
 }
 
 impl State {
@@ -175,6 +177,7 @@ fn calibrate(board: &Board, state: &mut State, inputs: &Inputs<'_>, orders: &mut
 /// Each fan's own drive for that of its zone.
 fn drive(board: &Board, state: &mut State, inputs: &Inputs<'_>, orders: &mut Orders) {
     let calibrated = state.calibration.as_ref().and_then(|calibration| Some((calibration.fan()?, calibration.duty())));
+    orders.measured = calibrated.map(|(fan, _)| fan);
     for (i, (fan, memory)) in board.fans.iter().zip(&mut state.fans).enumerate() {
         let zone = fan.zone.and_then(|zone| orders.zones.get(zone)?.duty.ok());
         let rpm = orders.fans.get(i).map_or(Err(Missing::NotPresent), |view| view.rpm);
