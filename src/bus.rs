@@ -76,7 +76,8 @@ pub enum Error {
 impl embedded_hal::i2c::Error for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoAcknowledge => ErrorKind::NoAcknowledge(NoAcknowledgeSource::Unknown),
+            // Not one message done and no error told is i2c-virtio's way to say that nobody acknowledged.
+            Self::NoAcknowledge | Self::Short { done: 0, .. } => ErrorKind::NoAcknowledge(NoAcknowledgeSource::Unknown),
             Self::ArbitrationLost => ErrorKind::ArbitrationLoss,
             Self::TimedOut | Self::Owned | Self::Gone(_) | Self::Short { .. } | Self::Os(_) => ErrorKind::Bus,
             Self::Unsupported(_) => ErrorKind::Other,

@@ -4,9 +4,16 @@
 //! a slip in either shows. A model knows no world: it is given what its pins would see (`measure`) and asked what it
 //! drives.
 
+pub mod adm1275;
+pub mod common_slot;
+pub mod emc2305;
 pub mod ina226;
+pub mod ina3221;
 pub mod max31790;
+pub mod pca9548;
 pub mod pmbus;
+mod status;
+pub mod tmp421;
 pub mod tmp75;
 
 use std::time::Duration;

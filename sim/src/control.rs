@@ -26,11 +26,15 @@ set gpu 3 load 1.0         0 to 1; `all` instead of a number
 set ambient 35000          m°C, -40000 to 80000
 set mains 230000           mV, 0 to 300000; 0 is a power cut
 set speed 60               simulated seconds per second, 0 to 1000; chip watchdogs run on simulated time
+advance 10                 simulated seconds at once, 0 to 600
 get fans | world | faults
 ";
 
 /// Simulated seconds per second, at most.
 pub(crate) const MAX_SPEED: f64 = 1000.0;
+
+/// Simulated seconds that a command moves on, at most.
+const MAX_ADVANCE: f64 = 600.0;
 
 /// What a command changes besides the rig.
 #[derive(Debug, PartialEq)]
@@ -52,6 +56,7 @@ pub(crate) fn obey(rig: &mut Rig, line: &str) -> Result<Said> {
         ["set", "gpu", which, "load", load] => set_load(&mut rig.world, which, number(load, 0.0, 1.0)?)?,
         ["set", "ambient", mc] => rig.world.ambient = number(mc, -40_000.0, 80_000.0)? / 1000.0,
         ["set", "mains", mv] => rig.world.mains = number(mv, 0.0, 300_000.0)? / 1000.0,
+        ["advance", seconds] => rig.advance(Duration::from_secs_f64(number(seconds, 0.0, MAX_ADVANCE)?)),
         ["get", "fans"] => return Ok(Said::Text(fans(&rig.world))),
         ["get", "world"] => return Ok(Said::Text(world(&rig.world))),
         ["get", "faults"] => {
@@ -59,7 +64,7 @@ pub(crate) fn obey(rig: &mut Rig, line: &str) -> Result<Said> {
         }
         ["set", ..] => bail!("set gpu N load 0.6, set ambient 35000, set mains 230000 or set speed 60"),
         ["get", ..] => bail!("get fans, get world or get faults"),
-        _ => bail!("no command `{line}`; there are fault, clear, set, get and help"),
+        _ => bail!("no command `{line}`; there are fault, clear, set, advance, get and help"),
     }
     Ok(Said::Text(String::new()))
 }
@@ -69,9 +74,9 @@ fn fault(rig: &mut Rig, words: &[&str]) -> Result<()> {
     let mut words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     if let [bus, _, chip, ..] = words.as_mut_slice()
         && let Ok(bus) = rig.bus(bus)
-        && let Some(slot) = bus.slots.iter().find(|slot| slot.refdes == *chip)
+        && let Some(addr) = bus.address(chip)
     {
-        *chip = format!("{:#04x}", slot.addr);
+        *chip = format!("{addr:#04x}");
     }
     let fault = words.join(" ").parse::<Fault>().map_err(anyhow::Error::msg)?;
     rig.break_it(fault)
@@ -87,8 +92,8 @@ fn clear(rig: &mut Rig, words: &[&str]) -> Result<()> {
             rig.repair(|fault| !matches!(fault, Fault::On { bus: on, .. } if on == bus))
         }
         [bus, chip] => {
-            let slot = rig.bus(bus)?.slots.iter().find(|slot| slot.refdes == *chip);
-            let at = slot.map_or_else(|| address(chip), |slot| Ok(slot.addr)).map_err(anyhow::Error::msg)?;
+            let at = rig.bus(bus)?.address(chip);
+            let at = at.map_or_else(|| address(chip), Ok).map_err(anyhow::Error::msg)?;
             rig.repair(|fault| !matches!(fault, Fault::On { bus: on, addr, .. } if on == bus && *addr == Some(at)))
         }
         _ => bail!("clear all, clear main, clear main 0x40, clear fan or clear fan fan3"),
@@ -159,7 +164,15 @@ fn world(world: &World) -> String {
         lines.push((key("output_mw"), milli(supply.output_watts).to_string()));
         lines.push((key("mc"), milli(supply.celsius).to_string()));
         lines.push((key("rpm"), whole(supply.fan_rpm, 0, 65_535).to_string()));
-        lines.push((key("off"), supply.off.to_string()));
+        for (what, is) in [
+            ("off", supply.off),
+            ("input_low", supply.input_low()),
+            ("hot", supply.hot()),
+            ("fan_fails", supply.fan_fails()),
+            ("overloaded", supply.overloaded()),
+        ] {
+            lines.push((key(what), is.to_string()));
+        }
     }
     for probe in &world.probes {
         lines.push((format!("sensor.{}.mc", probe.name), milli(probe.celsius()).to_string()));
@@ -213,6 +226,13 @@ mod tests {
     }
 
     #[test]
+    fn time_can_be_moved_on() {
+        let mut rig = rig();
+        text(&mut rig, "advance 12.5");
+        assert!(text(&mut rig, "get world").starts_with("time_ms=12500\n"));
+    }
+
+    #[test]
     fn faults_come_and_go_by_bus_chip_and_fan() {
         let mut rig = rig();
         for line in [
@@ -256,6 +276,7 @@ mod tests {
             ("set ambient warm", "not a number"),
             ("set speed NaN", "outside 0 to 1000"),
             ("set", "set ambient 35000"),
+            ("advance 601", "outside 0 to 600"),
             ("get", "get fans"),
         ] {
             let error = obey(&mut rig, line).err().map(|error| format!("{error:#}")).unwrap_or_default();

@@ -29,3 +29,4 @@ pub mod world;
 
 pub use fault::{Fault, Kind};
 pub use sim::{Options, Sim};
+pub use wire::{Operation, Outcome, Request};

@@ -1,9 +1,10 @@
 //! World, chips and faults of one board put together.
 //!
-//! Rail `i` on an INA226 is card `i`; sensors named `intake...` sit in the intake, the others in the exhaust; a PMBus
-//! chip is a supply, named after the board's supply that uses it. Channels that the board does not name have nothing
-//! connected.
+//! Rail `i` on a power monitor is card `i`; sensors named `intake...` sit in the intake, the others in the exhaust; a chip
+//! that speaks as a supply is one, named after the board's supply that uses it. Channels that the board does not name have
+//! nothing connected.
 
+mod bus;
 mod wired;
 
 use std::time::Duration;
@@ -14,11 +15,12 @@ use rigd::bus::Adapter;
 use rigd::bus::socket::Status;
 
 use crate::chip::pmbus::Absent;
-use crate::chip::{Ack, Ailment};
+use crate::chip::{Ailment, Chip};
 use crate::fault::{Fault, Kind};
 use crate::random::Random;
-use crate::wire::{Operation, Request};
+use crate::wire::{Outcome, Request};
 use crate::world::{MAX_STEP, World};
+use bus::{Bus, Mux, Slot};
 use wired::{At, Wired, layout};
 
 /// Faults at a time; the next is refused.
@@ -30,21 +32,6 @@ pub(crate) struct Rig {
     pub(crate) buses: Vec<Bus>,
     faults: Vec<Fault>,
     noise: Random,
-}
-
-/// A simulated bus.
-pub(crate) struct Bus {
-    pub(crate) name: String,
-    pub(crate) socket: String,
-    pub(crate) slots: Vec<Slot>,
-}
-
-/// A chip's place on a bus.
-pub(crate) struct Slot {
-    pub(crate) refdes: String,
-    pub(crate) addr: u8,
-    wired: Wired,
-    gone: bool,
 }
 
 /// What a transaction has to wait for, in wall time, before anything else happens.
@@ -64,12 +51,14 @@ impl Rig {
             let Adapter::Socket(socket) = &bus.adapter else { continue };
             let mut slots = Vec::new();
             for (chip, on_board) in bus.chips.iter().enumerate() {
-                let ChipKind::I2c { part, addr, settings, segment: _ } = &on_board.kind else { continue };
+                let ChipKind::I2c { part, addr, segment, settings } = &on_board.kind else { continue };
                 let place = At { board, bus: index, chip };
-                let wired = Wired::new(&place, on_board, part, settings, absent, &mut layout)?;
-                slots.push(Slot { refdes: on_board.refdes.clone(), addr: *addr, wired, gone: false });
+                let wired = Wired::new(&place, on_board, part, *addr, settings, absent, &mut layout)?;
+                let refdes = on_board.refdes.clone();
+                slots.push(Slot { refdes, addr: *addr, segment: *segment, wired, gone: false });
             }
-            buses.push(Bus { name: bus.name.clone(), socket: socket.clone(), slots });
+            let muxes = bus.muxes.iter().map(Mux::new).collect();
+            buses.push(Bus { name: bus.name.clone(), socket: socket.clone(), muxes, slots });
         }
         ensure!(!buses.is_empty(), "board {} has no simulated bus (none with `socket = \"...\"`)", board.name);
         let mut rig = Self { world: World::new(&layout, seed), buses, faults: Vec::new(), noise: Random::new(!seed) };
@@ -102,49 +91,29 @@ impl Rig {
         hold
     }
 
-    /// One transaction: its end, and the bytes of all reads in their order.
-    pub(crate) fn transact(&mut self, bus: usize, request: &Request) -> (Status, Vec<u8>) {
-        let now = self.world.time();
-        let Some(bus) = self.buses.get_mut(bus) else { return (Status::Bus, Vec::new()) };
-        let kinds: Vec<Kind> = self.faults.iter().filter_map(|fault| fault.hits(&bus.name, request.addr)).collect();
-        let slot = bus.slots.iter_mut().find(|slot| slot.addr == request.addr && !slot.gone);
-        let Some(slot) = slot.filter(|_| !kinds.contains(&Kind::Nack)) else { return (Status::NoAddress, Vec::new()) };
-
-        slot.wired.sense(&self.world);
-        let mut bytes = Vec::new();
-        for operation in &request.operations {
-            let chip = slot.wired.chip();
-            let ack = match operation {
-                Operation::Write(data) => chip.write(data, now),
-                Operation::Read(length) => {
-                    let mut buffer = vec![0; *length];
-                    let ack = chip.read(&mut buffer, now);
-                    if kinds.contains(&Kind::WrongBytes) {
-                        buffer.fill_with(|| self.noise.byte());
-                    }
-                    bytes.extend(buffer);
-                    ack
-                }
-            };
-            if ack == Ack::NotAcked {
-                return (Status::NoData, Vec::new());
-            }
+    /// One transaction.
+    pub(crate) fn transact(&mut self, bus: usize, request: &Request) -> Outcome {
+        if self.buses.get(bus).is_none_or(|bus| self.is_gone(&bus.name)) {
+            return Outcome::failed(Status::Bus);
         }
-        // What was written shows at once: a target at rate 0, a watchdog's end.
-        slot.wired.sense(&self.world);
-        slot.wired.drive(&mut self.world, slot.gone);
-        (Status::Ok, bytes)
+        let Some(bus) = self.buses.get_mut(bus) else { return Outcome::failed(Status::Bus) };
+        let kinds: Vec<Kind> = self.faults.iter().filter_map(|fault| fault.hits(&bus.name, request.addr)).collect();
+        if kinds.contains(&Kind::Nack) {
+            return Outcome::failed(Status::NoAddress);
+        }
+        let noise = kinds.contains(&Kind::WrongBytes).then_some(&mut self.noise);
+        bus.transact(request, &mut self.world, noise)
     }
 
     /// Breaks something more; the same fault twice is once.
     pub(crate) fn break_it(&mut self, fault: Fault) -> Result<()> {
         match &fault {
             Fault::On { bus, addr, .. } => {
-                let slots = &self.bus(bus)?.slots;
+                let there = self.bus(bus)?.addresses();
                 if let Some(addr) = addr
-                    && !slots.iter().any(|slot| slot.addr == *addr)
+                    && !there.contains(addr)
                 {
-                    let there: Vec<String> = slots.iter().map(|slot| format!("{:#04x}", slot.addr)).collect();
+                    let there: Vec<String> = there.iter().map(|addr| format!("{addr:#04x}")).collect();
                     bail!("no chip at {addr:#04x} on bus `{bus}`; there are {}", there.join(", "));
                 }
             }
@@ -209,15 +178,19 @@ impl Rig {
     /// Makes chips and fans be what the faults say.
     fn apply(&mut self) {
         for bus in &mut self.buses {
-            for slot in &mut bus.slots {
-                let is = |kind| self.faults.iter().any(|fault| fault.hits(&bus.name, slot.addr) == Some(kind));
-                let (gone, ailment) =
-                    (is(Kind::Gone), Ailment { frozen: is(Kind::Frozen), wrong_id: is(Kind::WrongId) });
-                slot.wired.chip().ail(ailment);
-                if slot.gone && !gone {
-                    slot.wired.chip().reset();
+            let slots = bus.slots.iter_mut().map(|slot| (slot.addr, slot.wired.chip(), &mut slot.gone));
+            let muxes = bus
+                .muxes
+                .iter_mut()
+                .map(|mux| -> (u8, &mut dyn Chip, &mut bool) { (mux.addr, &mut mux.chip, &mut mux.gone) });
+            for (addr, chip, was_gone) in slots.chain(muxes) {
+                let is = |kind| self.faults.iter().any(|fault| fault.hits(&bus.name, addr) == Some(kind));
+                chip.ail(Ailment { frozen: is(Kind::Frozen), wrong_id: is(Kind::WrongId) });
+                let gone = is(Kind::Gone);
+                if *was_gone && !gone {
+                    chip.reset();
                 }
-                slot.gone = gone;
+                *was_gone = gone;
             }
         }
         let seized: Vec<&String> = self.faults.iter().filter_map(Fault::seized).collect();

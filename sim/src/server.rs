@@ -18,7 +18,7 @@ pub(crate) use port::{Gate, Port};
 
 use crate::control::{Said, obey};
 use crate::rig::{Hold, Rig};
-use crate::wire::Request;
+use crate::wire::{Outcome, Request};
 
 /// How long a stuck bus holds a transfer: what a kernel adapter does by default.
 pub(crate) const BUS_TIME_OUT: Duration = Duration::from_secs(1);
@@ -75,8 +75,8 @@ impl Shared {
     }
 
     /// One transaction on a bus, with all that holds it up.
-    fn transact(&self, bus: usize, request: &Request) -> (Status, Vec<u8>) {
-        let Some(port) = self.buses.get(bus) else { return (Status::Bus, Vec::new()) };
+    pub(crate) fn transact(&self, bus: usize, request: &Request) -> Outcome {
+        let Some(port) = self.buses.get(bus) else { return Outcome::failed(Status::Bus) };
         let _line = port.line();
         let hold = lock(&self.rig).hold(bus, request.addr);
         let timed_out = match hold {
@@ -90,7 +90,7 @@ impl Shared {
                 true
             }
         };
-        if timed_out { (Status::TimedOut, Vec::new()) } else { lock(&self.rig).transact(bus, request) }
+        if timed_out { Outcome::failed(Status::TimedOut) } else { lock(&self.rig).transact(bus, request) }
     }
 }
 
@@ -105,9 +105,12 @@ fn serve(serves: Serves, stream: UnixStream, shared: &Arc<Shared>) -> Result<()>
 fn serve_bus(bus: usize, stream: UnixStream, shared: &Shared) -> Result<()> {
     let mut reader = BufReader::new(&stream);
     while let Some(request) = Request::read(&mut reader)? {
-        let (status, bytes) = shared.transact(bus, &request);
+        let Outcome { status, bytes, .. } = shared.transact(bus, &request);
         let mut reply = vec![status as u8];
-        reply.extend(bytes);
+        // Only a success is followed by bytes.
+        if status == Status::Ok {
+            reply.extend(bytes);
+        }
         (&stream).write_all(&reply)?;
     }
     Ok(())

@@ -16,6 +16,7 @@ use crate::fault::Fault;
 use crate::quantize::{whole, word};
 use crate::rig::Rig;
 use crate::server::{Gate, Port, Shared, lock, run_clock};
+use crate::wire::{Outcome, Request};
 use crate::world::World;
 
 /// How a simulated rig runs.
@@ -109,6 +110,16 @@ impl Sim {
     /// A command that is not understood or not possible.
     pub fn control(&self, line: &str) -> Result<String> {
         self.shared.control(line)
+    }
+
+    /// One transaction on the bus of this name, as if this were the agent.
+    ///
+    /// # Errors
+    /// A bus that the board has not got.
+    pub fn transact(&self, bus: &str, request: &Request) -> Result<Outcome> {
+        let index = lock(&self.shared.rig).buses.iter().position(|known| known.name == bus);
+        let index = index.with_context(|| format!("no simulated bus `{bus}`"))?;
+        Ok(self.shared.transact(index, request))
     }
 
     /// True drive and speed of the frame's fans, whatever the chips say.

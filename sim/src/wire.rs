@@ -1,28 +1,51 @@
-//! One request from a client, parsed and bounded. The protocol is told in `rigd::bus::socket`.
+//! Transactions, and one from a client's socket, parsed and bounded. The protocol is told in `rigd::bus::socket`.
 //!
 //! The bounds are the kernel's for I2C_RDWR: 42 messages of 8192 bytes. Whoever goes beyond them is cut off.
 
 use std::io::{self, Read};
 
 use anyhow::{Context, Result, ensure};
-use rigd::bus::socket::{READ, WRITE};
+use rigd::bus::socket::{READ, Status, WRITE};
 
 const MAX_OPERATIONS: u8 = 42;
 const MAX_BYTES: u16 = 8192;
 const MAX_ADDRESS: u8 = 0x7f;
 
-/// A transaction as the client wants it.
+/// A transaction as a master wants it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Request {
-    pub(crate) addr: u8,
-    pub(crate) operations: Vec<Operation>,
+pub struct Request {
+    /// The chip, 7 bits.
+    pub addr: u8,
+    /// What is done with it, without a stop between.
+    pub operations: Vec<Operation>,
 }
 
 /// One part of it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
+pub enum Operation {
+    /// These bytes.
     Write(Vec<u8>),
+    /// So many bytes.
     Read(usize),
+}
+
+/// What became of a transaction.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// How it ended.
+    pub status: Status,
+    /// Operations that were done before the one it failed at; all of them where it did not.
+    pub done: usize,
+    /// What those of them that read have read, in their order.
+    pub bytes: Vec<u8>,
+}
+
+impl Outcome {
+    /// One that came to nothing.
+    #[must_use]
+    pub const fn failed(status: Status) -> Self {
+        Self { status, done: 0, bytes: Vec::new() }
+    }
 }
 
 impl Request {

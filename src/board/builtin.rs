@@ -7,5 +7,13 @@ macro_rules! boards {
 }
 
 /// Name and text of each.
-pub const BUILTIN: &[(&str, &str)] =
-    boards!["breakout-8gpu", "crps-pmbus", "fanboard-6", "frame-12gpu", "guest-arm", "guest-x86", "simulated-8gpu"];
+pub const BUILTIN: &[(&str, &str)] = boards![
+    "breakout-8gpu",
+    "crps-pmbus",
+    "fanboard-6",
+    "frame-12gpu",
+    "guest-arm",
+    "guest-vhost",
+    "guest-x86",
+    "simulated-8gpu"
+];

@@ -8,6 +8,18 @@ readonly BOOT_S=120   # from power on to the first prompt; 10 s on two idle core
 readonly COMMAND_S=60 # for one command inside the guest
 readonly SETTLE_S=20  # from a change in a chip to its arrival in the telemetry
 
+# What Debian's amd64 kernel is built without, below drivers/ of its source: the kernel's own word on chips that ours are
+# compared with, an adapter whose chips are simulated on the host, and the mux before them.
+readonly REFERENCE_DRIVERS=(hwmon/{emc2305,ina238,ina2xx,ina3221,ltc2945,ltc4282,max31790,tmp464} hwmon/pmbus/{adm1275,max34440}
+  i2c/busses/i2c-virtio i2c/muxes/i2c-mux-pca954x)
+
+# Where they are, built: a name that changes with the list and the kernel, so that a stale cache is not taken for them.
+reference_drivers_dir() {
+  local key
+  key=$(cat "$CACHE/kernel-amd64/version" - <<< "${REFERENCE_DRIVERS[*]}" | cksum)
+  echo "$CACHE/drivers-amd64-${key%% *}"
+}
+
 die() {
   echo "guest: $*" >&2
   exit 1
@@ -58,15 +70,16 @@ image() {
   shift 2
   local kernel=$CACHE/kernel-$arch release
   release=$(cat "$kernel/release")
-  local to=$root/lib/modules/$release
+  local to=$root/lib/modules/$release built=none
+  [ "$arch" = amd64 ] && built=$(reference_drivers_dir)
   mkdir -p "$root"/{bin,dev,etc,proc,sys,tmp} "$to/extra"
   cp "$CACHE/busybox-$arch/bin/busybox" "$root/bin/busybox"
   ln -s busybox "$root/bin/sh"
   cp "$HERE/inside/init" "$root/init"
   local module verb path
   for module in $modules; do
-    if [ -f "$CACHE/drivers-$arch/$module.ko" ]; then
-      cp "$CACHE/drivers-$arch/$module.ko" "$to/extra"
+    if [ -f "$built/$module.ko" ]; then
+      cp "$built/$module.ko" "$to/extra"
       continue
     fi
     while read -r verb path _; do # "insmod PATH", dependencies first, or "builtin NAME"
@@ -83,6 +96,13 @@ image() {
     cp -aT "${spec%%:*}" "$root/${spec#*:}"
   done
   (cd "$root" && find . -print0 | cpio --null -o -H newc --quiet -R 0:0 | gzip -1) > "$work/image"
+}
+
+# with_libraries FILE: FILE and the libraries it is linked to, as `image` wants them
+with_libraries() {
+  local library
+  echo "$1:bin/${1##*/}"
+  for library in $(ldd "$1" | grep -o '/[^ ]*'); do echo "$(realpath "$library"):${library#/}"; done
 }
 
 # boot ARCH PORT KERNEL_WORDS QEMU_ARGS...: starts the guest and waits for its prompt on serial port PORT, which QEMU knows as
@@ -145,6 +165,28 @@ power_off() {
   wait_until 10 eval "! kill -0 $qemu 2>/dev/null" || kill "$qemu"
 }
 
+# --- the broker ------------------------------------------------------------------------------------------------------------
+
+# broker: mosquitto here on the host, on a socket; with the words of `network` a guest reaches it, and nothing else, at
+# 10.0.2.100:1883.
+broker() {
+  printf '%s\n' "listener 0 $work/broker" "allow_anonymous true" "user $(id -un)" > "$work/broker.conf"
+  mosquitto -c "$work/broker.conf" > "$work/broker.log" 2>&1 &
+  started+=($!)
+  wait_until 10 test -S "$work/broker" || die "no broker: $(cat "$work/broker.log")"
+  mosquitto_sub --unix "$work/broker" -V 5 -v -t 'r1/#' > "$work/messages" &
+  started+=($!)
+  # shellcheck disable=SC2034 # for the rings
+  network=(-netdev "user,id=net,restrict=on,guestfwd=tcp:10.0.2.100:1883-cmd:socat - UNIX-CONNECT:$work/broker"
+    -device "virtio-net-pci,netdev=net")
+}
+
+# messages RIG: its latest birth and telemetry, as "TOPIC PAYLOAD" lines; a guest with a broker of its own has another
+messages() {
+  grep "^r1/$1/up/birth " "$work/messages" | tail -n 1
+  grep "^r1/$1/up/tele " "$work/messages" | tail -n 1
+}
+
 # --- what rigd publishes against what the kernel reads ---------------------------------------------------------------------
 #
 # Both are tables of lines "KEY VALUE", the keys being rigd's: rails.gpu0.ma, sensors.intake, fans.front1.rpm.
@@ -153,7 +195,7 @@ compared=0
 different=0
 declare -A now # the latest telemetry
 
-# published RIG: "seq N", then the latest telemetry as such a table; messages (of the ring) prints "TOPIC PAYLOAD" lines
+# published RIG: "seq N", then the latest telemetry as such a table
 published() {
   { messages "$1" || true; } | cut -d' ' -f2- | jq -nrR -f "$HERE/published.jq"
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup.sh [x86|arm|all]: everything the guest tests need and the machine lacks.
+# setup.sh [x86|arm|vhost|all]: everything the guest tests need and the machine lacks.
 #
 # Installs with apt, as root, only the host tools that are missing, and says which. All that belongs to a guest (kernel,
 # drivers, busybox, the Arm broker) is unpacked below the cache directory and installed nowhere. Done once: when everything
@@ -11,8 +11,6 @@ set -euo pipefail
 # Newer than Debian 12's own: QEMU 10 has the imx8mp-evk machine, and its kernel 6.12 derives current as documented.
 readonly SUITE=bookworm-backports
 readonly KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
-# Debian builds the amd64 kernel without these two; they are compiled, unmodified, from Debian's own kernel source.
-readonly REFERENCE_DRIVERS=(ina2xx max31790)
 # The broker of the Arm guest and all it links to.
 readonly ARM_BROKER=(mosquitto mosquitto-clients libmosquitto1 libc6 libcap2 libc-ares2 libcjson1 libcom-err2 libdlt2 libev4
   libgcrypt20 libgpg-error0 libgssapi-krb5-2 libk5crypto3 libkeyutils1 libkrb5-3 libkrb5support0 liblz4-1 liblzma5 libnsl2
@@ -41,7 +39,7 @@ mosquitto mosquitto
 mosquitto_sub mosquitto-clients
 TOOLS
   qemu_has x86_64 q35 || wanted+=(qemu-system-x86)
-  [ "$ring" = x86 ] || qemu_has aarch64 imx8mp-evk || wanted+=(qemu-system-arm)
+  ! on arm || qemu_has aarch64 imx8mp-evk || wanted+=(qemu-system-arm)
   [ ${#wanted[@]} -eq 0 ] && return
   echo "setup: installing ${wanted[*]} (apt, as root; QEMU from $SUITE)"
   # The backports suite is named on the command line only: the machine's own list of sources stays as it is.
@@ -110,6 +108,7 @@ busybox() { # ARCH DIR
   unpack "$2" "busybox-static:$1"
 }
 
+# Compiled, unmodified, from Debian's own kernel source.
 reference_drivers() { # DIR
   local dir=$1 version release common series
   version=$(cat "$CACHE/kernel-amd64/version")
@@ -121,15 +120,23 @@ reference_drivers() { # DIR
   local usr=$dir/work/usr headers=$dir/work/usr/src/linux-headers-$release build=$dir/work/build
   sed -i "s|^include /usr/src/|include $usr/src/|" "$headers/Makefile"
   rm -f "$headers/vmlinux" # with it present, the build would want pahole for type information
-  local sources=("${REFERENCE_DRIVERS[@]/%/.c}")
+  local sources=("${REFERENCE_DRIVERS[@]/%/.c}" hwmon/pmbus/pmbus.h)
   mkdir -p "$build"
   # tar stops at the last file it wants, for which xz blames it.
   xz -dc "$usr/src/linux-source-$series.tar.xz" 2>/dev/null |
-    tar -x -C "$build" --occurrence=1 --strip-components=3 "${sources[@]/#/linux-source-$series/drivers/hwmon/}" || [ "${PIPESTATUS[1]}" = 0 ]
-  printf 'obj-m += %s\n' "${REFERENCE_DRIVERS[@]/%/.o}" > "$build/Kbuild"
+    tar -x -C "$build" --occurrence=1 --transform='s|.*/||' "${sources[@]/#/linux-source-$series/drivers/}" ||
+    [ "${PIPESTATUS[1]}" = 0 ]
+  printf 'obj-m += %s\n' "${REFERENCE_DRIVERS[@]/%/.o}" | sed 's|[^ ]*/||' > "$build/Kbuild"
   make -C "$headers" M="$build" modules > "$dir/build.log" 2>&1 || { tail -n 20 "$dir/build.log"; return 1; }
+  strip --strip-debug "$build"/*.ko
   cp "$build"/*.ko "$dir"
   rm -rf "$dir/work"
+}
+
+# The archive has one version at a time: a kernel whose headers it has dropped is fetched anew, with them.
+headers_are_there() {
+  private_apt
+  apt-cache show "linux-headers-$(cat "$CACHE/kernel-amd64/release"):amd64" > /dev/null 2>&1
 }
 
 arm_broker() { # DIR
@@ -139,14 +146,19 @@ arm_broker() { # DIR
 }
 
 ring=${1:-all}
+on() { [ "$ring" = all ] || [ "$ring" = "$1" ]; }
 mkdir -p "$CACHE"
 install_host_tools
-if [ "$ring" != arm ]; then
+if on x86 || on vhost; then
   once "$CACHE/kernel-amd64" kernel amd64
   once "$CACHE/busybox-amd64" busybox amd64
-  once "$CACHE/drivers-amd64" reference_drivers
+  if [ ! -d "$(reference_drivers_dir)" ]; then
+    headers_are_there || rm -rf "$CACHE/kernel-amd64"
+    once "$CACHE/kernel-amd64" kernel amd64
+    once "$(reference_drivers_dir)" reference_drivers
+  fi
 fi
-if [ "$ring" != x86 ]; then
+if on arm; then
   once "$CACHE/kernel-arm64" kernel arm64
   once "$CACHE/busybox-arm64" busybox arm64
   once "$CACHE/broker-arm64" arm_broker

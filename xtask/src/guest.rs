@@ -10,11 +10,12 @@ use crate::process;
 const HELP: &str = "\
 cargo xtask guest: boot a stock Debian kernel in QEMU and let the shipped static binaries read its chips
 
-usage: cargo xtask guest [x86|arm|all]
+usage: cargo xtask guest [x86|arm|vhost|all]
 
-  x86   chips as registers in the kernel's i2c-stub, compared with the kernel's own drivers for them
-  arm   chips emulated by QEMU on an i2c controller of an Arm board
-  all   both (the default)
+  x86     chips as registers in the kernel's i2c-stub, compared with the kernel's own drivers for them
+  arm     chips emulated by QEMU on an i2c controller of an Arm board
+  vhost   the simulated rig's chips on a raw I2C adapter; the kernel's own drivers judge them, then rigd reads and drives them
+  all     all three (the default)
 
 Fetches QEMU and the kernel the first time (tests/guest/setup.sh), which takes root where a package is missing. No KVM needed.
 ";
@@ -23,6 +24,7 @@ Fetches QEMU and the kernel the first time (tests/guest/setup.sh), which takes r
 pub(crate) enum Ring {
     X86,
     Arm,
+    Vhost,
     All,
 }
 
@@ -31,6 +33,7 @@ impl Ring {
         match self {
             Self::X86 => "x86",
             Self::Arm => "arm",
+            Self::Vhost => "vhost",
             Self::All => "all",
         }
     }
@@ -39,7 +42,7 @@ impl Ring {
     fn guests(self) -> &'static [(Arch, &'static str)] {
         const GUESTS: [(Arch, &str); 2] = [(Arch::X86_64, "RIGD_X86"), (Arch::Aarch64, "RIGD_ARM")];
         match self {
-            Self::X86 => GUESTS.get(..1),
+            Self::X86 | Self::Vhost => GUESTS.get(..1),
             Self::Arm => GUESTS.get(1..),
             Self::All => Some(&GUESTS[..]),
         }
@@ -53,6 +56,7 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
         ring = match arg.as_str() {
             "x86" => Ring::X86,
             "arm" => Ring::Arm,
+            "vhost" => Ring::Vhost,
             "all" => Ring::All,
             "--help" | "-h" => return args::help(HELP),
             other => return Err(args::unknown("guest", other)),
@@ -70,6 +74,14 @@ pub(crate) fn run(checkout: &Checkout, ring: Ring) -> Result<()> {
     command.arg(ring.name());
     for (arch, rigd) in ring.guests() {
         command.env(rigd, checkout.build_static(Program::Rigd, *arch)?);
+    }
+    if matches!(ring, Ring::Vhost | Ring::All) {
+        // Of the simulated rig nothing is shipped, and these run on this machine or with its libraries.
+        let fixed = ["build", "--quiet", "--locked", "--package", "rigd-sim", "--features", "vhost,traps"];
+        process::run(checkout.cargo(&fixed).args(["--bin", "vhost-i2c", "--bin", "bus-traps"]))?;
+        for (program, variable) in [("vhost-i2c", "RIGD_VHOST_I2C"), ("bus-traps", "RIGD_BUS_TRAPS")] {
+            command.env(variable, checkout.target().join("debug").join(program));
+        }
     }
     process::run(&mut command)
 }

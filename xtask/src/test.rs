@@ -58,7 +58,7 @@ const STEPS: [Step; 9] = [
     },
     Step {
         name: "guest",
-        about: "the shipped binaries read chips through a real kernel, x86_64 and aarch64",
+        about: "the shipped binaries and the kernel's own drivers agree on chips, x86_64 and aarch64",
         needs: &[Need::StaticTargets, Need::Guest],
         run: guest,
     },

@@ -1,11 +1,15 @@
 //! A power supply on PMBus (PMBus 1.2 part II): LINEAR numbers, status that stays until it is cleared.
 //!
-//! It has READ_VIN, IIN, VOUT, IOUT, POUT, PIN, two temperatures (inlet, inside), one fan, STATUS_BYTE and STATUS_WORD.
-//! Fault bits stay set after their cause is gone until CLEAR_FAULTS (part II, 10.2.3); OFF and POWER_GOOD# follow.
-//! Not modelled: pages, limits, on and off by command, PEC, and the STATUS registers of one quantity each.
+//! It has READ_VIN, IIN, VOUT, IOUT, POUT, PIN, two temperatures (inlet, inside), one fan, and the status registers.
+//! Fault bits stay set after their cause is gone until CLEAR_FAULTS or until a 1 is written to them (part II, 10.2.3 and
+//! 10.2.4); OFF and POWER_GOOD# follow. Not modelled: pages, limits, on and off or fan speed by command, PEC.
 
 use std::time::Duration;
 
+use super::status::{
+    FAN_1_FAULT, INVALID_COMMAND, IOUT_OC_FAULT, OT_WARNING, STATUS_CML, STATUS_FANS_1_2, STATUS_INPUT, STATUS_IOUT,
+    STATUS_TEMPERATURE, Status, VIN_UV_FAULT,
+};
 use super::{Ack, Ailment, Chip, RELEASED};
 use crate::quantize::{signed_word, whole, word};
 
@@ -13,8 +17,7 @@ use crate::quantize::{signed_word, whole, word};
 const CLEAR_FAULTS: u8 = 0x03;
 const CAPABILITY: u8 = 0x19;
 const VOUT_MODE: u8 = 0x20;
-const STATUS_BYTE: u8 = 0x78;
-const STATUS_WORD: u8 = 0x79;
+const FAN_CONFIG_1_2: u8 = 0x3a;
 const READ_VIN: u8 = 0x88;
 const READ_IIN: u8 = 0x89;
 const READ_VOUT: u8 = 0x8b;
@@ -28,19 +31,11 @@ const PMBUS_REVISION: u8 = 0x98;
 const MFR_ID: u8 = 0x99;
 const MFR_MODEL: u8 = 0x9a;
 
-// STATUS_WORD bits (part II, table 16).
-const STATUS_INPUT: u16 = 0x2000;
-const STATUS_POWER_GOOD_NEGATED: u16 = 0x0800;
-const STATUS_FANS: u16 = 0x0400;
-const STATUS_OFF: u16 = 0x0040;
-const STATUS_IOUT_OC: u16 = 0x0010;
-const STATUS_VIN_UV: u16 = 0x0008;
-const STATUS_TEMPERATURE: u16 = 0x0004;
-const STATUS_CML: u16 = 0x0002;
-
 /// LINEAR16 with exponent -9 (part II, 8.1): 1.95 mV a bit.
 const VOUT_EXPONENT: i32 = -9;
 const VOUT_MODE_VALUE: u8 = 0x17;
+/// Fan 1 is installed, driven by duty, with two pulses a revolution; there is no fan 2.
+const FAN_CONFIG_VALUE: u8 = 0x90;
 /// PMBus 1.2 in both parts.
 const REVISION_VALUE: u8 = 0x22;
 
@@ -94,28 +89,38 @@ pub struct Pmbus {
     ailment: Ailment,
     command: u8,
     inside: Inside,
-    /// Faults seen since they were cleared.
-    latched: u16,
+    status: Status,
 }
 
 impl Pmbus {
     /// A supply just connected.
     #[must_use]
     pub fn new(absent: Absent) -> Self {
-        Self { absent, ailment: Ailment::default(), command: 0, inside: Inside::default(), latched: 0 }
+        Self { absent, ailment: Ailment::default(), command: 0, inside: Inside::default(), status: Status::default() }
     }
 
     /// Measures itself.
     pub fn measure(&mut self, inside: Inside) {
         if !self.ailment.frozen {
             self.inside = inside;
-            self.latched |= present(&inside);
+            self.raise();
         }
     }
 
-    fn status(&self) -> u16 {
-        let off = if self.inside.off { STATUS_OFF | STATUS_POWER_GOOD_NEGATED } else { 0 };
-        self.latched | off
+    /// Faults that are there now.
+    fn raise(&mut self) {
+        let Inside { off, input_low, hot, fan_fails, overloaded, .. } = self.inside;
+        self.status.off = off;
+        for (is, register, bit) in [
+            (overloaded, STATUS_IOUT, IOUT_OC_FAULT),
+            (input_low, STATUS_INPUT, VIN_UV_FAULT),
+            (hot, STATUS_TEMPERATURE, OT_WARNING),
+            (fan_fails, STATUS_FANS_1_2, FAN_1_FAULT),
+        ] {
+            if is {
+                self.status.raise(register, bit);
+            }
+        }
     }
 
     /// What a command reads, least significant byte first; `None` where the unit has not got it.
@@ -127,8 +132,7 @@ impl Pmbus {
             // DIRECT format and an unknown revision, when it is not what it should be.
             VOUT_MODE => Some(vec![if self.ailment.wrong_id { 0x40 } else { VOUT_MODE_VALUE }]),
             PMBUS_REVISION => Some(vec![if self.ailment.wrong_id { 0x99 } else { REVISION_VALUE }]),
-            STATUS_BYTE => Some(self.status().to_le_bytes().into_iter().take(1).collect()),
-            STATUS_WORD => Some(self.status().to_le_bytes().to_vec()),
+            FAN_CONFIG_1_2 => Some(vec![FAN_CONFIG_VALUE]),
             READ_VIN => linear(input_volts),
             READ_IIN => linear(input_amps),
             READ_PIN => linear(input_watts),
@@ -140,7 +144,7 @@ impl Pmbus {
             READ_FAN_SPEED_1 => linear(self.inside.fan_rpm),
             MFR_ID => Some(block("SIMULATED")),
             MFR_MODEL => Some(block("SIM-3200")),
-            _ => None,
+            _ => self.status.read(command),
         }
     }
 }
@@ -159,17 +163,19 @@ impl Chip for Pmbus {
         self.command = *command;
         match (*command, data) {
             (CLEAR_FAULTS, []) => {
-                self.latched = present(&self.inside);
+                self.status.clear();
+                self.raise();
                 return Ack::Acked;
             }
             // The pointer of a read that follows.
             (_, []) if self.answer(*command).is_some() => return Ack::Acked,
+            (_, [clear, ..]) if self.status.write(*command, *clear) => return Ack::Acked,
             _ => {}
         }
         match self.absent {
             Absent::Ones => Ack::Acked,
             Absent::Nack => {
-                self.latched |= STATUS_CML;
+                self.status.raise(STATUS_CML, INVALID_COMMAND);
                 Ack::NotAcked
             }
         }
@@ -186,18 +192,6 @@ impl Chip for Pmbus {
         }
         Ack::Acked
     }
-}
-
-/// Faults that are there now.
-fn present(inside: &Inside) -> u16 {
-    [
-        (inside.input_low, STATUS_INPUT | STATUS_VIN_UV),
-        (inside.fan_fails, STATUS_FANS),
-        (inside.hot, STATUS_TEMPERATURE),
-        (inside.overloaded, STATUS_IOUT_OC),
-    ]
-    .into_iter()
-    .fold(0, |status, (is, bits)| if is { status | bits } else { status })
 }
 
 /// LINEAR11 (part II, 7.1): the smallest exponent whose 11-bit mantissa still holds the value.
@@ -296,23 +290,32 @@ mod tests {
         let mut strict = supply(Absent::Nack, AT_WORK);
         assert_eq!(strict.write(&[0x8f], Duration::ZERO), Ack::NotAcked);
         assert_eq!(strict.read(&mut [0, 0], Duration::ZERO), Ack::NotAcked);
-        assert_eq!(get(&mut strict, 0x79), [0x02, 0x00], "and says so");
+        assert_eq!((get(&mut strict, 0x79), get(&mut strict, 0x7e)), ([0x02, 0x00], [0x80]), "and says so");
         put(&mut strict, &[0x03]);
         assert_eq!(get(&mut strict, 0x79), [0x00, 0x00]);
     }
 
     #[test]
     fn faults_have_their_bits_and_stay_until_cleared() {
-        for (what, inside, status) in [
-            ("fan", Inside { fan_fails: true, ..AT_WORK }, 0x0400),
-            ("temperature", Inside { hot: true, ..AT_WORK }, 0x0004),
-            ("overload", Inside { overloaded: true, ..AT_WORK }, 0x0010),
-            ("input", Inside { input_low: true, ..AT_WORK }, 0x2008),
+        for (what, inside, status, register, bit) in [
+            ("fan", Inside { fan_fails: true, ..AT_WORK }, 0x0400, 0x81, 0x80),
+            ("temperature", Inside { hot: true, ..AT_WORK }, 0x0004, 0x7d, 0x40),
+            ("overload", Inside { overloaded: true, ..AT_WORK }, 0x4010, 0x7b, 0x80),
+            ("input", Inside { input_low: true, ..AT_WORK }, 0x2008, 0x7c, 0x10),
         ] {
             let mut supply = supply(Absent::Ones, inside);
             assert_eq!(u16::from_le_bytes(get(&mut supply, 0x79)), status, "{what}");
+            put(&mut supply, &[register, bit]);
+            supply.measure(inside);
             supply.measure(AT_WORK);
             assert_eq!(u16::from_le_bytes(get(&mut supply, 0x79)), status, "{what} is over but kept");
+            assert_eq!(get(&mut supply, register), [bit], "{what}");
+            put(&mut supply, &[register, !bit]);
+            assert_eq!(get(&mut supply, register), [bit], "{what}: another bit was cleared");
+            put(&mut supply, &[register, bit]);
+            assert_eq!(get(&mut supply, 0x79), [0, 0], "{what}");
+            supply.measure(inside);
+            supply.measure(AT_WORK);
             put(&mut supply, &[0x03]);
             assert_eq!(get(&mut supply, 0x79), [0, 0], "{what}");
         }

@@ -1,5 +1,8 @@
 # Sourced by both guests' shells: the agent under test.
 
+# online: the way to the broker on the host, at 10.0.2.100
+online() { modprobe virtio_net && ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0; }
+
 # start RIG BROKER: runs rigd with board.toml
 start() {
   cat > /tmp/rigd.toml <<CONFIG
@@ -18,5 +21,10 @@ CONFIG
 # stop: asks rigd to stop; its exit status is ours
 stop() {
   kill $agent
+  wait $agent
+}
+
+murder() {
+  kill -9 $agent
   wait $agent
 }

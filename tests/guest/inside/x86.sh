@@ -1,7 +1,6 @@
 # Sourced by the x86 guest's shell: register images in i2c-stub, and the kernel's drivers that read them.
 # Busybox's i2cset takes the register number in hexadecimal and the value as C does.
 bus=0
-devices=/sys/bus/i2c/devices
 
 hex() { printf 0x%x $((($1) & 0xffff)); }
 byte() { i2cset -f -y $bus "$1" "$(hex "$2")" "$(hex "$3")"; }
@@ -149,15 +148,6 @@ unbind() {
   for chip in 0x40 0x41 0x44 0x48 0x49 0x4a 0x20 0x58; do echo $chip > $devices/i2c-$bus/delete_device || return; done
 }
 
-attribute() { echo $devices/$bus-00$1/hwmon/hwmon*/$2; } # ADDR NAME
-
-# row KEY UNIT ADDR PART QUANTITY ATTRIBUTE: one line of the table; power is in microwatts in hwmon, here in mW
-row() {
-  value=$(cat "$(attribute $3 $6)") || value=unreadable
-  [ $2 = mW ] && value=$(((value + 500) / 1000))
-  echo $1 $value $2 $4@$3 $5
-}
-
 readings() {
   sleep 1.1 # max31790 keeps what it read for a second
   for rail in gpu0=40 aux=41 board=44; do
@@ -181,32 +171,10 @@ readings() {
   row fans.psu.rpm rpm 58 pmbus fan fan1_input
 }
 
-# flag KEY ADDR PART QUANTITY ATTRIBUTE: one line of the table, 1 or 0
-flag() { row $1 raised $2 $3 $4 $5; }
-
 # supply_flag KEY QUANTITY ATTRIBUTE: the kernel clears an alarm by writing back its bit, which i2c-stub stores in place of the byte
 supply_flag() {
   flag $1 58 pmbus $2 $3
   status $status_now
-}
-
-# max31790 asks the chip once a second, and keeps a fault until anyone (rigd, too) has read it: what is left of another set
-# is let go of, then a fault seen once counts.
-fan_faults() {
-  raised=
-  for fan in 1 2 3 4 5 6; do cat "$(attribute 20 fan${fan}_fault)" > /dev/null; done
-  for pass in 1 2 3 4 5 6 7 8; do
-    sleep 0.4
-    for fan in 1 2 3 4 5 6; do
-      value=$(cat "$(attribute 20 fan${fan}_fault)") || value=unreadable
-      [ $value = 0 ] || raised="$raised $fan=$value"
-    done
-  done
-  for fan in 1 2 3 4 5 6; do
-    value=0
-    for found in $raised; do [ ${found%=*} = $fan ] && value=${found#*=}; done
-    echo fans.front$fan.fault $value raised max31790@20 fan$fan-fault
-  done
 }
 
 # alarms: of the INA226 whose alert pin is set up to watch for under-voltage, of the fans, of the supply
@@ -219,7 +187,7 @@ alarms() {
   supply_flag faults.U7.input input-under-voltage in1_lcrit_alarm
   supply_flag faults.U7.over_current output-over-current curr2_crit_alarm
   supply_flag faults.U7.over_power output-over-power power2_crit_alarm
-  supply_flag faults.U7.temperature under-temperature temp1_min_alarm
+  supply_flag faults.U7.other under-temperature temp1_min_alarm
   supply_flag faults.U7.fan fan-fault fan1_fault
 }
 
