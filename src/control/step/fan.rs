@@ -119,7 +119,7 @@ impl FanState {
 }
 
 /// The lowest drive that keeps it turning.
-fn min(fan: &board::Fan, curve: Option<&FanCurve>) -> Duty {
+pub(super) fn min(fan: &board::Fan, curve: Option<&FanCurve>) -> Duty {
     curve.map_or(fan.min, |curve| curve.min)
 }
 

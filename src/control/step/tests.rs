@@ -132,6 +132,30 @@ fn the_drive_moves_no_faster_than_the_slew_limit_from_where_it_was_found() {
     assert_eq!(rig.zone(at(20)).0, percent(45), "and down again as slowly");
 }
 
+#[test]
+fn the_slew_limit_gives_way_near_the_critical_temperature() {
+    let mut rig = Rig::found_at(percent(30));
+    assert_eq!(rig.zone(at(60)).0, percent(35), "10 °C below it as slowly as ever");
+    assert_eq!(rig.zone(at(62)).0, percent(40));
+    assert_eq!(rig.zone(at(63)).0, percent(60));
+    assert_eq!(rig.zone(at(65)).0, Duty::FULL, "5 °C below it all that the curve asks for");
+    assert_eq!(rig.zone(at(40)).0, percent(95), "down as slowly as ever");
+}
+
+#[test]
+fn a_held_temperature_stops_no_fan_and_has_full_air_before_it_is_critical() {
+    let mut rig = Rig::found_at(percent(30));
+    let text = BOARD.replace("curve = [[30_000, 30], [50_000, 50], [60_000, 100]]", "target_mc = 55_000");
+    rig.board = Board::parse("t.toml", &text).unwrap();
+    let mut cold = Orders::default();
+    for celsius in (20..40).cycle().take(600) {
+        cold = rig.tick(at(celsius));
+    }
+    assert_eq!(cold.zones[0].duty, Ok(percent(20)), "what the fans need to turn");
+    assert_eq!(cold.duties, [Some(percent(20)); 2]);
+    assert_eq!(rig.zone(at(65)).0, Duty::FULL);
+}
+
 /// The same drive after the same time, however often it ticks.
 #[test]
 fn the_slew_limit_is_the_same_at_any_tick() {

@@ -1,14 +1,20 @@
 //! One zone's drive: the curve, the temperature that is held, quiet hours, and what overrides them.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::board::{self, Hold};
 use crate::reading::{Missing, Power, Reading, Stage, Zone};
 use crate::units::{Duty, Millicelsius};
 
-/// So near to the critical temperature quiet hours begin to give way, and from the second one on they are over.
-const LOUD_FROM: i32 = 10_000;
+/// So near to the critical temperature quiet hours begin to give way, and from the second one on they are over. A third of
+/// it would be quieter for longer, and a cycle that is heard: one 0.5 K step of a sensor moved the drive by 7 %.
+const LOUD_FROM: i32 = 15_000;
 const LOUD_AT: i32 = 5_000;
+/// So near to it the slew limit begins to give way, and from half way on the zone has full air where it only holds a target.
+const URGENT: i32 = 10_000;
+/// So near above the target it counts as held: two steps of the coarsest part.
+const AT_TARGET: i32 = 1_000;
 /// A distance from the target that is not worth a move: a converter's last bit and the air's own unrest.
 const DEAD_BAND: i64 = 250;
 /// Parts of a hundredth of a percent in which the integral is kept, so that it moves at a hundred ticks a second too.
@@ -43,6 +49,8 @@ pub(super) struct Situation<'a, F: Fn() -> Duty> {
     pub(super) since: Duration,
     /// Highest drive during quiet hours.
     pub(super) quiet: Option<Duty>,
+    /// The lowest drive at which all of its fans turn.
+    pub(super) lowest: Duty,
     /// The drive that the fans were found with.
     pub(super) found: F,
 }
@@ -67,15 +75,21 @@ impl ZoneState {
         if now.dead > zone.spare_fans {
             return self.full_air(Stage::FanFailed);
         }
-        let ceiling = now.quiet.map_or(Duty::FULL, |cap| quiet_ceiling(cap, zone.critical, hottest));
+        let urgent = urgent(zone, hottest);
+        // Behind the hysteresis, or what heat takes from quiet hours would come and go with the sensor's last bit.
+        let ceiling = now.quiet.map_or(Duty::FULL, |cap| quiet_ceiling(cap, zone.critical, held));
         let before = self.duty.unwrap_or_else(&now.found);
         let mut wanted = curve(&zone.curve, held).unwrap_or(Duty::OFF);
+        let all = zone.fans.len();
         if let Some(hold) = &zone.hold {
-            wanted = wanted.max(self.hold(hold, hottest, now.rails, before, ceiling, now.since));
+            let whole = |duty| as_if_whole(duty, all, now.dead);
+            let range = now.lowest..=whole(ceiling);
+            wanted = wanted.max(self.hold(hold, hottest, now.rails, whole(before), range, now.since)).max(urgent);
         }
-        let wanted = made_up(wanted, zone.fans.len(), now.dead);
+        let wanted = made_up(wanted, all, now.dead, now.lowest);
         let target = wanted.min(ceiling);
-        let (duty, unused) = slew(before, target, zone.slew_per_s, self.unused.saturating_add(now.since));
+        let (slewed, unused) = slew(before, target, zone.slew_per_s, self.unused.saturating_add(now.since));
+        let duty = slewed.max(target.min(urgent));
         (self.duty, self.unused) = (Some(duty), unused);
         let stage = match (now.dead, target < wanted) {
             (1.., _) => Stage::FanMadeUp,
@@ -100,7 +114,7 @@ impl ZoneState {
         hottest: Millicelsius,
         rails: &[Power],
         before: Duty,
-        ceiling: Duty,
+        range: RangeInclusive<Duty>,
         since: Duration,
     ) -> Duty {
         let distance = beyond_dead_band(i64::from(hottest.0) - i64::from(hold.target.0));
@@ -114,11 +128,12 @@ impl ZoneState {
         let more = i128::from(proportional) * i128::from(FINE) * i128::from(micros) / i128::from(period);
         let more = i64::try_from(more).unwrap_or(0);
         let now = fixed.saturating_add(integral / FINE);
-        let saturated = (now >= ceiling.hundredths().into() && more > 0) || (now <= 0 && more < 0);
+        let (lowest, ceiling) = (i64::from(range.start().hundredths()), i64::from(range.end().hundredths()));
+        let saturated = (now >= ceiling && more > 0) || (now <= lowest && more < 0);
         let full = i64::from(Duty::FULL.hundredths()) * FINE;
         let integral = if saturated { integral } else { integral.saturating_add(more) }.clamp(-full, full);
         self.integral = Some(integral);
-        Duty::saturating(u32::try_from(fixed.saturating_add(integral / FINE)).unwrap_or(0))
+        Duty::saturating(u32::try_from(fixed.saturating_add(integral / FINE)).unwrap_or(0)).max(*range.start())
     }
 }
 
@@ -135,20 +150,46 @@ fn feed_forward(hold: &Hold, rails: &[Power]) -> i64 {
 }
 
 /// The drive that gives the same air with `dead` of `fans` fans: air goes with the number of fans and about with their
-/// drive (fan affinity laws).
-fn made_up(duty: Duty, fans: usize, dead: usize) -> Duty {
-    let (fans, alive) = (u32::try_from(fans).unwrap_or(u32::MAX), fans.saturating_sub(dead));
-    let alive = u32::try_from(alive).unwrap_or(u32::MAX);
-    let more = u32::from(duty.hundredths()).saturating_mul(fans).checked_div(alive);
-    more.map_or(Duty::FULL, Duty::saturating)
+/// drive (fan affinity laws). Fans that turn at all had no less than `lowest`.
+fn made_up(duty: Duty, fans: usize, dead: usize, lowest: Duty) -> Duty {
+    if dead == 0 || duty == Duty::OFF {
+        return duty;
+    }
+    times(duty.max(lowest), fans, fans.saturating_sub(dead))
+}
+
+/// The drive that all fans would have for the air that the living give at this one.
+fn as_if_whole(duty: Duty, fans: usize, dead: usize) -> Duty {
+    times(duty, fans.saturating_sub(dead), fans)
+}
+
+fn times(duty: Duty, by: usize, over: usize) -> Duty {
+    let whole = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let product = u32::from(duty.hundredths()).saturating_mul(whole(by)).checked_div(whole(over));
+    product.map_or(Duty::FULL, Duty::saturating)
 }
 
 /// The highest drive of quiet hours, which give way to heat: a straight line to full drive.
 fn quiet_ceiling(cap: Duty, critical: Millicelsius, hottest: Millicelsius) -> Duty {
-    let room = critical.0.saturating_sub(hottest.0).clamp(LOUD_AT, LOUD_FROM);
-    let given = i64::from(LOUD_FROM - room) * i64::from(Duty::FULL.hundredths() - cap.hundredths());
-    let given = given / i64::from(LOUD_FROM - LOUD_AT);
-    Duty::saturating(u32::from(cap.hundredths()) + u32::try_from(given).unwrap_or(0))
+    let room = critical.0.saturating_sub(hottest.0);
+    let more = part_of(Duty::FULL.hundredths() - cap.hundredths(), LOUD_FROM.saturating_sub(room), LOUD_FROM - LOUD_AT);
+    Duty::saturating(u32::from(cap.hundredths()) + more)
+}
+
+/// The drive that heat alone asks for near the critical temperature: a straight line from none to full drive half way. The
+/// slew limit does not hold it back, and a zone gets it that only holds a target. It begins above the target, or that could
+/// not be held.
+fn urgent(zone: &board::Zone, hottest: Millicelsius) -> Duty {
+    let above = |hold: &Hold| zone.critical.0.saturating_sub(hold.target.0).saturating_sub(AT_TARGET);
+    let from = zone.hold.as_ref().map_or(URGENT, |hold| above(hold).clamp(0, URGENT));
+    let room = zone.critical.0.saturating_sub(hottest.0);
+    Duty::saturating(part_of(Duty::FULL.hundredths(), from.saturating_sub(room), from - from / 2))
+}
+
+/// `all` times `part / whole`, that being 0 to 1.
+fn part_of(all: u16, part: i32, whole: i32) -> u32 {
+    let whole = i64::from(whole).max(1);
+    u32::try_from(i64::from(part).clamp(0, whole) * i64::from(all) / whole).unwrap_or(0)
 }
 
 /// Follows upwards at once and downwards only behind the hysteresis.
@@ -221,8 +262,8 @@ mod tests {
     fn what_is_held_takes_over_without_a_bump_and_leans_against_what_stays() {
         let mut state = ZoneState::default();
         let mut duty = |celsius: i32, seconds: u64, ceiling: Duty| {
-            let before = state.duty.unwrap_or(percent(40));
-            let duty = state.hold(&hold(), Millicelsius(celsius), &[], before, ceiling, Duration::from_secs(seconds));
+            let (before, range) = (state.duty.unwrap_or(percent(40)), percent(20)..=ceiling);
+            let duty = state.hold(&hold(), Millicelsius(celsius), &[], before, range, Duration::from_secs(seconds));
             state.duty = Some(duty);
             duty.hundredths()
         };
@@ -234,6 +275,39 @@ mod tests {
         assert_eq!(duty(50_000, 1, Duty::FULL), 6_000, "nothing was wound up at the end of the scale");
         assert_eq!(duty(55_250, 100, percent(60)), 8_000, "nor at a ceiling, which is applied later");
         assert_eq!(duty(50_000, 1, Duty::FULL), 6_000);
+        assert_eq!(duty(20_000, 1_000, Duty::FULL), 2_000, "what is held never stops a fan");
+        assert_eq!(duty(50_000, 1, Duty::FULL), 6_000, "nor does the integral run down where the drive cannot follow");
+    }
+
+    #[test]
+    fn near_the_critical_temperature_heat_alone_asks_for_air() {
+        let zone = |target: Option<i32>| board::Zone {
+            name: String::new(),
+            sensors: vec![],
+            fans: vec![],
+            curve: vec![],
+            hold: target.map(|target| Hold { target: Millicelsius(target), ..hold() }),
+            critical: Millicelsius(70_000),
+            hysteresis: Millicelsius(2_000),
+            slew_per_s: percent(5),
+            spare_fans: 0,
+        };
+        for (target, celsius, hundredths) in [
+            (None, 60_000, 0),
+            (None, 62_500, 5_000),
+            (None, 65_000, 10_000),
+            (Some(50_000), 62_500, 5_000),
+            (Some(65_000), 66_000, 0),
+            (Some(65_000), 67_000, 5_000),
+            (Some(65_000), 68_000, 10_000),
+            // No room left; at the critical temperature itself it is full air whatever this says.
+            (Some(69_900), 70_000, 0),
+            (None, i32::MIN, 0),
+            (Some(i32::MIN), i32::MAX, 10_000),
+        ] {
+            let air = urgent(&zone(target), Millicelsius(celsius)).hundredths();
+            assert_eq!(air, hundredths, "{target:?}, {celsius} m°C");
+        }
     }
 
     #[test]
@@ -249,17 +323,26 @@ mod tests {
 
     #[test]
     fn the_living_make_up_for_the_dead() {
-        for (duty, fans, dead, expected) in
-            [(30, 6, 0, 3_000), (30, 6, 1, 3_600), (30, 6, 3, 6_000), (90, 6, 2, 10_000), (30, 2, 2, 10_000)]
-        {
-            assert_eq!(made_up(percent(duty), fans, dead).hundredths(), expected, "{dead} of {fans}");
+        for (duty, fans, dead, expected) in [
+            (30, 6, 0, 3_000),
+            (10, 6, 0, 1_000),
+            (30, 6, 1, 3_600),
+            // They had their minimum of 20 %, whatever the zone asked for.
+            (10, 6, 1, 2_400),
+            (0, 6, 1, 0),
+            (30, 6, 3, 6_000),
+            (90, 6, 2, 10_000),
+            (30, 2, 2, 10_000),
+        ] {
+            assert_eq!(made_up(percent(duty), fans, dead, percent(20)).hundredths(), expected, "{dead} of {fans}");
         }
+        assert_eq!(as_if_whole(Duty::FULL, 6, 1).hundredths(), 8_333, "so far the integral may go");
     }
 
     #[test]
     fn quiet_hours_give_way_to_heat() {
         for (celsius, hundredths) in
-            [(40_000, 4_000), (60_000, 4_000), (62_500, 7_000), (65_000, 10_000), (69_000, 10_000)]
+            [(40_000, 4_000), (55_000, 4_000), (60_000, 7_000), (65_000, 10_000), (69_000, 10_000)]
         {
             let ceiling = quiet_ceiling(percent(40), Millicelsius(70_000), Millicelsius(celsius));
             assert_eq!(ceiling.hundredths(), hundredths, "{celsius} m°C");
