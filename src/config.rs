@@ -69,7 +69,12 @@ impl Quiet {
 
     fn read(table: &Table<'_>) -> Option<Self> {
         table.only(&["hours", "max_pct"]);
-        let hours = table.text("hours")?;
+        let Some(hours) = table.text("hours") else {
+            if table.number::<u8>("max_pct").is_some() {
+                table.complain("hours", "is missing: without hours nothing is quiet");
+            }
+            return None;
+        };
         let max_pct = table.number("max_pct").unwrap_or(50);
         if !(10..=100).contains(&max_pct) {
             table.complain("max_pct", "must be 10 to 100");
@@ -78,6 +83,9 @@ impl Quiet {
             table.complain("hours", format!("must be like 22:00-07:00, not `{hours}`"));
             return None;
         };
+        if from == to {
+            table.complain("hours", "begin and end at the same time");
+        }
         Some(Self { from, to, max: Duty::from_percent(max_pct)? })
     }
 }
@@ -355,7 +363,6 @@ mod tests {
             ("22:00-07:00", 7 * 60, false),
             ("13:00-15:30", 15 * 60 + 29, true),
             ("13:00-15:30", 12 * 60, false),
-            ("08:00-08:00", 8 * 60, false),
         ] {
             let config = parse(&format!("board = \"a\"\n[quiet]\nhours = \"{hours}\"\nmax_pct = 40")).unwrap();
             let cap = config.quiet.and_then(|config| config.at(minute));

@@ -235,6 +235,7 @@ impl Control {
     /// A curve holds from the next tick on, whether or not anybody can keep it.
     fn report(&mut self, report: Report) {
         if let Report::Learnt { fan, curve } = &report
+            && curve.is_sound()
             && let Some(known) = self.policy.curves.get_mut(*fan)
         {
             *known = Some(curve.clone());

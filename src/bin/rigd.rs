@@ -19,6 +19,7 @@ use rigd::source::Problems;
 use rigd::{clock, local, logger};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
 
 const HELP: &str = "\
 rigd - the agent on each rig of a GPU fleet
@@ -172,6 +173,8 @@ async fn serve(rig: Rig) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // Loads the time zone here, for good: the control thread never waits for the disk.
+    let _ = clock::local_minute();
     let policy = Policy { board: Arc::clone(&board), tick: config.tick, quiet: config.quiet, curves };
     let control = match control::spawn(policy, &host, asked, outputs, stop.clone()) {
         Ok(control) => control,
@@ -210,7 +213,7 @@ async fn serve(rig: Rig) -> ExitCode {
     if safe && stop.stopped() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Keeps what calibrations tell, for the next start, and passes it on to whoever listens.
+/// Passes on what calibrations tell to whoever listens, and keeps it for the next start. Reports do not wait for the disk.
 async fn keep(
     mut told: mpsc::Receiver<Report>,
     passed_on: broadcast::Sender<Report>,
@@ -218,6 +221,7 @@ async fn keep(
     board: Arc<Board>,
     mut curves: Vec<Option<FanCurve>>,
 ) {
+    let mut saving: Option<JoinHandle<()>> = None;
     while let Some(report) = told.recv().await {
         // Nobody listens where nobody asked.
         let _ = passed_on.send(report.clone());
@@ -226,11 +230,16 @@ async fn keep(
             *known = Some(curve);
         }
         let (store, board, curves) = (store.clone(), Arc::clone(&board), curves.clone());
-        // A slow disk delays nobody but this task.
-        let saved = tokio::task::spawn_blocking(move || store.save(&board, &curves)).await;
-        if let Ok(Err(error)) = saved {
-            warn!("what was learnt of the fans could not be kept: {error}");
-        }
+        let before = saving.take();
+        saving = Some(tokio::spawn(async move {
+            // One after the other: the newest is written last.
+            if let Some(before) = before {
+                let _ = before.await;
+            }
+            if let Ok(Err(error)) = spawn_blocking(move || store.save(&board, &curves)).await {
+                warn!("what was learnt of the fans could not be kept: {error}");
+            }
+        }));
     }
 }
 

@@ -34,8 +34,9 @@ impl FromStr for Selector {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let hex =
-            |text: &str| text.len() == 4 && text.chars().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase());
+        let hex = |text: &str, length| {
+            text.len() == length && text.chars().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase())
+        };
         if text.is_empty() {
             return Err("must not be empty".to_owned());
         }
@@ -45,7 +46,7 @@ impl FromStr for Selector {
         match text.split_once(':') {
             Some(("pci", address)) => match address.split([':', '.']).collect::<Vec<_>>().as_slice() {
                 [domain, bus, device, function]
-                    if hex(domain) && bus.len() == 2 && device.len() == 2 && function.len() == 1 =>
+                    if hex(domain, 4) && hex(bus, 2) && hex(device, 2) && hex(function, 1) =>
                 {
                     Ok(Self::Pci(address.to_owned()))
                 }
@@ -54,13 +55,14 @@ impl FromStr for Selector {
             Some(("usb", rest)) => {
                 let mut parts = rest.splitn(3, ':');
                 match (parts.next(), parts.next(), parts.next()) {
-                    (Some(vendor), Some(product), serial) if hex(vendor) && hex(product) => {
+                    (Some(vendor), Some(product), serial) if hex(vendor, 4) && hex(product, 4) => {
                         Ok(Self::Usb { id: format!("{vendor}:{product}"), serial: serial.map(str::to_owned) })
                     }
                     _ => Err(format!("`{rest}` is no pair of USB ids in lower case such as 10c4:ea90")),
                 }
             }
-            Some(("path", path)) if !path.is_empty() => Ok(Self::Path(path.to_owned())),
+            Some(("path", "")) => Err("`path:` names nothing".to_owned()),
+            Some(("path", path)) => Ok(Self::Path(path.to_owned())),
             _ => Ok(Self::Name(text.to_owned())),
         }
     }

@@ -6,11 +6,14 @@
 //! program that switches without taking the lock would make two chips of one address speak at once, and a chip that holds
 //! the data line low behind an open channel holds the whole bus; only the multiplexer's reset pin ends that.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
+use std::thread;
+use std::time::Duration;
 
 use embedded_hal::i2c::Operation;
 
 use super::{Error, Link};
+use crate::clock;
 
 /// A multiplexer that boards can name.
 pub struct MuxPart {
@@ -78,10 +81,29 @@ impl Muxed {
     }
 }
 
+/// A transaction takes milliseconds: who holds the lock for longer is stopped, and safety does not wait for that.
+const LOCK: Duration = Duration::from_millis(200);
+/// Between two looks at a lock that is taken.
+const LOOK: Duration = Duration::from_millis(1);
+
+fn lock(file: &File) -> Result<(), Error> {
+    let began = clock::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if clock::now().saturating_duration_since(began) < LOCK => {
+                thread::sleep(LOOK)
+            }
+            Err(TryLockError::WouldBlock) => return Err(Error::TimedOut),
+            Err(TryLockError::Error(error)) => return Err(super::linux::from_io(&error)),
+        }
+    }
+}
+
 impl Link for Muxed {
     fn transaction(&mut self, address: u8, operations: &mut [Operation<'_>]) -> Result<(), Error> {
         if let Some(file) = &self.lock {
-            file.lock().map_err(|error| super::linux::from_io(&error))?;
+            lock(file)?;
         }
         let result = self.switched(address, operations);
         if let Some(file) = &self.lock {
@@ -124,6 +146,17 @@ mod tests {
         let result = muxed.transaction(0x40, &mut [Operation::Write(&[0x02])]);
         let written = log.lock().unwrap().clone();
         (result, written)
+    }
+
+    #[test]
+    fn a_lock_that_is_never_let_go_is_a_time_out_and_no_wait_for_ever() {
+        let path = std::env::temp_dir().join(format!("rigd-mux-lock-{}", std::process::id()));
+        let (ours, theirs) = (File::create(&path).unwrap(), File::open(&path).unwrap());
+        theirs.lock().unwrap();
+        assert_eq!(lock(&ours), Err(Error::TimedOut));
+        theirs.unlock().unwrap();
+        assert_eq!(lock(&ours), Ok(()));
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

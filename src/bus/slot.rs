@@ -223,7 +223,7 @@ impl Slot {
                 *drive = Drive { set: Some(wanted), ..Drive::default() };
                 Ok(drifted)
             }
-            Err(error @ chip::Error::ReadBack { .. }) => {
+            Err(error @ (chip::Error::ReadBack { .. } | chip::Error::NoChannel)) => {
                 // The chip is well, this one output is not: the other fans go on, and this one is tried less and less.
                 fan.fault = true;
                 drive.set = None;

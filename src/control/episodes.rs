@@ -62,6 +62,9 @@ pub(super) fn active(board: &Board, snapshot: &Snapshot, orders: &Orders) -> Vec
         if let (true, Ok(rpm)) = (view.stands, view.rpm) {
             found.add(Kind::FanStands, subject, limit(rpm.0, fan.min_rpm.0));
         }
+        if let (Some(learnt), Ok(rpm)) = (view.fast, view.rpm) {
+            found.add(Kind::TachometerImplausible, subject, limit(rpm.0, learnt.0));
+        }
         if let (Ok(rpm), Err(Missing::Implausible)) = (measured.rpm, view.rpm) {
             found.add(Kind::TachometerImplausible, subject, limit(rpm.0, fan.max_rpm.0));
         }
@@ -257,7 +260,7 @@ mod tests {
         let board = Board::load("simulated-8gpu").unwrap();
         let fan = Fan { rpm: Ok(Rpm(0)), duty: Ok(Duty::OFF), fault: true };
         let snapshot = Snapshot { fans: vec![fan; 6], ..Snapshot::default() };
-        let view = FanView { rpm: Ok(Rpm(0)), stands: true, aged: None };
+        let view = FanView { rpm: Ok(Rpm(0)), stands: true, aged: None, fast: None };
         let mut orders = Orders { fans: vec![view; 6], ..Orders::default() };
         assert_eq!(active(&board, &snapshot, &orders).len(), 12);
         orders.measured = Some(3);

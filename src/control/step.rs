@@ -184,8 +184,9 @@ fn calibrate(board: &Board, state: &mut State, inputs: &Inputs<'_>, orders: &mut
     let step = calibration.step(board, rpm, inputs.now);
     orders.reports.extend(step.reports);
     state.calibration = step.next;
-    if state.calibration.is_some() {
-        *decided = Zone { duty: Ok(Duty::FULL), stage: Stage::Calibrating };
+    if let (Some(_), Some(memory)) = (&state.calibration, state.zones.get_mut(index)) {
+        // The way back is a slope from full air.
+        *decided = memory.full_air(Stage::Calibrating);
     }
 }
 

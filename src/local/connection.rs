@@ -7,13 +7,14 @@ use std::time::Duration;
 use log::{debug, info};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::sync::broadcast;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::protocol::{Calibration, Get, Head, MAX_REQUEST, Reply, Request, Series};
 use super::{Peer, Rig, uptime_ms};
 use crate::clock;
-use crate::control::step;
+use crate::control::step::{self, Report};
 use crate::history::series;
 
 /// A client that was let in.
@@ -98,35 +99,57 @@ impl Connection {
             return self.refused("control takes no request now; try again").await;
         }
         info!("local: {}: calibrates zone {zone}", self.peer);
-        let fans = found.fans.iter().filter_map(|fan| Some(board.fans.get(*fan)?.name.clone())).collect();
+        let measured = found.fans.iter().filter_map(|fan| board.fans.get(*fan)).filter(|fan| fan.tachometer.is_some());
+        let fans = measured.map(|fan| fan.name.clone()).collect();
         let mut next = Some(Calibration::Begun { fans });
         let mut rest = [0; 64];
         loop {
             if let Some(calibration) = next.take() {
+                if let Calibration::Stopped(why) = &calibration {
+                    info!("local: {}: the calibration of zone {zone} has ended early: {why}", self.peer);
+                }
+                if calibration == Calibration::Done {
+                    info!("local: {}: the calibration of zone {zone} is done", self.peer);
+                }
                 let (ends, reply) = (calibration.ends(), Reply::Calibration(calibration));
                 let sent = self.in_time(async |this: &mut Self| this.send(&reply).await).await;
-                if ends || sent.is_err() {
-                    return if ends { sent } else { self.stop_calibration(sent) };
+                if ends {
+                    return sent;
+                }
+                if sent.is_err() {
+                    return self.stop_calibration(reports, sent).await;
                 }
             }
             tokio::select! {
                 report = reports.recv() => match report {
                     Ok(report) => next = Some(Calibration::new(report, &board)),
                     // So many reports behind is a client that does not read; the fans are measured for nobody.
-                    Err(_) => return self.stop_calibration(Err(Error::from(ErrorKind::TimedOut))),
+                    Err(_) => return self.stop_calibration(reports, Err(Error::from(ErrorKind::TimedOut))).await,
                 },
                 read = self.stream.read(&mut rest) => match read {
                     // Whatever it has to say now has to wait for the end of this; that it left does not.
                     Ok(1..) => {}
-                    Ok(0) | Err(_) => return self.stop_calibration(Err(Error::from(ErrorKind::ConnectionAborted))),
+                    Ok(0) | Err(_) => {
+                        let left = Err(Error::from(ErrorKind::ConnectionAborted));
+                        return self.stop_calibration(reports, left).await;
+                    }
                 },
             }
         }
     }
 
-    fn stop_calibration(&self, result: Result<()>) -> Result<()> {
-        // Where even that cannot be handed over control has ended, and its calibration with it, or ends by itself.
-        let _ = self.rig.requests.try_send(step::Request::StopCalibration);
+    /// Its client is gone. Until its end is heard nobody else begins one: they would take that end for theirs.
+    async fn stop_calibration(&self, mut reports: broadcast::Receiver<Report>, result: Result<()>) -> Result<()> {
+        info!("local: {}: left; its calibration is stopped", self.peer);
+        let stopped = async {
+            // Control that has ended has ended its calibration too.
+            let _ = self.rig.requests.send(step::Request::StopCalibration).await;
+            while !matches!(
+                reports.recv().await,
+                Ok(Report::Done | Report::Stopped(_)) | Err(broadcast::error::RecvError::Closed)
+            ) {}
+        };
+        let _ = timeout(self.deadline, stopped).await;
         result
     }
 

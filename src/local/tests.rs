@@ -311,5 +311,10 @@ async fn a_calibration_is_handed_to_control_and_told_line_by_line() {
     assert_eq!(timeout(PATIENCE, lab.control.requests.recv()).await.unwrap(), Some(step::Request::Calibrate(0)));
     drop(other);
     assert_eq!(timeout(PATIENCE, lab.control.requests.recv()).await.unwrap(), Some(step::Request::StopCalibration));
+    // Until control has said so it is not over, and nobody takes its end for their own.
+    let mut third = lab.client().await;
+    third.send(b"{\"calibrate\":{\"zone\":\"cards\"}}\n").await;
+    assert_eq!(third.error().await, "a calibration is under way already");
+    lab.control.reports.send(Report::Stopped(step::Stopped::Asked)).unwrap();
     lab.end().await;
 }

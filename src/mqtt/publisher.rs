@@ -138,6 +138,11 @@ impl Publisher {
     fn sample(&mut self) {
         let now = clock::now();
         self.paused = false;
+        let serial = self.serial();
+        if serial.is_some() && serial != self.birth.serial && self.up.is_some() {
+            self.birth.serial = serial;
+            self.bear();
+        }
         let slack = self.slack();
         if self.due.is_none_or(|due| now + slack >= due) {
             self.due = Some(self.due.map_or(now, |due| due.max(now - slack)) + self.period);
@@ -239,15 +244,24 @@ impl Publisher {
     /// Says who we are: online first, so that a will that is still on its way is overtaken.
     fn announce(&mut self, connection: u32) {
         self.birth.connection = connection;
-        self.birth.serial = self.inputs.snapshot.borrow().identity.as_ref().map(|identity| identity.serial.clone());
+        self.birth.serial = self.serial();
         self.birth.outbox = OutboxInfo {
             waiting: u32::try_from(self.outbox.waiting()).unwrap_or(u32::MAX),
             dropped: self.outbox.dropped(),
             refused: self.refused,
         };
         self.say(&Online { online: true, connection, reason: Reason::Connected });
+        self.bear();
+    }
+
+    fn bear(&mut self) {
         let birth = encode(self.encoding, Header::new(Kind::Birth, self.start.boot, 0), &self.birth);
         self.state.push_back((Kind::Birth, birth));
+    }
+
+    /// What the board's EEPROM says, which may be known only after the connection stands.
+    fn serial(&self) -> Option<String> {
+        self.inputs.snapshot.borrow().identity.as_ref().map(|identity| identity.serial.clone())
     }
 
     fn say(&mut self, online: &Online) {

@@ -23,8 +23,9 @@ impl<'a> Resolver<'a> {
                     this.complain(&format!("bus.{name}.adapter"), text);
                     bus::Selector::Name(String::new())
                 });
-                if bus.timeout_ms.is_some_and(|ms| !(10..=10_000).contains(&ms)) {
-                    this.complain(&format!("bus.{name}.timeout_ms"), "must be 10 to 10000");
+                // A second is what leaving the fans safe reckons with.
+                if bus.timeout_ms.is_some_and(|ms| !(10..=1_000).contains(&ms)) {
+                    this.complain(&format!("bus.{name}.timeout_ms"), "must be 10 to 1000");
                 }
                 Adapter::Kernel { selector, timeout: bus.timeout_ms.map(|ms| Duration::from_millis(ms.into())) }
             }

@@ -66,6 +66,8 @@ fn a_selector_that_cannot_be_meant_is_refused() {
     for (text, expected) in [
         ("", "must not be empty"),
         ("pci:1f.4", "`1f.4` is no PCI address such as 0000:00:1f.4"),
+        ("pci:0000:zz:zz.z", "`0000:zz:zz.z` is no PCI address such as 0000:00:1f.4"),
+        ("path:", "`path:` names nothing"),
         ("usb:10C4:EA90", "`10C4:EA90` is no pair of USB ids in lower case such as 10c4:ea90"),
     ] {
         assert_eq!(text.parse::<Selector>(), Err(expected.to_owned()));

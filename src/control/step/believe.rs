@@ -6,8 +6,13 @@ use crate::board;
 use crate::reading::{Missing, Reading};
 use crate::units::Millicelsius;
 
-/// A jump that stays for so long is no glitch: the part was changed, or the rig came back from a long pause.
+/// A jump that stays for so long is no glitch: the part was changed, or the rig came back from a long pause. Downwards it
+/// is more likely a part that was reset or a diode that is gone, and believing it would take the air away.
 pub(super) const SETTLED: Duration = Duration::from_secs(3);
+pub(super) const SETTLED_COOLER: Duration = Duration::from_secs(60);
+/// While a jump is in doubt the way from the last value that was believed grows no longer than this makes it: else noise would
+/// be in its reach sooner or later.
+const DOUBT: Duration = Duration::from_secs(2);
 /// What a converter's noise and the coarsest part's step may add to a change at any time.
 const SLACK: Millicelsius = Millicelsius(2_000);
 
@@ -35,10 +40,13 @@ impl SensorState {
         reading: Reading<Millicelsius>,
         now: Instant,
     ) -> Reading<Millicelsius> {
-        let value = reading?;
-        if value < sensor.min || value > sensor.max {
-            return Err(Missing::Implausible);
-        }
+        let value = match reading {
+            Ok(value) if (sensor.min..=sensor.max).contains(&value) => value,
+            other => {
+                self.jumped = None;
+                return other.and(Err(Missing::Implausible));
+            }
+        };
         let moved = match self.moved {
             Some((before, at)) if before == value => at,
             _ => now,
@@ -56,8 +64,10 @@ impl SensorState {
 
     /// Whether no temperature can have come here from where it was believed to be, and has not stayed either.
     fn jumps(&mut self, sensor: &board::Sensor, value: Millicelsius, now: Instant) -> bool {
+        let doubt = if self.jumped.is_some() { DOUBT } else { Duration::MAX };
         let reaches = |(from, at): (Millicelsius, Instant)| {
-            let millis = i64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(i64::MAX);
+            let since = now.saturating_duration_since(at).min(doubt);
+            let millis = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
             let reach = i64::from(sensor.max_rate).saturating_mul(millis).saturating_add(SLACK.0.into());
             (i64::from(value.0) - i64::from(from.0)).abs() <= reach
         };
@@ -69,7 +79,9 @@ impl SensorState {
             Some((from, since, at)) if reaches((from, at)) => since,
             _ => now,
         };
-        let settled = now.saturating_duration_since(since) >= SETTLED;
+        let cooler = self.believed.is_some_and(|(from, _)| value < from);
+        let needed = if cooler { SETTLED_COOLER } else { SETTLED };
+        let settled = now.saturating_duration_since(since) >= needed;
         self.jumped = (!settled).then_some((value, since, now));
         !settled
     }
@@ -119,10 +131,34 @@ mod tests {
         let start = crate::clock::now();
         let mut state = SensorState::default();
         assert!(state.believe(&SENSOR, Ok(Millicelsius(40_000)), start).is_ok());
-        for (second, value) in (1..).zip([120_000, -30_000, 130_000, -35_000]) {
-            let now = start + Duration::from_millis(second * 500);
+        let noise = [120_000, -30_000, 130_000, -35_000].into_iter().cycle().take(240);
+        for (half, value) in (1..).zip(noise) {
+            let now = start + Duration::from_millis(half * 500);
             assert_eq!(state.believe(&SENSOR, Ok(Millicelsius(value)), now), Err(Missing::Implausible));
         }
+    }
+
+    /// A part that was reset, or a diode that is gone, while the zone cooks.
+    #[test]
+    fn a_fall_is_believed_only_after_a_minute() {
+        let start = crate::clock::now();
+        let mut state = SensorState::default();
+        assert!(state.believe(&SENSOR, Ok(Millicelsius(85_000)), start).is_ok());
+        for (second, believed) in [(1, false), (3, false), (30, false), (60, false), (61, true), (62, true)] {
+            let reading = state.believe(&SENSOR, Ok(Millicelsius(0)), start + Duration::from_secs(second));
+            assert_eq!(reading.is_ok(), believed, "after {second} s");
+        }
+    }
+
+    #[test]
+    fn a_sensor_that_went_away_in_doubt_is_not_in_doubt_any_more() {
+        let start = crate::clock::now();
+        let mut state = SensorState::default();
+        assert!(state.believe(&SENSOR, Ok(Millicelsius(30_000)), start).is_ok());
+        assert!(state.believe(&SENSOR, Ok(Millicelsius(120_000)), start + Duration::from_secs(1)).is_err());
+        assert!(state.has_jumped());
+        assert_eq!(state.believe(&SENSOR, Err(Missing::Bus), start + Duration::from_secs(2)), Err(Missing::Bus));
+        assert!(!state.has_jumped());
     }
 
     #[test]

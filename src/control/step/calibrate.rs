@@ -42,6 +42,8 @@ pub(super) struct Calibration {
     since: Instant,
     /// A speed that stays, and since when.
     steady: Option<(Rpm, Instant)>,
+    /// It turned in the tick before, on the way up.
+    turned: bool,
     /// Falling by drive, as they are found.
     points: Vec<(Duty, Rpm)>,
 }
@@ -92,8 +94,8 @@ pub enum Stopped {
     /// It does not turn, whatever the drive.
     #[error("the fan does not turn at full drive")]
     NeverTurns,
-    /// There is no such zone, or one is being calibrated already.
-    #[error("there is no such zone, or a calibration is under way")]
+    /// There is no such zone, none of its fans has a tachometer, or one is being calibrated already.
+    #[error("there is no such zone, none of its fans has a tachometer, or a calibration is under way")]
     Refused,
     /// Somebody asked for it.
     #[error("stopped on request")]
@@ -109,8 +111,20 @@ pub(super) struct Step {
 
 impl Calibration {
     pub(super) fn begin(board: &Board, zone: usize, now: Instant) -> Option<Self> {
-        let fans = board.zones.get(zone)?.fans.clone();
-        Some(Self { zone, fans, phase: Phase::Down(Duty::FULL), since: now, steady: None, points: Vec::new() })
+        let measured = |fan: &&usize| board.fans.get(**fan).is_some_and(|fan| fan.tachometer.is_some());
+        let fans: Vec<usize> = board.zones.get(zone)?.fans.iter().filter(measured).copied().collect();
+        if fans.is_empty() {
+            return None;
+        }
+        Some(Self {
+            turned: false,
+            zone,
+            fans,
+            phase: Phase::Down(Duty::FULL),
+            since: now,
+            steady: None,
+            points: Vec::new(),
+        })
     }
 
     /// The fan that is being measured.
@@ -155,15 +169,20 @@ impl Calibration {
             }
             Phase::Down(_) if settled && self.points.is_empty() => end(Report::Stopped(Stopped::NeverTurns)),
             Phase::Down(_) if settled => Step { next: Some(self.go(Phase::Stop, now)), reports: vec![] },
-            // A fan that never stands still has its start where it has its minimum.
-            Phase::Stop if settled && turning => self.finish(index, None, now),
+            // It never stands still, or the others' draught turns it: the board's own numbers hold.
+            Phase::Stop if settled && turning => self.finish(board, index, None, now),
             Phase::Stop if settled => {
                 let next = Phase::Up(Duty::saturating(FINE.into()));
                 Step { next: Some(self.go(next, now)), reports: vec![] }
             }
-            Phase::Up(duty) if turning => self.finish(index, Some(duty), now),
+            // One tick may be a pulse of noise.
+            Phase::Up(duty) if turning && self.turned => self.finish(board, index, Some(duty), now),
+            Phase::Up(_) if turning => {
+                self.turned = true;
+                Step { next: Some(self), reports: vec![] }
+            }
             Phase::Up(Duty::FULL) if waited >= PATIENCE => end(Report::Stopped(Stopped::NeverTurns)),
-            Phase::Up(duty) if waited >= START => {
+            Phase::Up(duty) if duty < Duty::FULL && waited >= START => {
                 let higher = Phase::Up(Duty::saturating(u32::from(duty.hundredths() + FINE)));
                 Step { next: Some(self.go(higher, now)), reports: vec![] }
             }
@@ -172,7 +191,7 @@ impl Calibration {
     }
 
     const fn go(mut self, phase: Phase, now: Instant) -> Self {
-        (self.phase, self.since, self.steady) = (phase, now, None);
+        (self.phase, self.since, self.steady, self.turned) = (phase, now, None, false);
         self
     }
 
@@ -190,11 +209,14 @@ impl Calibration {
     }
 
     /// Writes the fan's curve and goes on to the next one.
-    fn finish(mut self, index: usize, start: Option<Duty>, now: Instant) -> Step {
+    fn finish(mut self, board: &Board, index: usize, start: Option<Duty>, now: Instant) -> Step {
         self.points.reverse();
         let points = std::mem::take(&mut self.points);
-        let min = points.first().map_or(Duty::FULL, |(duty, _)| *duty);
-        let curve = FanCurve { start: start.unwrap_or(min).max(min), min, points };
+        let slowest = points.first().map_or(Duty::FULL, |(duty, _)| *duty);
+        let fan = board.fans.get(index);
+        let min = if start.is_none() { fan.map_or(slowest, |fan| fan.min.max(slowest)) } else { slowest };
+        let start = start.or(fan.map(|fan| fan.start)).unwrap_or(min).max(min);
+        let curve = FanCurve { start, min, points };
         let mut reports = vec![Report::Learnt { fan: index, curve }];
         self.fans.remove(0);
         if self.fans.is_empty() {

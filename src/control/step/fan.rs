@@ -15,7 +15,8 @@ const KICK_PAUSE: Duration = Duration::from_secs(10);
 /// A drive that moved by less than this for `STEADY` is one at which the speed can be compared with what was learnt.
 const STEADY_WITHIN: u16 = 300;
 const STEADY: Duration = Duration::from_secs(30);
-/// Per cent of the learnt speed: slower is worn out or clogged, faster is no fan's speed but a tachometer's mistake.
+/// Per cent of the learnt speed: slower is worn out or clogged, faster is another fan or a tachometer's mistake. Both are told
+/// and neither is acted on: a fan that was replaced must not make its zone bark.
 const AGED_BELOW: u32 = 85;
 const TOO_FAST_ABOVE: u32 = 150;
 /// Per cent of the maker's speed at full drive that no fan passes.
@@ -43,6 +44,8 @@ pub struct FanView {
     pub stands: bool,
     /// Much slower than it was when it was measured: the speed that it had then.
     pub aged: Option<Rpm>,
+    /// Much faster than it was then, the speed of which this is: another fan, or a tachometer that lies.
+    pub fast: Option<Rpm>,
 }
 
 impl FanState {
@@ -56,7 +59,7 @@ impl FanState {
     ) -> FanView {
         let duty = if fan.zone.is_some() { self.ordered } else { Some(Duty::FULL) };
         let learnt = self.steadily(duty, now).and_then(|duty| curve?.expected(duty));
-        let rpm = rpm.and_then(|rpm| plausible(fan, learnt, rpm));
+        let rpm = rpm.and_then(|rpm| plausible(fan, rpm));
         let driven = duty.is_some_and(|duty| duty >= min(fan, curve) && duty > Duty::OFF);
         self.stands_since = match self.stands_since {
             // Where there is no tachometer the board has taken it upon itself.
@@ -69,7 +72,11 @@ impl FanState {
             (Ok(rpm), Some(learnt)) if !stands && percent_of(rpm, learnt) < AGED_BELOW => Some(learnt),
             _ => None,
         };
-        FanView { rpm, stands, aged }
+        let fast = match (rpm, learnt) {
+            (Ok(rpm), Some(learnt)) if percent_of(rpm, learnt) > TOO_FAST_ABOVE => Some(learnt),
+            _ => None,
+        };
+        FanView { rpm, stands, aged, fast }
     }
 
     /// The drive for its zone's: never below what it needs to turn, and a kick where it does not turn yet.
@@ -82,7 +89,7 @@ impl FanState {
         now: Instant,
     ) -> Duty {
         let start = curve.map_or(fan.start, |curve| curve.start);
-        let was_off = self.ordered.is_none_or(|duty| duty == Duty::OFF);
+        let was_off = self.ordered == Some(Duty::OFF);
         let standing = match rpm {
             Ok(_) => !turns(fan, rpm),
             // Nobody knows: a fan that was off is taken to stand.
@@ -128,9 +135,8 @@ pub(super) fn turns(fan: &board::Fan, rpm: Reading<Rpm>) -> bool {
     rpm.is_ok_and(|rpm| rpm >= fan.min_rpm && rpm > Rpm(0))
 }
 
-fn plausible(fan: &board::Fan, learnt: Option<Rpm>, rpm: Rpm) -> Reading<Rpm> {
-    let too_fast = learnt.is_some_and(|learnt| percent_of(rpm, learnt) > TOO_FAST_ABOVE);
-    if too_fast || percent_of(rpm, fan.max_rpm) > IMPOSSIBLE_ABOVE { Err(Missing::Implausible) } else { Ok(rpm) }
+fn plausible(fan: &board::Fan, rpm: Rpm) -> Reading<Rpm> {
+    if percent_of(rpm, fan.max_rpm) > IMPOSSIBLE_ABOVE { Err(Missing::Implausible) } else { Ok(rpm) }
 }
 
 fn percent_of(rpm: Rpm, whole: Rpm) -> u32 {
@@ -205,7 +211,11 @@ mod tests {
         assert_eq!(view(0, slow).aged, None, "it may still be on its way");
         assert_eq!(view(30_000, slow).aged, Some(expected));
         assert_eq!(view(31_000, fair).aged, None);
-        assert_eq!(view(32_000, fast).rpm, Err(Missing::Implausible));
+        assert_eq!(
+            (view(32_000, fast).rpm, view(33_000, fast).fast),
+            (Ok(Rpm(fast)), Some(expected)),
+            "told, and it turns"
+        );
         assert_eq!(view(33_000, 7_000).rpm, Err(Missing::Implausible));
     }
 

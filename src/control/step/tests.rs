@@ -326,6 +326,60 @@ fn a_calibration_measures_each_fan_and_gives_the_zone_back() {
     assert_eq!(rig.zone(at(40)).1, Stage::Normal);
 }
 
+/// A fan that turns until it is stopped and never again must not keep its zone in calibration for ever.
+#[test]
+fn a_fan_that_does_not_start_again_ends_the_calibration() {
+    let mut rig = Rig::found_at(percent(40));
+    assert_eq!(rig.zone(at(40)).1, Stage::Normal);
+    rig.request = Some(Request::Calibrate(0));
+    let mut stopped = false;
+    for second in 0..600 {
+        let orders = rig.tick(at(40 + second % 2));
+        stopped |= orders.duties.first() == Some(&Some(Duty::OFF));
+        rig.fans[0].rpm = Ok(Rpm(if stopped { 0 } else { 2_000 }));
+        if orders.reports.contains(&Report::Stopped(Stopped::NeverTurns)) {
+            return;
+        }
+    }
+    panic!("it never ended");
+}
+
+#[test]
+fn after_a_calibration_the_drive_falls_no_faster_than_the_slew_limit() {
+    let mut rig = Rig::found_at(percent(40));
+    assert_eq!(rig.zone(at(40)), (percent(40), Stage::Normal));
+    rig.request = Some(Request::Calibrate(0));
+    for _ in 0..20 {
+        assert_eq!(rig.zone(at(32)).1, Stage::Calibrating);
+    }
+    rig.request = Some(Request::StopCalibration);
+    assert_eq!(rig.zone(at(32)), (percent(95), Stage::Normal));
+}
+
+#[test]
+fn a_fan_without_a_tachometer_is_left_out_of_a_calibration() {
+    let text = BOARD.replace("channel = 1\nmin_rpm = 500\nmax_rpm = 5000\n", "channel = 1\ntachometer = false\n");
+    let mut rig = Rig::found_at(percent(40));
+    rig.board = Board::parse("t.toml", &text).unwrap();
+    assert_eq!(rig.zone(at(40)).1, Stage::Normal);
+    rig.request = Some(Request::Calibrate(0));
+    assert_eq!(rig.tick(at(40)).measured, Some(1));
+}
+
+#[test]
+fn dead_fans_are_made_up_for_at_any_hour() {
+    let mut rig = Rig::found_at(percent(40));
+    let text = BOARD.replace("slew_pct_per_s = 5", "slew_pct_per_s = 100\nspare_fans = 1");
+    rig.board = Board::parse("t.toml", &text).unwrap();
+    rig.quiet = Some(percent(40));
+    assert_eq!(rig.zone(at(45)), (percent(40), Stage::Quiet));
+    rig.fans[1].rpm = Ok(Rpm(0));
+    for _ in 0..SPIN_UP.as_secs() {
+        assert_eq!(rig.zone(at(45)).1, Stage::Quiet);
+    }
+    assert_eq!(rig.zone(at(45)), (percent(90), Stage::FanMadeUp));
+}
+
 #[test]
 fn a_calibration_ends_as_soon_as_the_zone_needs_its_air() {
     let hot = [Ok(Millicelsius(61_000)), Ok(Millicelsius(25_000))];

@@ -77,7 +77,9 @@ impl ZoneState {
         }
         let urgent = urgent(zone, hottest);
         // Behind the hysteresis, or what heat takes from quiet hours would come and go with the sensor's last bit.
-        let ceiling = now.quiet.map_or(Duty::FULL, |cap| quiet_ceiling(cap, zone.critical, held));
+        // A dead fan is made up for at any hour.
+        let quiet = now.quiet.filter(|_| now.dead == 0);
+        let ceiling = quiet.map_or(Duty::FULL, |cap| quiet_ceiling(cap, zone.critical, held));
         let before = self.duty.unwrap_or_else(&now.found);
         let mut wanted = curve(&zone.curve, held).unwrap_or(Duty::OFF);
         let all = zone.fans.len();
@@ -100,7 +102,7 @@ impl ZoneState {
     }
 
     /// Safety does not wait for the slew limit, nor for anybody's sleep.
-    fn full_air(&mut self, stage: Stage) -> Zone {
+    pub(super) fn full_air(&mut self, stage: Stage) -> Zone {
         // The integral starts anew from full air, so that the way down is a slope and not a step.
         (self.duty, self.unused, self.integral) = (Some(Duty::FULL), Duration::ZERO, None);
         Zone { duty: Ok(Duty::FULL), stage }
