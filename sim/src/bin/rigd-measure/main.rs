@@ -5,6 +5,7 @@
 //! `broker`, `listener`, `process`, `hwmon` (files in the place of a kernel driver's), `namespace`.
 
 mod broker;
+mod buses;
 mod hwmon;
 mod kernel;
 mod lab;
@@ -31,11 +32,12 @@ use subject::Subject;
 const HELP: &str = "\
 rigd-measure: size, memory, CPU, wake-ups, start time and message size of rigd, beside a bare publisher in the same run
 
-usage: rigd-measure --rigd FILE --bare FILE [--quick]
+usage: rigd-measure --rigd FILE --bare FILE [--quick] [--buses]
 
   --rigd FILE   the agent, as it is shipped
   --bare FILE   bare-publisher, built the same way
   --quick       one window of 10 s each instead of two of 60 s
+  --buses       instead of all that: 40 chips on 4 buses at 10 Hz beside the same bare transactions, and how late ticks are
   --help        this text
 
 Needs mosquitto. Runs the agent twice: on a simulated rig behind sockets, and, where a mount namespace is to be had, on files
@@ -53,6 +55,8 @@ pub(crate) struct Options {
     rounds: u32,
     /// Timed starts for each subject.
     starts: u32,
+    /// The forty chips instead.
+    buses: bool,
 }
 
 fn main() -> ExitCode {
@@ -66,9 +70,18 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
+    // The bare transactions' process of `--buses`.
+    if let [verb, board, simulation] = std::env::args().skip(1).collect::<Vec<_>>().as_slice()
+        && verb == "--replay"
+    {
+        return buses::replay(board.as_ref(), simulation.as_ref());
+    }
     let Some(options) = parse(std::env::args().skip(1))? else {
         return Ok(io::stdout().write_all(HELP.as_bytes())?);
     };
+    if options.buses {
+        return Ok(io::stdout().write_all(buses::run(&options)?.as_bytes())?);
+    }
     let mut lab = Lab::open(&options)?;
     let mut report = Report::new(&options, &lab)?;
     say(&format!("{} starts of each, then {} window(s) of {:?} each", options.starts, options.rounds, options.window))?;
@@ -99,13 +112,14 @@ fn say(what: &str) -> Result<()> {
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>> {
-    let (mut rigd, mut bare, mut quick) = (None, None, false);
+    let (mut rigd, mut bare, mut quick, mut buses) = (None, None, false, false);
     while let Some(arg) = args.next() {
         let mut file = || args.next().map(PathBuf::from).with_context(|| format!("{arg} needs a file; see --help"));
         match arg.as_str() {
             "--rigd" => rigd = Some(file()?),
             "--bare" => bare = Some(file()?),
             "--quick" => quick = true,
+            "--buses" => buses = true,
             "--help" | "-h" => return Ok(None),
             _ => bail!("unknown argument {arg}; see --help"),
         }
@@ -118,6 +132,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>> {
         window: Duration::from_secs(window),
         rounds,
         starts: 21,
+        buses,
     }))
 }
 

@@ -20,6 +20,12 @@ impl Values {
         Some((self.0.get(half.checked_sub(1)?)? + upper) / 2.0)
     }
 
+    /// The value that this part of them, 0 to 1, does not pass.
+    pub(crate) fn part(&self, part: f64) -> Option<f64> {
+        let below = self.0.iter().enumerate().filter(|(index, _)| number(*index) < part * number(self.0.len()));
+        below.map(|(_, value)| *value).next_back().or_else(|| self.least())
+    }
+
     pub(crate) fn least(&self) -> Option<f64> {
         self.0.first().copied()
     }
@@ -37,6 +43,14 @@ pub(crate) fn number(count: impl TryInto<u32>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_of_many() {
+        let mut values = Values::default();
+        (1..=200).for_each(|value| values.push(f64::from(value)));
+        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|part| values.part(part)), [1.0, 100.0, 198.0, 200.0].map(Some));
+        assert_eq!(Values::default().part(0.5), None);
+    }
 
     #[test]
     fn the_middle_of_few() {
