@@ -332,3 +332,13 @@ fn a_drive_without_a_tachometer_needs_a_word_about_it() {
         assert!(text.contains(expected), "{text}");
     }
 }
+
+/// The page that teaches board files by example: its blocks, one after the other, are a board.
+#[test]
+fn what_the_page_teaches_is_a_good_board() {
+    let page = include_str!("../../boards/README.md");
+    let blocks: String = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let board = Board::parse("README.md", &blocks).unwrap_or_else(|problems| panic!("{problems}\n{blocks}"));
+    assert_eq!((board.rails.len(), board.supplies.len(), board.sensors.len(), board.fans.len()), (1, 1, 1, 3));
+    assert!(board.identity.is_some() && board.zones.iter().all(|zone| zone.hold.is_some() && zone.spare_fans == 1));
+}

@@ -146,7 +146,10 @@ fn read_says_what_telemetry_says() {
     let all = ctl(&["read", "--all", "--config", path(&config)]);
     assert!(all.status.success(), "{}", stderr(&all));
     assert_eq!(stdout(&all).lines().count(), 13);
-    assert!(stdout(&all).contains(&values(&text, "power 1")), "{}", stdout(&all));
+    let millivolts: u32 = values(&text, "power 1").split(' ').next().unwrap().parse().unwrap();
+    let volts = format!(" {}.{:03} V, ", millivolts / 1_000, millivolts % 1_000);
+    assert!(stdout(&all).contains(&volts), "{volts:?} is not in\n{}", stdout(&all));
+    assert!(stderr(&all).contains("Reading U20 feeds its watchdog"), "{}", stderr(&all));
 }
 
 #[test]
@@ -178,7 +181,8 @@ fn read_writes_nothing_and_says_what_nobody_set_up() {
     for (arguments, code, expected) in [
         (&["U12"][..], 1, "U12: no acknowledge"),
         (&["U99"], 1, "board simulated-8gpu has no chip `U99`; there are U20, U30"),
-        (&[], 2, "required arguments were not provided"),
+        (&["gpu0"], 1, "gpu0 is a rail of U10: rigd-ctl read U10"),
+        (&[], 2, "<REFDES|--all>"),
         (&["--all", "U10"], 2, "cannot be used with"),
         (&["--all"], 1, "could not be read: U20, U30, U31, U32, U10, U11, U12"),
     ] {

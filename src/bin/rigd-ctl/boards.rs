@@ -5,7 +5,7 @@ use std::fmt::Write;
 use anyhow::bail;
 use rigd::board::{BUILTIN, Board};
 use rigd::bus::MUXES;
-use rigd::chip::{Certainty, PARTS, Part, Setting};
+use rigd::chip::{Certainty, Kernel, PARTS, Part, Setting};
 
 /// The command line.
 #[derive(clap::Args)]
@@ -79,8 +79,14 @@ fn describe(part: &Part) -> Result<String, std::fmt::Error> {
         let seconds: Vec<String> = part.watchdog_s.iter().map(u8::to_string).collect();
         writeln!(text, "  watchdog_s           full air when the agent is gone for so long: {}", seconds.join(", "))?;
     }
-    if !(part.kernel.power.is_empty() && part.kernel.temperature.is_empty() && part.kernel.fan.is_empty()) {
-        writeln!(text, "  kernel driver        where one owns it, it is read through that")?;
-    }
+    let Kernel { power, temperature, fan } = &part.kernel;
+    let kernel = if !(power.is_empty() && temperature.is_empty() && fan.is_empty()) {
+        "where one owns it, it is read through that"
+    } else if part.holds_identity() || part.takes.contains(&Setting::Tachometer) {
+        "not used through one: it must be free of it"
+    } else {
+        "not read through one: name it as [hwmon.*]"
+    };
+    writeln!(text, "  kernel driver        {kernel}")?;
     Ok(text)
 }

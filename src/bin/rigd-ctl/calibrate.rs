@@ -16,7 +16,7 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// The command line.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Takes one to three minutes for each fan, which is heard: one after the other is slowed down until it stands, while all others\nof the zone have full air. It ends at once when a sensor or another fan is lost or the zone comes within 10 K of its critical\ntemperature, and with this command (Ctrl-C). What was learnt holds from then on and after a restart."
+    after_help = "Takes one to three minutes for each fan, which is heard: one after the other is slowed down until it stands, while all others of the zone have full air. It ends at once when a sensor or another fan is lost or the zone comes within 10 K of its critical temperature, and with this command (Ctrl-C). What was learnt holds from then on and after a restart."
 )]
 pub(crate) struct Arguments {
     /// The zone's name on the board

@@ -3,10 +3,13 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use rigd::board::{Board, Bus, ChipKind, Point};
+use rigd::board::{Board, Bus, ChipKind, Point, Zone};
 use rigd::bus::{self, Adapter, Host, adapters};
 use rigd::chip::{Part, Setting};
 use rigd::config::{self, Config};
+use rigd::units::Millicelsius;
+
+use crate::people::{milli, percent};
 
 /// The command line.
 #[derive(clap::Args)]
@@ -53,12 +56,14 @@ fn describe_config(text: &mut String, path: &Path, config: &Config) -> std::fmt:
 
 fn describe(text: &mut String, board: &Board, host: &Host) -> std::fmt::Result {
     writeln!(text, "Board {} revision {}: {}", board.name, board.revision, board.description)?;
+    let width = board.chips().map(|(_, chip)| chip.refdes.chars().count()).max().unwrap_or(0).max(14);
+    let names = board.buses.iter().map(|bus| bus.name.chars().count()).max().unwrap_or(0).max(12);
     for bus in &board.buses {
-        writeln!(text, "  bus {:<12} {}", bus.name, place(bus, host))?;
+        writeln!(text, "  bus {:<names$} {}", bus.name, place(bus, host))?;
         for chip in &bus.chips {
             match &chip.kind {
                 ChipKind::I2c { part, addr, segment, settings } => {
-                    write!(text, "    {:<14} {} at {addr:#04x}", chip.refdes, part.name)?;
+                    write!(text, "    {:<width$} {} at {addr:#04x}", chip.refdes, part.name)?;
                     if let Some(segment) = segment {
                         write!(text, " behind channel {} of {:#04x}", segment.channel, segment.mux)?;
                     }
@@ -70,46 +75,72 @@ fn describe(text: &mut String, board: &Board, host: &Host) -> std::fmt::Result {
                     }
                     writeln!(text, ": {}", part.about)?;
                 }
-                ChipKind::Hwmon(hwmon) => writeln!(text, "    {:<14} kernel driver {}", chip.refdes, hwmon.driver)?,
+                ChipKind::Hwmon(hwmon) => writeln!(text, "    {:<width$} kernel driver {}", chip.refdes, hwmon.driver)?,
             }
         }
     }
-    for rail in &board.rails {
-        writeln!(text, "  rail {:<11} {}", rail.name, at(board, rail.at, |part| part.power))?;
-    }
-    for supply in &board.supplies {
-        writeln!(text, "  supply {:<9} {}", supply.name, at(board, supply.input, |part| part.power))?;
-    }
-    for sensor in &board.sensors {
-        writeln!(text, "  sensor {:<9} {}", sensor.name, at(board, sensor.at, |part| part.temperature))?;
-    }
-    for fan in &board.fans {
-        let zone = fan.zone.and_then(|zone| board.zones.get(zone)).map_or("watched only", |zone| &zone.name);
-        writeln!(
-            text,
-            "  fan {:<12} {}, {} to {}, zone {zone}",
-            fan.name,
-            at(board, fan.at, |part| part.fan),
-            fan.min_rpm,
-            fan.max_rpm
-        )?;
-    }
-    for zone in &board.zones {
-        let curve: Vec<String> =
-            zone.curve.iter().map(|(celsius, duty)| format!("{}: {duty}", celsius.0 / 1000)).collect();
-        write!(text, "  zone {:<11} ", zone.name)?;
-        if !curve.is_empty() {
-            write!(text, "{} °C; ", curve.join(", "))?;
-        }
-        if let Some(hold) = &zone.hold {
-            write!(text, "holds {} °C at {} a kelvin; ", hold.target.0 / 1000, hold.gain)?;
-        }
-        writeln!(text, "full air from {} °C", zone.critical.0 / 1000)?;
+    let uses = uses(board);
+    let width = uses.iter().map(|(_, name, _)| name.chars().count()).max().unwrap_or(0);
+    for (kind, name, meaning) in &uses {
+        writeln!(text, "  {kind:<6} {name:<width$}  {meaning}")?;
     }
     if board.zones.is_empty() {
         writeln!(text, "  no zone: no fan is driven")?;
     }
+    if board.revision == DRAFT {
+        writeln!(text, "Warning: revision is \"{DRAFT}\": put the one there that is printed on the board.")?;
+    }
     writeln!(text, "No mistakes found.")
+}
+
+/// The revision of what `rigd-ctl probe` drafts.
+const DRAFT: &str = "draft";
+
+/// What the board measures and drives: kind, name, and what the file says of it.
+fn uses(board: &Board) -> Vec<(&'static str, &str, String)> {
+    let mut uses = Vec::new();
+    for rail in &board.rails {
+        uses.push(("rail", rail.name.as_str(), at(board, rail.at, |part| part.power)));
+    }
+    for supply in &board.supplies {
+        uses.push(("supply", &supply.name, at(board, supply.input, |part| part.power)));
+    }
+    for sensor in &board.sensors {
+        let critical = sensor.critical.map_or(String::new(), |own| format!(", critical at {}", degrees(own)));
+        uses.push(("sensor", &sensor.name, at(board, sensor.at, |part| part.temperature) + &critical));
+    }
+    for fan in &board.fans {
+        let zone = fan.zone.and_then(|zone| board.zones.get(zone));
+        let zone = zone.map_or("watched only".to_owned(), |zone| format!("zone {}", zone.name));
+        let place = at(board, fan.at, |part| part.fan);
+        uses.push(("fan", &fan.name, format!("{place}, {} to {}, {zone}", fan.min_rpm, fan.max_rpm)));
+    }
+    for zone in &board.zones {
+        uses.push(("zone", &zone.name, meaning(zone)));
+    }
+    uses
+}
+
+fn meaning(zone: &Zone) -> String {
+    let mut parts = Vec::new();
+    if !zone.curve.is_empty() {
+        let points = zone.curve.iter().map(|(at, duty)| format!("{}: {}", degrees(*at), percent(*duty)));
+        parts.push(points.collect::<Vec<_>>().join(", "));
+    }
+    if let Some(hold) = &zone.hold {
+        parts.push(format!("holds {} at {} a kelvin", degrees(hold.target), percent(hold.gain)));
+    }
+    if zone.spare_fans > 0 {
+        parts.push(format!("makes up for {} dead of {} fans", zone.spare_fans, zone.fans.len()));
+    }
+    parts.push(format!("full air from {}", degrees(zone.critical)));
+    parts.join("; ")
+}
+
+/// Whole degrees without a fraction, others with all of it.
+fn degrees(temperature: Millicelsius) -> String {
+    let text = milli(temperature.0, 3);
+    format!("{} °C", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// Chip and channel as the board file names them.
@@ -138,5 +169,80 @@ fn place(bus: &Bus, host: &Host) -> String {
                 format!("not on this machine: {error} (it has {names})")
             }
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(board: &str) -> String {
+        let board = Board::parse("b.toml", board).unwrap_or_else(|problems| panic!("{problems}"));
+        let mut text = String::new();
+        describe(&mut text, &board, &Host::default()).unwrap();
+        text
+    }
+
+    #[test]
+    fn a_board_is_told_as_people_say_it() {
+        let text = told(
+            r#"name = "t"
+revision = "draft"
+[bus.a]
+adapter = "x"
+[chip.U2]
+part = "max31790"
+bus = "a"
+addr = 0x20
+[chip.U3]
+part = "tmp75"
+bus = "a"
+addr = 0x48
+[sensor.air_behind_the_cards]
+chip = "U3"
+critical_mc = 62_500
+[fan.front]
+chip = "U2"
+channel = 1
+min_rpm = 500
+max_rpm = 5_000
+[fan.rear]
+chip = "U2"
+channel = 2
+min_rpm = 500
+max_rpm = 5_000
+[fan.side]
+chip = "U2"
+channel = 3
+min_rpm = 500
+max_rpm = 5_000
+[zone.z]
+sensors = ["air_behind_the_cards"]
+fans = ["front", "rear"]
+curve = [[30_000, 30], [60_000, 100]]
+critical_mc = 70_000
+spare_fans = 1
+"#,
+        );
+        for expected in [
+            "  sensor air_behind_the_cards  U3 channel 1, critical at 62.5 °C\n",
+            "  fan    front                 U2 channel 1, 500 rpm to 5000 rpm, zone z\n",
+            "  fan    side                  U2 channel 3, 500 rpm to 5000 rpm, watched only\n",
+            "  zone   z                     30 °C: 30 %, 60 °C: 100 %; makes up for 1 dead of 2 fans; full air from 70 °C\n",
+            "Warning: revision is \"draft\": ",
+        ] {
+            assert!(text.contains(expected), "{expected:?} is not in\n{text}");
+        }
+        let (_, frame) = rigd::board::BUILTIN.iter().find(|(name, _)| *name == "frame-12gpu").unwrap();
+        let text = told(frame);
+        assert!(text.contains("; holds ") && !text.contains("Warning"), "{text}");
+    }
+
+    #[test]
+    fn degrees_have_as_many_decimals_as_they_need() {
+        for (millicelsius, expected) in [(0, "0 °C"), (-500, "-0.5 °C"), (100_000, "100 °C"), (62_125, "62.125 °C")]
+        {
+            assert_eq!(degrees(Millicelsius(millicelsius)), expected);
+        }
     }
 }

@@ -7,6 +7,7 @@ mod check;
 mod decode;
 mod identity;
 mod kernel;
+mod people;
 mod plot;
 mod probe;
 mod read;

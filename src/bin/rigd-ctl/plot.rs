@@ -23,7 +23,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
 use rigd::config;
-use rigd::history::Quantity;
+use rigd::history::{Quantity, SLOT_MS, SLOTS};
 use rigd::local::{Get, Head, Reply, Request, Series};
 use rustix::termios::tcgetwinsize;
 
@@ -34,14 +34,14 @@ use terminal::Screen;
 /// The command line.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  rigd-ctl plot                                     the last hour, on this terminal\n  rigd-ctl plot --since 10m --what watts            ten minutes of power\n  rigd-ctl plot --only exhaust1 gpu0 -o rig.png     a picture for a ticket; .svg too\n  rigd-ctl plot --json | jq -c 'select(.series.name == \"gpu0\").series.last'\n\nLines are the last reading of every 5 s; between the lowest and the highest of those 5 s is shaded (on a terminal, a bar).\nWhere a line has a gap there was no reading, and the legend says why."
+    after_help = "Examples:\n  rigd-ctl plot                                     the last hour, on this terminal\n  rigd-ctl plot --since 10m --what watts            ten minutes of power\n  rigd-ctl plot --only exhaust1 gpu0 -o rig.png     a picture for a ticket; .svg too\n  rigd-ctl plot --json | jq -c 'select(.series.name == \"gpu0\").series.last'\n\nLines are the last reading of every 5 s; between the lowest and the highest of those 5 s is shaded (on a terminal, a bar). Where a line has a gap there was no reading, and the legend says why."
 )]
 pub(crate) struct Arguments {
     /// The agent's socket
     #[arg(long, value_name = "PATH", default_value = config::SOCKET)]
     socket: PathBuf,
     /// How far back: 90s, 30m; the agent keeps an hour
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = since)]
     since: Duration,
     /// Which readings
     #[arg(long, default_value = "all")]
@@ -55,6 +55,17 @@ pub(crate) struct Arguments {
     /// The numbers, as the agent gives them: lines of JSON
     #[arg(long, conflicts_with = "output")]
     json: bool,
+}
+
+/// From one slot of the agent's to all of them.
+fn since(text: &str) -> Result<Duration, String> {
+    let since = humantime::parse_duration(text).map_err(|error| format!("{error}: a time is like 90s, 30m or 1h"))?;
+    let slot = Duration::from_millis(SLOT_MS);
+    if (slot..=slot * SLOTS).contains(&since) {
+        Ok(since)
+    } else {
+        Err("must be 5s to 1h: the agent keeps an hour".to_owned())
+    }
 }
 
 /// What can be asked for.
@@ -127,10 +138,19 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 /// What was asked for of what there is.
 fn select(arguments: &Arguments, (mut head, mut series): (Head, Vec<Series>)) -> anyhow::Result<(Head, Vec<Series>)> {
     ensure!(!head.slots.is_empty(), "the agent has no readings yet: it has only just started");
+    let all: Vec<String> = series.iter().map(|series| series.name.clone()).collect();
     series.retain(|series| arguments.what.has(series.quantity));
     let known: Vec<&str> = series.iter().map(|series| series.name.as_str()).collect();
     ensure!(!known.is_empty(), "the board of {} has nothing of that kind", head.rig);
     if let Some(stranger) = arguments.only.iter().find(|name| !known.contains(&name.as_str())) {
+        if all.contains(stranger) {
+            let what = arguments.what.to_possible_value();
+            let what = what.as_ref().map_or("", |value| value.get_name());
+            bail!(
+                "`{stranger}` is not of the {what}: leave --what out; of them there are {}",
+                unique(&known).join(", ")
+            );
+        }
         bail!("nothing is called `{stranger}` here; there are {}", unique(&known).join(", "));
     }
     series.retain(|series| arguments.only.is_empty() || arguments.only.contains(&series.name));

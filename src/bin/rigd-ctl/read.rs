@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use rigd::board::{Board, Bus, Chip, ChipKind};
 use rigd::bus::{self, Host, Segment};
-use rigd::chip::Driver;
+use rigd::chip::{Driver, Form, Part};
 use rigd::config::{self, Place};
 use rigd::hwmon;
 use rigd::reading::{ChipReading, Missing};
@@ -22,22 +22,21 @@ use withhold::Withheld;
 
 /// The command line.
 #[derive(clap::Args)]
-#[command(after_help = "\
+#[command(group = clap::ArgGroup::new("what").required(true).args(["refdes", "all"]), after_help = "\
 Examples:
   rigd-ctl read U12               registers and values of one chip
   rigd-ctl read --all             one line for each chip
   rigd-ctl read U12 --raw-only    registers only
   rigd-ctl read U12 --board ./my-board.toml
 
-Nothing is written but to a multiplexer on the way to a chip, so it is safe while the agent runs. What a chip clears by being read, the agent does not see then; a chip with pages shows the one that is selected now. A chip that the agent has not set up is shown raw only.
+Nothing is written but to a multiplexer on the way to a chip, and to a common-slot supply, which is asked by writes; so it is safe while the agent runs. But a fan controller takes any read for a sign of life: while it is read again and again, its watchdog may not give full air when the agent is gone. What a chip clears by being read, the agent does not see then; a chip with pages shows the one that is selected now. A chip that the agent has not set up is shown raw only.
 
 Exit code 0 when every chip was read, 1 when not, 2 for a wrong command line.")]
 pub(crate) struct Arguments {
     /// Reference designator of the chip, as the board file has it
-    #[arg(required_unless_present = "all")]
     refdes: Option<String>,
     /// One line for each chip of the board
-    #[arg(long, conflicts_with_all = ["refdes", "raw_only"])]
+    #[arg(long, conflicts_with = "raw_only")]
     all: bool,
     /// Registers only, no values
     #[arg(long)]
@@ -102,25 +101,44 @@ fn targets<'a>(board: &'a Board, host: &'a Host) -> impl Iterator<Item = Target<
 
 fn one(board: &Board, host: &Host, refdes: &str, raw_only: bool) -> anyhow::Result<()> {
     let target = targets(board, host).find(|target| target.chip.refdes == refdes).with_context(|| {
+        if let Some((what, chip)) = use_of(board, refdes) {
+            return format!("{refdes} is {what} of {chip}: rigd-ctl read {chip}");
+        }
         let known: Vec<&str> = board.chips().map(|(_, chip)| chip.refdes.as_str()).collect();
         format!("board {} has no chip `{refdes}`; there are {}", board.name, known.join(", "))
     })?;
-    let (text, outcome) = target.show(raw_only);
+    let Shown { text, reached, outcome } = target.show(raw_only);
     crate::print(&text)?;
-    // With stderr gone there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "{AFTERWARDS}");
+    if reached {
+        // With stderr gone there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "{}", target.afterwards());
+    }
     outcome
 }
 
-/// Said after a chip was read.
-const AFTERWARDS: &str = "Nothing was written: safe while the agent runs. What a chip clears by being read, the agent does \
-                          not see; of a chip with pages, it is the one selected now.";
+/// What has this name on the board, and the chip that measures it.
+fn use_of<'a>(board: &'a Board, name: &str) -> Option<(&'static str, &'a str)> {
+    let rails = board.rails.iter().map(|rail| ("a rail", &rail.name, rail.at));
+    let supplies = board.supplies.iter().map(|supply| ("a supply", &supply.name, supply.input));
+    let sensors = board.sensors.iter().map(|sensor| ("a sensor", &sensor.name, sensor.at));
+    let fans = board.fans.iter().map(|fan| ("a fan", &fan.name, fan.at));
+    let mut all = rails.chain(supplies).chain(sensors).chain(fans);
+    let (what, _, at) = all.find(|(_, known, _)| *known == name)?;
+    Some((what, &board.buses.get(at.bus)?.chips.get(at.chip)?.refdes))
+}
+
+/// What its watchdog makes of being read.
+fn feeds(refdes: &str) -> String {
+    format!(
+        "Reading {refdes} feeds its watchdog: while this is repeated, full air may not come when the agent is gone."
+    )
+}
 
 /// Time-outs after which the rest of a bus is not asked.
 const TIME_OUTS: u32 = 2;
 
 fn all(board: &Board, host: &Host) -> anyhow::Result<()> {
-    let mut failed = Vec::new();
+    let (mut failed, mut fed) = (Vec::new(), Vec::new());
     let (mut bus, mut time_outs) = (None, 0);
     for target in targets(board, host) {
         if bus != Some(target.place.bus) {
@@ -129,7 +147,10 @@ fn all(board: &Board, host: &Host) -> anyhow::Result<()> {
         let result = if time_outs < TIME_OUTS { target.values() } else { Err(Failure::TIMED_OUT) };
         let refdes = &target.chip.refdes;
         let text = match &result {
-            Ok(values) => values::short(&values.reading),
+            Ok(values) => {
+                fed.extend(target.part().filter(|part| !part.watchdog_s.is_empty()).map(|_| refdes.as_str()));
+                values::short(&values.reading)
+            }
             Err(error) => {
                 time_outs += u32::from(error.timed_out());
                 failed.push(refdes.as_str());
@@ -137,6 +158,10 @@ fn all(board: &Board, host: &Host) -> anyhow::Result<()> {
             }
         };
         crate::print(&format!("{refdes:<14} {:<34} {text}\n", target.what()))?;
+    }
+    if !fed.is_empty() {
+        // With stderr gone there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "{}", feeds(&fed.join(", ")));
     }
     if failed.is_empty() { Ok(()) } else { bail!("could not be read: {}", failed.join(", ")) }
 }
@@ -148,7 +173,36 @@ struct Values {
     withheld: u32,
 }
 
+/// What came of one chip.
+struct Shown {
+    text: String,
+    /// Whether it answered anything.
+    reached: bool,
+    /// What went wrong, which is told after the text.
+    outcome: anyhow::Result<()>,
+}
+
 impl Target<'_> {
+    fn part(&self) -> Option<&'static Part> {
+        match &self.chip.kind {
+            ChipKind::I2c { part, .. } => Some(part),
+            ChipKind::Hwmon(_) => None,
+        }
+    }
+
+    /// Said after it was read: what that has changed, and what it may hide.
+    fn afterwards(&self) -> String {
+        let ChipKind::I2c { part, segment, .. } = &self.chip.kind else {
+            return THROUGH_KERNEL.to_owned();
+        };
+        let mut text = if self.sensors().is_some() { THROUGH_KERNEL.to_owned() } else { directly(part, *segment) };
+        if !part.watchdog_s.is_empty() {
+            text.push('\n');
+            text.push_str(&feeds(&self.chip.refdes));
+        }
+        text
+    }
+
     fn what(&self) -> String {
         match &self.chip.kind {
             ChipKind::I2c { part, addr, segment, .. } => {
@@ -160,11 +214,13 @@ impl Target<'_> {
         }
     }
 
-    /// All there is to show; and what went wrong, which is told after it.
-    fn show(&self, raw_only: bool) -> (String, anyhow::Result<()>) {
+    /// All there is to show.
+    fn show(&self, raw_only: bool) -> Shown {
+        let mut reached = false;
         let mut text = format!("{}  {}\n\n", self.chip.refdes, self.what());
         if let Some(sensors) = self.sensors() {
             text.push_str(&attributes(&sensors));
+            reached = true;
         } else if let ChipKind::I2c { part, addr, segment, .. } = &self.chip.kind {
             let (raw, outcome) = match self.host.open(&self.bus.adapter, *segment, *addr) {
                 Ok(device) => raw::table(&mut Withheld::default().device(device, part), part),
@@ -172,22 +228,26 @@ impl Target<'_> {
             };
             text.push_str(&raw);
             if let Err(error) = outcome {
-                return (text, Err(anyhow::anyhow!("{}: {error}", self.chip.refdes)));
+                return Shown { text, reached, outcome: Err(anyhow::anyhow!("{}: {error}", self.chip.refdes)) };
             }
+            // A part that shows no register has not been asked yet.
+            reached = !part.registers.list().is_empty();
         }
         if raw_only {
-            return (text, Ok(()));
+            return Shown { text, reached, outcome: Ok(()) };
         }
         let values = match self.values() {
             Ok(values) => values,
-            Err(error) => return (text, Err(anyhow::anyhow!("{}: {error}", self.chip.refdes))),
+            Err(error) => {
+                return Shown { text, reached, outcome: Err(anyhow::anyhow!("{}: {error}", self.chip.refdes)) };
+            }
         };
         text.push_str("\nVALUES\n");
         text.push_str(&values::lines(self.place, self.chip, &values.reading));
         if values.withheld > 0 {
             text.push_str("\nThe driver would have written to it (to let go of a fault, or to arm a watchdog): left to the agent.\n");
         }
-        (text, Ok(()))
+        Shown { text, reached: true, outcome: Ok(()) }
     }
 
     /// The kernel's sensors, where a driver of its own has the chip.
@@ -259,6 +319,29 @@ impl Target<'_> {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Said after the kernel's driver was asked.
+const THROUGH_KERNEL: &str = "Nothing was set: the kernel's driver was asked for what it has.";
+
+/// What asking this part itself has changed, and what it may hide.
+fn directly(part: &Part, segment: Option<Segment>) -> String {
+    let registers = part.registers.list();
+    let by_writes = registers.iter().any(|register| register.form == Form::CommonSlot);
+    let switched =
+        segment.map(|on| format!("the multiplexer at {:#04x} was switched to channel {}", on.mux, on.channel));
+    let mut text = match (by_writes, switched) {
+        (false, None) => "Nothing was written".to_owned(),
+        (false, Some(switched)) => format!("Nothing was written to it, but {switched}"),
+        (true, None) => "Nothing was set, but each question to it is a write".to_owned(),
+        (true, Some(switched)) => format!("Nothing was set, but each question to it is a write, and {switched}"),
+    };
+    text.push_str(": safe while the agent runs. What a chip clears by being read, the agent does not see");
+    if registers.iter().any(|register| register.name == withhold::PAGE) {
+        text.push_str("; of its pages, it is the one selected now");
+    }
+    text.push('.');
+    text
 }
 
 /// A kernel driver's attributes as they are.

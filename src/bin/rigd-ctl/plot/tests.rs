@@ -1,4 +1,3 @@
-use rigd::history::{SLOT_MS, SLOTS};
 use rigd::reading::{Missing, Reading};
 use rigd::wire::Value;
 
@@ -217,9 +216,9 @@ fn what_is_asked_for_is_what_is_given() {
     let all = "intake exhaust <1> gpu0 gpu1 psu1 psu1 fan1 fan2 cards";
     for (line, expected) in [
         ("", (720, all)),
-        ("--since 2h", (720, all)),
+        ("--since 60m", (720, all)),
         ("--since 30m --what duties", (360, "fan1 fan2 cards")),
-        ("--since 1ms --what temperatures --only intake", (1, "intake")),
+        ("--since 5s --what temperatures --only intake", (1, "intake")),
         ("--what watts --only gpu1,psu1", (720, "gpu1 psu1 psu1")),
         ("--only fan2 gpu0", (720, "gpu0 fan2")),
     ] {
@@ -228,8 +227,9 @@ fn what_is_asked_for_is_what_is_given() {
     let error = |line: &str, hour| select(&arguments(line), hour).unwrap_err().to_string();
     assert_eq!(
         error("--what watts --only intake", hour()),
-        "nothing is called `intake` here; there are gpu0, gpu1, psu1"
+        "`intake` is not of the watts: leave --what out; of them there are gpu0, gpu1, psu1"
     );
+    assert_eq!(error("--what watts --only moon", hour()), "nothing is called `moon` here; there are gpu0, gpu1, psu1");
     let (mut head, series) = hour();
     head.slots.clear();
     assert_eq!(error("", (head, series)), "the agent has no readings yet: it has only just started");
@@ -263,6 +263,17 @@ fn json_is_what_the_agent_said() {
     assert_eq!(lines.len(), 10);
     assert_eq!(lines[0], Reply::History(hour().0));
     assert_eq!(lines[4], Reply::Series(hour().1[3].clone()));
+}
+
+#[test]
+fn a_time_is_one_that_the_agent_can_have() {
+    for (text, expected) in [("5s", 5), ("90s", 90), ("30m", 1_800), ("1h", 3_600)] {
+        assert_eq!(since(text), Ok(Duration::from_secs(expected)));
+    }
+    for text in ["0s", "4999ms", "3601s", "2h"] {
+        assert_eq!(since(text).unwrap_err(), "must be 5s to 1h: the agent keeps an hour", "{text}");
+    }
+    assert!(since("10").unwrap_err().ends_with(": a time is like 90s, 30m or 1h"));
 }
 
 #[test]

@@ -33,8 +33,9 @@ fn a_kernel_drivers_attributes_are_shown_as_they_are_and_decoded() {
     let host = host("hwmon");
     let board = board("0000:00:18.3");
     let target = targets(&board, &host).next().unwrap();
-    let (text, outcome) = target.show(false);
-    assert!(outcome.is_ok(), "{outcome:?}");
+    let Shown { text, reached, outcome } = target.show(false);
+    assert!(outcome.is_ok() && reached, "{outcome:?}");
+    assert_eq!(target.afterwards(), "Nothing was set: the kernel's driver was asked for what it has.");
     for expected in [
         "CPU  kernel driver k10temp\n",
         "A kernel driver has it: k10temp in ",
@@ -46,7 +47,7 @@ fn a_kernel_drivers_attributes_are_shown_as_they_are_and_decoded() {
     ] {
         assert!(text.contains(expected), "{expected:?} is not in\n{text}");
     }
-    let (raw, _) = target.show(true);
+    let raw = target.show(true).text;
     assert!(raw.contains("temp1_input") && !raw.contains("VALUES"));
     fs::remove_dir_all(&host.sysfs).unwrap();
 }
@@ -55,9 +56,45 @@ fn a_kernel_drivers_attributes_are_shown_as_they_are_and_decoded() {
 fn a_driver_that_is_not_there_is_an_error() {
     let host = host("gone");
     let board = board("0000:00:19.3");
-    let (_, outcome) = targets(&board, &host).next().unwrap().show(false);
+    let Shown { reached, outcome, .. } = targets(&board, &host).next().unwrap().show(false);
+    assert!(!reached);
     assert_eq!(outcome.unwrap_err().to_string(), "CPU: the kernel has no such sensors, only k10temp");
     fs::remove_dir_all(&host.sysfs).unwrap();
+}
+
+#[test]
+fn what_reading_has_changed_is_told_for_each_kind_of_chip() {
+    let text = "name = \"a\"\nrevision = \"a\"\n[bus.b]\nadapter = \"x\"\n\
+                [mux.M]\npart = \"pca9548\"\nbus = \"b\"\naddr = 0x70\n\
+                [chip.A]\npart = \"tmp75\"\nbus = \"b\"\naddr = 0x48\n\
+                [chip.B]\npart = \"tmp75\"\nmux = \"M\"\nchannel = 2\naddr = 0x49\n\
+                [chip.C]\npart = \"hp-common-slot\"\nbus = \"b\"\naddr = 0x5f\n\
+                [chip.D]\npart = \"max31790\"\nbus = \"b\"\naddr = 0x20\n\
+                [chip.E]\npart = \"max34451\"\nmux = \"M\"\nchannel = 0\naddr = 0x74\n";
+    let board = Board::parse("a.toml", text).unwrap_or_else(|problems| panic!("{problems}"));
+    let host = Host::default();
+    let said: Vec<String> = targets(&board, &host).map(|target| target.afterwards()).collect();
+    let tail = ": safe while the agent runs. What a chip clears by being read, the agent does not see";
+    assert_eq!(said[0], format!("Nothing was written{tail}."));
+    let switched = "Nothing was written to it, but the multiplexer at 0x70 was switched to channel";
+    assert_eq!(said[1], format!("{switched} 2{tail}."));
+    assert_eq!(said[2], format!("Nothing was set, but each question to it is a write{tail}."));
+    assert_eq!(said[3], format!("Nothing was written{tail}.\n{}", feeds("D")));
+    assert_eq!(said[4], format!("{switched} 0{tail}; of its pages, it is the one selected now."));
+}
+
+#[test]
+fn a_name_that_is_no_chips_leads_to_its_chip() {
+    let board = Board::load("simulated-8gpu").unwrap();
+    for (name, expected) in [
+        ("gpu0", Some(("a rail", "U10"))),
+        ("psu1", Some(("a supply", "PS1"))),
+        ("intake", Some(("a sensor", "U30"))),
+        ("fan6", Some(("a fan", "U20"))),
+        ("cards", None),
+    ] {
+        assert_eq!(use_of(&board, name), expected, "{name}");
+    }
 }
 
 #[test]

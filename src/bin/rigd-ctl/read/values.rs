@@ -5,6 +5,9 @@ use std::fmt::{Display, Write};
 
 use rigd::board::{Board, Chip, ChipKind, Point};
 use rigd::reading::{ChipReading, Fan, Power, Reading};
+use rigd::units::{Milliamps, Millivolts, Milliwatts};
+
+use crate::people::{amperes, celsius, percent, volts, watts};
 
 /// Where a chip is in its board.
 #[derive(Clone, Copy)]
@@ -61,11 +64,15 @@ pub(super) fn lines(place: Place<'_>, chip: &Chip, reading: &ChipReading) -> Str
     text
 }
 
-/// All of it on one line.
+/// All of it on one line, in the units of `rigd-ctl watch`.
 pub(super) fn short(reading: &ChipReading) -> String {
-    let power = reading.power.iter().map(power);
-    let temperature = reading.temperature.iter().map(value);
-    let fan = reading.fan.iter().map(fan);
+    let power = reading.power.iter().map(|Power { voltage, current, power }| {
+        let voltage = shown(voltage, |v: Millivolts| format!("{} V", volts(v)));
+        let current = shown(current, |a: Milliamps| format!("{} A", amperes(a)));
+        format!("{voltage}, {current}, {}", shown(power, |w: Milliwatts| format!("{} W", watts(w))))
+    });
+    let temperature = reading.temperature.iter().map(|t| shown(t, |t| format!("{} °C", celsius(t))));
+    let fan = reading.fan.iter().map(|fan| fan_with(fan, shown(&fan.duty, percent)));
     let mut all: Vec<String> = power.chain(temperature).chain(fan).collect();
     if all.is_empty() {
         all.push(identity(reading));
@@ -103,9 +110,13 @@ fn channel(chip: &Chip, kind: Kind, index: usize) -> String {
     name.unwrap_or_default()
 }
 
-fn value<T: Display>(reading: &Reading<T>) -> String {
+fn value<T: Display + Copy>(reading: &Reading<T>) -> String {
+    shown(reading, |value| value.to_string())
+}
+
+fn shown<T: Copy>(reading: &Reading<T>, show: impl Fn(T) -> String) -> String {
     match reading {
-        Ok(value) => value.to_string(),
+        Ok(value) => show(*value),
         Err(missing) => missing.to_string(),
     }
 }
@@ -116,8 +127,12 @@ fn power(power: &Power) -> String {
 }
 
 fn fan(fan: &Fan) -> String {
+    fan_with(fan, value(&fan.duty))
+}
+
+fn fan_with(fan: &Fan, drive: String) -> String {
     let fault = if fan.fault { ", fault" } else { "" };
-    format!("{}, drive {}{fault}", value(&fan.rpm), value(&fan.duty))
+    format!("{}, drive {drive}{fault}", value(&fan.rpm))
 }
 
 fn identity(reading: &ChipReading) -> String {
@@ -137,7 +152,7 @@ fn faults(reading: &ChipReading) -> String {
 mod tests {
     use rigd::chip::Part;
     use rigd::reading::{Fault, Faults, Missing};
-    use rigd::units::{Duty, Milliamps, Millivolts, Rpm};
+    use rigd::units::{Duty, Milliamps, Millicelsius, Millivolts, Rpm};
 
     use super::*;
 
@@ -164,11 +179,17 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected:?} is not in\n{text}");
         }
-        assert!(short(&reading).ends_with(" | faults: fan, input"));
+        let line = short(&reading);
+        assert!(line.starts_with("230.000 V, 0.00 A, not present | "), "{line}");
+        assert!(line.contains(" | 3200 rpm, drive 100 %, fault | "), "{line}");
+        assert!(line.ends_with(" | faults: fan, input"), "{line}");
         let (bus, (chip, on_board)) = find("U30");
         let reading = Part::find("tmp75").unwrap().missing(Missing::Bus);
         let text = lines(Place { board: &board, bus, chip }, on_board, &reading);
         assert_eq!(text, "  temperature 1     bus                                 intake\n  faults            none\n");
         assert_eq!(short(&reading), "bus");
+        let mut reading = reading;
+        reading.temperature[0] = Ok(Millicelsius(43_690));
+        assert_eq!(short(&reading), "43.6 °C");
     }
 }

@@ -42,7 +42,7 @@ impl Withheld {
 }
 
 /// What the register is called that selects a page (PMBus part II, 11.10).
-const PAGE: &str = "PAGE";
+pub(super) const PAGE: &str = "PAGE";
 
 struct ReadOnly {
     device: Device,

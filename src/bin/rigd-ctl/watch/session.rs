@@ -102,7 +102,8 @@ impl Session {
                     sleep(RETRY).await;
                     Heard::State(format!("lost {}: {error}; trying again", self.broker))
                 }
-                Err(error) => return Err(error).with_context(|| format!("could not connect to {}", self.broker)),
+                // Its text has its cause in it already.
+                Err(error) => bail!("could not connect to {}: {error}", self.broker),
             };
             if heard.send(news).await.is_err() {
                 return Ok(());

@@ -4,10 +4,11 @@ use std::fmt::Write;
 use std::time::Instant;
 
 use rigd::reading::{Missing, Reading};
-use rigd::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
+use rigd::units::{Millicelsius, Milliwatts, Rpm};
 use rigd::wire::{Birth, Message, Power, RigId, Subject, Telemetry, Value};
 
 use super::fleet::{Fleet, Rig};
+use crate::people::{amperes, celsius, milli, percent, volts, watts};
 
 /// The screen: one rig in full, several in a line each.
 pub(super) fn draw(fleet: &Fleet, state: &str, width: usize, height: usize, now: Instant) -> String {
@@ -140,10 +141,8 @@ fn power_table(text: &mut String, birth: &Birth, telemetry: &Telemetry) {
 }
 
 fn power_cells(name: &str, power: &Power) -> String {
-    let volts = cell(power.mv, |mv: Millivolts| milli(mv.0, 3));
-    let amps = cell(power.ma, |ma: Milliamps| milli(ma.0, 2));
-    let watts = cell(power.mw, |mw: Milliwatts| milli(mw.0, 1));
-    format!("{name:<12} {volts:>8} {amps:>8} {watts:>8}")
+    let (v, a, w) = (cell(power.mv, volts), cell(power.ma, amperes), cell(power.mw, watts));
+    format!("{name:<12} {v:>8} {a:>8} {w:>8}")
 }
 
 fn alarms(text: &mut String, birth: &Birth, telemetry: &Telemetry) {
@@ -211,13 +210,13 @@ fn telemetry_line(line: &mut String, birth: Option<&Birth>, telemetry: &Telemetr
         birth.and_then(|birth| birth.rails.get(i)).map_or_else(|| format!("rail{i}"), |info| info.name.clone())
     };
     for (i, power) in telemetry.rails.iter().enumerate() {
-        write!(line, " {}={}W", rail(i), cell(power.mw, |mw: Milliwatts| milli(mw.0, 1)))?;
+        write!(line, " {}={}W", rail(i), cell(power.mw, watts))?;
     }
     let supply = |i: usize| {
         birth.and_then(|birth| birth.supplies.get(i)).map_or_else(|| format!("supply{i}"), |info| info.name.clone())
     };
     for (i, power) in telemetry.supplies.iter().enumerate() {
-        write!(line, " {}={}W", supply(i), cell(power.input.mw, |mw: Milliwatts| milli(mw.0, 1)))?;
+        write!(line, " {}={}W", supply(i), cell(power.input.mw, watts))?;
     }
     let sensor = |i: usize| {
         birth.and_then(|birth| birth.sensors.get(i)).map_or_else(|| format!("sensor{i}"), |info| info.name.clone())
@@ -265,28 +264,6 @@ const fn short(missing: Missing) -> &'static str {
         Missing::Stale => "stale",
         Missing::Implausible => "absurd",
     }
-}
-
-/// Thousandths as units with so many decimals, cut and not rounded: a screen.
-fn milli(value: impl Into<i64>, decimals: u32) -> String {
-    let value: i64 = value.into();
-    let sign = if value < 0 { "-" } else { "" };
-    let magnitude = value.unsigned_abs();
-    if decimals == 0 {
-        return format!("{sign}{}", magnitude / 1000);
-    }
-    let step = 10_u64.pow(3 - decimals.min(3));
-    let fraction = magnitude % 1000 / step;
-    let width = usize::try_from(decimals).unwrap_or(0);
-    format!("{sign}{}.{fraction:0width$}", magnitude / 1000)
-}
-
-fn celsius(t: Millicelsius) -> String {
-    milli(t.0, 1)
-}
-
-fn percent(duty: Duty) -> String {
-    format!("{} %", (duty.hundredths() + 50) / 100)
 }
 
 /// The sum of what is known; a `+` where something is missing.

@@ -48,3 +48,17 @@ fn an_adapters_name_cannot_break_the_file() {
         assert_eq!(adapter, Some(rigd::bus::Adapter::Kernel { selector: expected, timeout: None }));
     }
 }
+
+/// A zone answers to the air: to no supply's or monitor's own heat. And a fast fan that is only watched is no alarm.
+#[test]
+fn the_zone_to_start_from_is_of_thermometers_and_fan_chips() {
+    let seen = [("nct7802", 0x28), ("max31790", 0x20), ("tmp75", 0x48), ("ina228", 0x40), ("pmbus", 0x58)];
+    let seen = seen.map(|(part, addr)| sure(part, addr)).into();
+    let text = text(&Draft { notes: Vec::new(), buses: vec![bus("a", "adapter", seen)] });
+    let air = (1..=4).map(|channel| format!("\"nct7802_28_{channel}\"")).collect::<Vec<_>>().join(", ");
+    assert!(text.contains("[sensor.ina228_40") && text.contains("[sensor.pmbus_58_1]"), "{text}");
+    let line = text.lines().find(|line| line.starts_with("#sensors = ")).unwrap();
+    assert_eq!(line, format!("#sensors = [{air}, \"tmp75_48\"]"), "{text}");
+    let board = Board::parse("draft", &text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+    assert!(board.fans.iter().all(|fan| fan.zone.is_none() && fan.max_rpm.0 == 30_000), "{text}");
+}

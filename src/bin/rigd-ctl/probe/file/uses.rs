@@ -10,7 +10,8 @@ use crate::kernel::{Rail, Sensors};
 const POWER: &str =
     "# What each channel feeds, and its limits (min_mv, max_mv, max_ma, max_mw), are the board's to say.\n";
 const TEMPERATURE: &str = "# A channel that has nothing connected reads as missing: take it out.\n";
-const FAN: &str = "# Watched only, until a zone drives them. The speeds are guesses: the fan's data sheet has them.\n\
+const FAN: &str = "# Watched only, until a zone drives them: max_rpm is above any fan's, so that no speed is an alarm before it is\n\
+                   # known. The fan's data sheet has the speeds to put here before a zone has it.\n\
                    # Take out the channels that have no fan.\n";
 
 /// The tables so far, by kind.
@@ -36,7 +37,9 @@ impl Uses {
             }
         }
         for channel in part.temperature {
-            self.sensor(refdes, several(part.temperature).then_some(*channel));
+            // The heat of a supply or a power monitor is its own, and not the air's.
+            let of_air = part.power.is_empty() || part.drives_fans;
+            self.sensor(refdes, several(part.temperature).then_some(*channel), of_air);
         }
         for channel in part.fan {
             let blind = part.takes.contains(&Setting::Tachometer);
@@ -59,8 +62,9 @@ impl Uses {
                 voltage.map_or(number.to_string(), |voltage| format!("in{voltage}, curr{number}, power{number}"));
             let _ = write!(self.power, "\n[rail.{name}]\n{}", at(refdes, Some(&channel)));
         }
+        let of_air = sensors.rails().is_empty();
         for number in sensors.numbers("temp") {
-            self.sensor(refdes, Some(&number.to_string()));
+            self.sensor(refdes, Some(&number.to_string()), of_air);
         }
         for number in sensors.numbers("fan") {
             self.fan(refdes, Some(&number.to_string()), false, false);
@@ -71,10 +75,13 @@ impl Uses {
         let _ = write!(self.power, "\n[rail.{}]\n{}", name(refdes, channel), at(refdes, channel));
     }
 
-    fn sensor(&mut self, refdes: &str, channel: Option<&str>) {
+    /// `of_air`: a zone may answer to it.
+    fn sensor(&mut self, refdes: &str, channel: Option<&str>, of_air: bool) {
         let name = name(refdes, channel);
         let _ = write!(self.temperature, "\n[sensor.{name}]\n{}", at(refdes, channel));
-        self.sensors.push(name);
+        if of_air {
+            self.sensors.push(name);
+        }
     }
 
     /// `blind`: the chip measures no speed, and a scan cannot know who does.
@@ -83,7 +90,7 @@ impl Uses {
         let speed = if blind {
             "tachometer = false            # or tach_chip and tach_channel: who measures its speed\n"
         } else {
-            "min_rpm = 500\nmax_rpm = 6_000\n"
+            "min_rpm = 500\nmax_rpm = 30_000              # while it is only watched\n"
         };
         let _ = write!(self.fan, "\n[fan.{name}]\n{}{speed}", at(refdes, channel));
         if driven {

@@ -2,6 +2,8 @@ use rigd::board::Board;
 use rigd::reading::{Health, Snapshot, Stage, Zone};
 use rigd::wire::{Encoding, Header, Kind};
 
+use rigd::units::{Duty, Milliamps, Millivolts};
+
 use super::*;
 
 fn fleet(rigs: &[&str]) -> (Fleet, Instant) {
