@@ -434,19 +434,45 @@ pub(crate) fn change_u8<I: I2c>(
 }
 
 /// A status bit that is cleared by being read and set again by the next conversion. Whoever reads faster than the part
-/// converts would see it come and go, so it counts as set until the result that it was read with has changed.
+/// converts would see it come and go, so it counts as set until the result that it was read with has changed. A result
+/// of coarse steps may never change again: no part takes [`Sticky::PASSES`] passes to convert, and then it is let go of.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Sticky(Option<u16>);
+pub(crate) struct Sticky {
+    /// The result that the bit was last read with, and how many passes ago.
+    seen: Option<(u16, u8)>,
+}
 
 impl Sticky {
+    const PASSES: u8 = 100;
+
     /// Whether the bit counts as set, with the `bit` and the `result` of this pass.
     pub(crate) fn is_set(&mut self, bit: bool, result: u16) -> bool {
-        if !bit && self.0 != Some(result) {
-            self.0 = None;
-        } else {
-            self.0 = Some(result);
-        }
-        self.0.is_some()
+        self.seen = match self.seen {
+            _ if bit => Some((result, 0)),
+            Some((same, passes)) if same == result && passes < Self::PASSES => Some((result, passes + 1)),
+            _ => None,
+        };
+        self.seen.is_some()
+    }
+}
+
+/// The first conversion after a part was configured. What its registers hold until then was not measured with our
+/// settings, if it was measured at all. A conversion takes far less than the tick between two passes, so only the first
+/// pass needs the part's word for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Conversion {
+    awaited: bool,
+}
+
+impl Conversion {
+    /// The part was configured.
+    pub(crate) const fn start(&mut self) {
+        self.awaited = true;
+    }
+
+    /// Whether what is read in this pass was measured; `ready` is the part's flag that a conversion has ended.
+    pub(crate) const fn has_ended(&mut self, ready: bool) -> bool {
+        !std::mem::replace(&mut self.awaited, false) || ready
     }
 }
 
@@ -483,6 +509,26 @@ mod tests {
         let passes = [(false, 7), (true, 7), (false, 7), (false, 7), (true, 8), (false, 8), (false, 9), (false, 8)];
         let seen = passes.map(|(bit, result)| open.is_set(bit, result));
         assert_eq!(seen, [false, true, true, true, true, true, false, false]);
+    }
+
+    #[test]
+    fn a_bit_that_flickered_is_let_go_of_although_the_result_stays() {
+        let mut open = Sticky::default();
+        assert!(open.is_set(true, 25));
+        assert!((0..100).all(|_| open.is_set(false, 25)));
+        assert!(!open.is_set(false, 25));
+        assert!(!open.is_set(false, 25));
+        assert!(open.is_set(true, 25), "and is seen again");
+    }
+
+    #[test]
+    fn a_conversion_is_awaited_for_one_pass_at_most() {
+        let mut conversion = Conversion::default();
+        assert!(conversion.has_ended(false), "one that nobody configured");
+        conversion.start();
+        assert_eq!([false, false].map(|ready| conversion.has_ended(ready)), [false, true]);
+        conversion.start();
+        assert!(conversion.has_ended(true));
     }
 
     #[test]

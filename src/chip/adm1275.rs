@@ -262,6 +262,14 @@ impl<I: I2c> Adm1275<I> {
         }
     }
 
+    /// Lets the converter run, whatever it did.
+    fn start(&mut self) -> Result<(), Error<I::Error>> {
+        match self.link.read_byte(register::PMON_CONTROL) {
+            Ok(CONVERT) => Ok(()),
+            _ => self.link.write_byte(register::PMON_CONTROL, CONVERT),
+        }
+    }
+
     /// One quantity; one that came disturbed goes missing alone.
     fn quantity<T>(&mut self, command: u8, convert: impl Fn(u16) -> Reading<T>) -> Result<Reading<T>, Error<I::Error>> {
         match self.link.read_word(command) {
@@ -294,14 +302,11 @@ impl<I: I2c + Send> Driver<I::Error> for Adm1275<I> {
         let changed = if self.config == found {
             Ok(())
         } else {
-            self.link.write_byte(register::PMON_CONTROL, 0)?;
-            self.set_config(self.config)
+            self.link.write_byte(register::PMON_CONTROL, 0).and_then(|()| self.set_config(self.config))
         };
-        // It is started again also where the change did not hold.
-        if self.link.read_byte(register::PMON_CONTROL)? != CONVERT {
-            self.link.write_byte(register::PMON_CONTROL, CONVERT)?;
-        }
-        changed
+        // It is started again also where something failed; the first error is told.
+        let started = self.start();
+        changed.and(started)
     }
 
     fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<I::Error>> {
@@ -309,7 +314,7 @@ impl<I: I2c + Send> Driver<I::Error> for Adm1275<I> {
         let control = self.link.read_byte(register::PMON_CONTROL)?;
         holds(register::PMON_CONTROL, CONVERT.into(), control.into())?;
         let word = self.link.read_word(command::STATUS_WORD)?;
-        reading.faults = status::faults(word, |command| self.link.read_byte(command).map(Some))?;
+        reading.faults = status::faults(word, |command| self.link.status_byte(command))?;
 
         let scales = (self.model.scales)(self.config);
         let shunt = self.shunt;

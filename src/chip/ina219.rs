@@ -11,8 +11,8 @@
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, holds,
-    read_be, write_be,
+    Certainty, Conversion, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings,
+    div_round_closest, holds, read_be, write_be,
 };
 use crate::reading::{ChipReading, Faults, Missing, Power, Reading};
 use crate::units::{Microohms, Milliamps, Millivolts, Milliwatts};
@@ -70,6 +70,8 @@ const MODE_CONTINUOUS: u16 = 0b111;
 const CALIBRATION: u16 = 4096;
 /// Bus voltage bit 0: power and current could not be computed.
 const OVF: u16 = 1;
+/// Bus voltage bit 1: a conversion has ended since the power register was read.
+const CNVR: u16 = 1 << 1;
 
 /// Bits that always read as zero: RST, which clears itself, and the unused bit below it; the unused bit between the bus
 /// voltage and its flags; the void bit of the calibration.
@@ -98,12 +100,13 @@ pub struct Ina219<I> {
     i2c: I,
     addr: u8,
     shunt: Microohms,
+    conversion: Conversion,
 }
 
 impl<I: I2c> Ina219<I> {
     /// A driver for the chip at `addr`; nothing is sent yet.
     pub fn new(addr: u8, i2c: I, settings: &Settings) -> Self {
-        Self { i2c, addr, shunt: settings.shunt }
+        Self { i2c, addr, shunt: settings.shunt, conversion: Conversion::default() }
     }
 
     fn register(&mut self, register: u8) -> Result<u16, Error<I::Error>> {
@@ -123,8 +126,20 @@ impl<I: I2c + Send> Driver<I::Error> for Ina219<I> {
     }
 
     fn configure(&mut self) -> Result<(), Error<I::Error>> {
-        write_be(&mut self.i2c, self.addr, register::CALIBRATION, CALIBRATION)?;
-        write_be(&mut self.i2c, self.addr, register::CONFIGURATION, CONFIGURATION)
+        let settings = [(register::CALIBRATION, CALIBRATION), (register::CONFIGURATION, CONFIGURATION)];
+        let mut changed = false;
+        for (register, value) in settings {
+            changed |= self.register(register)? != value;
+        }
+        if changed {
+            for (register, value) in settings {
+                write_be(&mut self.i2c, self.addr, register, value)?;
+            }
+            // Takes away the flag of a conversion that knew other settings.
+            self.register(register::POWER)?;
+        }
+        self.conversion.start();
+        Ok(())
     }
 
     fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<I::Error>> {
@@ -133,6 +148,11 @@ impl<I: I2c + Send> Driver<I::Error> for Ina219<I> {
         let bus_raw = self.register(register::BUS_VOLTAGE)?;
         let power_raw = self.register(register::POWER)?;
         reading.faults = Faults::NONE;
+        // The flag came with the bus voltage, before the power register took it away.
+        if !self.conversion.has_ended(bus_raw & CNVR != 0) {
+            reading.power.fill(Power::missing(Missing::Stale));
+            return Ok(());
+        }
         if let [channel] = reading.power.as_mut_slice() {
             *channel = Power {
                 voltage: bus_voltage(bus_raw),
@@ -194,10 +214,13 @@ mod tests {
             word(0x00, 0x399f),
             word(0x02, 0x5d9a),
             word(0x05, 0x0000),
+            word(0x05, 0x0000),
+            word(0x00, 0x399f),
             T::write(ADDR, vec![0x05, 0x10, 0x00]),
             word(0x05, 0x1000),
             T::write(ADDR, vec![0x00, 0x3e, 0xef]),
             word(0x00, 0x3eef),
+            word(0x03, 0x0000),
         ]);
         assert_eq!(chip.identify(), Ok(()));
         assert_eq!(chip.configure(), Ok(()));
@@ -220,6 +243,24 @@ mod tests {
         let lost = Error::ReadBack { register: 0x05, written: 4096, found: 0 };
         assert_eq!(chip.read(&mut PART.missing(Missing::Stale)), Err(lost));
         mock.done();
+    }
+
+    #[test]
+    fn nothing_is_believed_before_the_first_conversion() {
+        let held = [word(0x05, 0x1000), word(0x00, 0x3eef)];
+        let pass = |bus| [word(0x05, 0x1000), word(0x01, 0), word(0x02, bus), word(0x03, 0)];
+        let stale = Power::missing(Missing::Stale);
+        let idle = Power { voltage: Ok(Millivolts(12_000)), current: Ok(Milliamps(0)), power: Ok(Milliwatts(0)) };
+        for (ready, first) in [(0b00, stale), (0b10, idle)] {
+            let (mut chip, mut mock) = driver(&[&held[..], &pass(3000 << 3 | ready), &pass(3000 << 3)].concat());
+            assert_eq!(chip.configure(), Ok(()), "nothing to write");
+            for expected in [first, idle] {
+                let mut reading = PART.missing(Missing::Bus);
+                assert_eq!(chip.read(&mut reading), Ok(()));
+                assert_eq!(reading.power, [expected]);
+            }
+            mock.done();
+        }
     }
 
     #[test]

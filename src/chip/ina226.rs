@@ -7,8 +7,8 @@
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, holds,
-    read_be, write_be,
+    Certainty, Conversion, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings,
+    div_round_closest, holds, read_be, write_be,
 };
 use crate::reading::{ChipReading, Fault, Faults, Missing, Power, Reading};
 use crate::units::{Microohms, Milliamps, Millivolts, Milliwatts};
@@ -76,6 +76,8 @@ mod mask {
     pub(super) const BUS_UNDER: u16 = 1 << 12;
     pub(super) const POWER_OVER: u16 = 1 << 11;
     pub(super) const ALERT_FUNCTION_FLAG: u16 = 1 << 4;
+    /// A conversion has ended since this register was read or the configuration written.
+    pub(super) const CONVERSION_READY: u16 = 1 << 3;
     pub(super) const MATH_OVERFLOW: u16 = 1 << 2;
 }
 
@@ -113,12 +115,13 @@ pub struct Ina226<I> {
     i2c: I,
     addr: u8,
     shunt: Microohms,
+    conversion: Conversion,
 }
 
 impl<I: I2c> Ina226<I> {
     /// A driver for the chip at `addr`; nothing is sent yet.
     pub fn new(addr: u8, i2c: I, settings: &Settings) -> Self {
-        Self { i2c, addr, shunt: settings.shunt }
+        Self { i2c, addr, shunt: settings.shunt, conversion: Conversion::default() }
     }
 
     fn register(&mut self, register: u8) -> Result<u16, Error<I::Error>> {
@@ -138,7 +141,9 @@ impl<I: I2c + Send> Driver<I::Error> for Ina226<I> {
 
     fn configure(&mut self) -> Result<(), Error<I::Error>> {
         write_be(&mut self.i2c, self.addr, register::CALIBRATION, CALIBRATION)?;
-        write_be(&mut self.i2c, self.addr, register::CONFIGURATION, CONFIGURATION)
+        write_be(&mut self.i2c, self.addr, register::CONFIGURATION, CONFIGURATION)?;
+        self.conversion.start();
+        Ok(())
     }
 
     fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<I::Error>> {
@@ -149,6 +154,10 @@ impl<I: I2c + Send> Driver<I::Error> for Ina226<I> {
         let power_raw = self.register(register::POWER)?;
         let overflow = mask_enable & mask::MATH_OVERFLOW != 0;
         reading.faults = faults(mask_enable);
+        if !self.conversion.has_ended(mask_enable & mask::CONVERSION_READY != 0) {
+            reading.power.fill(Power::missing(Missing::Stale));
+            return Ok(());
+        }
         if let [channel] = reading.power.as_mut_slice() {
             *channel = Power {
                 voltage: bus_voltage(bus_raw),
@@ -229,6 +238,29 @@ mod tests {
         let lost = Error::ReadBack { register: 0x05, written: 2048, found: 0 };
         assert_eq!(chip.read(&mut PART.missing(Missing::Stale)), Err(lost));
         mock.done();
+    }
+
+    #[test]
+    fn nothing_is_believed_before_the_first_conversion() {
+        let configure = [(0x05, 0x08, 0x00), (0x00, 0x45, 0x27)].map(|(register, high, low)| {
+            [T::write(ADDR, vec![register, high, low]), T::write_read(ADDR, vec![register], vec![high, low])]
+        });
+        let pass = |mask| {
+            [(0x05, [0x08, 0x00]), (0x06, [0x00, mask]), (0x01, [0, 0]), (0x02, [0x25, 0x80]), (0x03, [0, 0])]
+                .map(|(register, value)| T::write_read(ADDR, vec![register], value.to_vec()))
+        };
+        let stale = Power::missing(Missing::Stale);
+        let idle = Power { voltage: Ok(Millivolts(12_000)), current: Ok(Milliamps(0)), power: Ok(Milliwatts(0)) };
+        for (ready, first) in [(0x00, stale), (0x08, idle)] {
+            let (mut chip, mut mock) = driver(&[&configure.concat()[..], &pass(ready), &pass(0x00)].concat());
+            assert_eq!(chip.configure(), Ok(()));
+            for expected in [first, idle] {
+                let mut reading = PART.missing(Missing::Bus);
+                assert_eq!(chip.read(&mut reading), Ok(()));
+                assert_eq!(reading.power, [expected]);
+            }
+            mock.done();
+        }
     }
 
     #[test]

@@ -15,8 +15,8 @@
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, holds,
-    read_be, read_wide, write_be,
+    Certainty, Conversion, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings,
+    div_round_closest, holds, read_be, read_wide, write_be,
 };
 use crate::bus;
 use crate::reading::{ChipReading, Fault, Faults, Missing, Power, Reading};
@@ -165,6 +165,8 @@ const ALERTS: [(u16, Fault); 6] = [
 ];
 /// Current and power could not be computed.
 const MATHOF: u16 = 1 << 9;
+/// A conversion has ended.
+const CNVRF: u16 = 1 << 1;
 /// 0 = the checksum over its trim memory is wrong.
 const MEMSTAT: u16 = 1;
 
@@ -204,12 +206,13 @@ pub struct Ina228<I> {
     addr: u8,
     variant: Variant,
     shunt: Microohms,
+    conversion: Conversion,
 }
 
 impl<I: I2c> Ina228<I> {
     /// A driver for the chip at `addr`; nothing is sent yet.
     pub fn new(addr: u8, i2c: I, variant: Variant, settings: &Settings) -> Self {
-        Self { i2c, addr, variant, shunt: settings.shunt }
+        Self { i2c, addr, variant, shunt: settings.shunt, conversion: Conversion::default() }
     }
 
     fn register(&mut self, register: u8) -> Result<u16, Error<I::Error>> {
@@ -243,7 +246,19 @@ impl<I: I2c + Send> Driver<I::Error> for Ina228<I> {
     }
 
     fn configure(&mut self) -> Result<(), Error<I::Error>> {
-        SETTINGS.into_iter().try_for_each(|(register, value)| write_be(&mut self.i2c, self.addr, register, value))
+        let mut changed = false;
+        for (register, value) in SETTINGS {
+            changed |= self.register(register)? != value;
+        }
+        if changed {
+            for (register, value) in SETTINGS {
+                write_be(&mut self.i2c, self.addr, register, value)?;
+            }
+            // Takes away the flag of a conversion that knew other settings.
+            self.register(register::DIAG_ALRT)?;
+        }
+        self.conversion.start();
+        Ok(())
     }
 
     fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<I::Error>> {
@@ -257,6 +272,11 @@ impl<I: I2c + Send> Driver<I::Error> for Ina228<I> {
         let dietemp = self.register(register::DIETEMP)?;
         let power_raw = self.three_bytes(register::POWER)?;
         reading.faults = faults(diag_alrt);
+        if !self.conversion.has_ended(diag_alrt & CNVRF != 0) {
+            reading.power.fill(Power::missing(Missing::Stale));
+            reading.temperature.fill(Err(Missing::Stale));
+            return Ok(());
+        }
         if let [channel] = reading.power.as_mut_slice() {
             *channel = Power {
                 voltage: bus_voltage(bus),
@@ -350,11 +370,12 @@ mod tests {
 
     #[test]
     fn configures_with_read_back_and_does_not_believe_one_that_was_reset() {
-        let mut expected = Vec::new();
+        let mut expected = vec![word(0x00, 0x0000), word(0x02, 0x1000), word(0x01, 0xfb68)];
         for (register, high, low) in [(0x00, 0x00, 0x00), (0x02, 0x10, 0x00), (0x01, 0xfb, 0x6a)] {
             expected.push(T::write(ADDR, vec![register, high, low]));
             expected.push(T::write_read(ADDR, vec![register], vec![high, low]));
         }
+        expected.push(word(0x0b, 0x0003));
         expected.extend([word(0x00, 0x0000), word(0x02, 0x1000), word(0x01, 0xfb68)]);
         let (mut chip, mut mock) = driver(Variant::INA228, &expected);
         assert_eq!(chip.configure(), Ok(()));
@@ -378,6 +399,28 @@ mod tests {
             assert_eq!(reading.power, expected);
             assert_eq!(reading.temperature, [Ok(Millicelsius(25_000))]);
             assert_eq!(reading.faults, Faults::NONE);
+            mock.done();
+        }
+    }
+
+    #[test]
+    fn nothing_is_believed_before_the_first_conversion() {
+        let pass = |flags| {
+            let values = [word(0x0b, flags), word(0x04, 0), word(0x05, 3_840), word(0x06, 200 << 4), three(0x08, 0)];
+            [&settings()[..], &values].concat()
+        };
+        let stale = (Power::missing(Missing::Stale), Err(Missing::Stale));
+        let idle = Power { voltage: Ok(Millivolts(12_000)), current: Ok(Milliamps(0)), power: Ok(Milliwatts(0)) };
+        let idle = (idle, Ok(Millicelsius(25_000)));
+        for (ready, first) in [(0x0001, stale), (0x0003, idle)] {
+            let (mut chip, mut mock) =
+                driver(Variant::INA238, &[&settings()[..], &pass(ready), &pass(0x0001)].concat());
+            assert_eq!(chip.configure(), Ok(()), "nothing to write");
+            for (power, temperature) in [first, idle] {
+                let mut reading = INA238.missing(Missing::Bus);
+                assert_eq!(chip.read(&mut reading), Ok(()));
+                assert_eq!((reading.power, reading.temperature), (vec![power], vec![temperature]));
+            }
             mock.done();
         }
     }

@@ -9,8 +9,8 @@
 use embedded_hal::i2c::I2c;
 
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, holds,
-    read_be, write_be,
+    Certainty, Conversion, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings,
+    div_round_closest, holds, read_be, write_be,
 };
 use crate::reading::{ChipReading, Fault, Faults, Missing, Power, Reading};
 use crate::units::{Microohms, Milliamps, Millivolts, Milliwatts};
@@ -79,6 +79,8 @@ const FLAGS: u16 = CF | SF | WF;
 const CF: u16 = 0b111 << 7;
 const SF: u16 = 1 << 6;
 const WF: u16 = 0b111 << 3;
+/// A round of conversions has ended since this register was read or the configuration written.
+const CVRF: u16 = 1;
 
 /// The 13-bit number that sits in bits 15:3.
 fn value(raw: u16) -> i64 {
@@ -109,12 +111,13 @@ pub struct Ina3221<I> {
     i2c: I,
     addr: u8,
     shunt: Microohms,
+    conversion: Conversion,
 }
 
 impl<I: I2c> Ina3221<I> {
     /// A driver for the chip at `addr`; nothing is sent yet.
     pub fn new(addr: u8, i2c: I, settings: &Settings) -> Self {
-        Self { i2c, addr, shunt: settings.shunt }
+        Self { i2c, addr, shunt: settings.shunt, conversion: Conversion::default() }
     }
 
     fn register(&mut self, register: u8) -> Result<u16, Error<I::Error>> {
@@ -134,7 +137,9 @@ impl<I: I2c + Send> Driver<I::Error> for Ina3221<I> {
     }
 
     fn configure(&mut self) -> Result<(), Error<I::Error>> {
-        write_be(&mut self.i2c, self.addr, register::CONFIGURATION, CONFIGURATION)
+        write_be(&mut self.i2c, self.addr, register::CONFIGURATION, CONFIGURATION)?;
+        self.conversion.start();
+        Ok(())
     }
 
     fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<I::Error>> {
@@ -142,6 +147,10 @@ impl<I: I2c + Send> Driver<I::Error> for Ina3221<I> {
         // Reading the flags clears them, so each pass tells what happened since the last one.
         let mask_enable = self.register(register::MASK_ENABLE)?;
         reading.faults = Faults::NONE.with(Fault::OverCurrent, mask_enable & FLAGS != 0);
+        if !self.conversion.has_ended(mask_enable & CVRF != 0) {
+            reading.power.fill(Power::missing(Missing::Stale));
+            return Ok(());
+        }
         for (channel, offset) in reading.power.iter_mut().zip([0, 2, 4]) {
             let shunt_raw = self.register(register::SHUNT_VOLTAGE + offset)?;
             let bus_raw = self.register(register::BUS_VOLTAGE + offset)?;
@@ -228,6 +237,26 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_believed_before_the_first_conversion() {
+        let configure = [T::write(ADDR, vec![0x00, 0x73, 0x27]), word(0x00, 0x7327)];
+        let flags = |mask| [word(0x00, 0x7327), word(0x0f, mask)];
+        let values: [T; 6] = [1, 2, 3, 4, 5, 6].map(|register| word(register, 0));
+        let nothing = Power { voltage: Ok(Millivolts(0)), current: Ok(Milliamps(0)), power: Ok(Milliwatts(0)) };
+        let waits = [&configure[..], &flags(0x0002), &flags(0x0002), &values].concat();
+        let has_it = [&configure[..], &flags(0x0003), &values].concat();
+        for (script, passes) in [(waits, vec![Power::missing(Missing::Stale), nothing]), (has_it, vec![nothing])] {
+            let (mut chip, mut mock) = driver(&script);
+            assert_eq!(chip.configure(), Ok(()));
+            for expected in passes {
+                let mut reading = PART.missing(Missing::Bus);
+                assert_eq!(chip.read(&mut reading), Ok(()));
+                assert_eq!(reading.power, [expected; 3]);
+            }
+            mock.done();
+        }
+    }
+
+    #[test]
     fn reads_three_channels_and_tells_a_passed_limit_once() {
         let pass = |mask| {
             [
@@ -241,7 +270,7 @@ mod tests {
                 word(0x06, 0xfff8),
             ]
         };
-        // Conversion ready and timing flags mean nothing here; WF3 does.
+        // The timing flag means nothing here, nor conversion ready once there was a pass; WF3 does.
         let (mut chip, mut mock) = driver(&[pass(0x0003), pass(0x000b), pass(0x0003)].concat());
         let mut reading = PART.missing(Missing::Stale);
         assert_eq!(chip.read(&mut reading), Ok(()));

@@ -82,8 +82,6 @@ const TSFO: u16 = 1 << 9;
 const PERCENT: Direct = Direct { m: 1, b: 0, r: 2 };
 /// Everything above is full air too, until it is negative.
 const FULL: u16 = 10_000;
-/// From here on FAN_COMMAND_1 is negative, which is automatic.
-const AUTOMATIC: u16 = 0x8000;
 /// STATUS_FANS_1_2: fan 1 is faulty, or about to be.
 const FAN_FAULT: u8 = 1 << 7;
 const FAN_WARNING: u8 = 1 << 5;
@@ -146,14 +144,21 @@ impl<I: I2c> Max31785<I> {
         let wanted = fan_config(pulses);
         let options = self.word(page, MFR_FAN_CONFIG)?;
         if options & TSFO != 0 {
-            // The datasheet wants the fan disabled for this; its momentum carries it over.
-            self.link.page(page)?.write_byte(command::FAN_CONFIG_1_2, config & !ENABLED)?;
-            self.link.page(page)?.write_word(MFR_FAN_CONFIG, options & !TSFO)?;
-            self.link.page(page)?.write_byte(command::FAN_CONFIG_1_2, wanted)?;
+            let changed = self.set_options(page, config, options & !TSFO);
+            // It runs again also where something failed, then as it was found; the first error is told.
+            let back = if changed.is_ok() { wanted } else { config };
+            let enabled = self.link.page(page).and_then(|link| link.write_byte(command::FAN_CONFIG_1_2, back));
+            changed.and(enabled)?;
         } else if config != wanted {
             self.link.page(page)?.write_byte(command::FAN_CONFIG_1_2, wanted)?;
         }
         self.link.page(page)?.write_word(command::FAN_COMMAND_1, command)
+    }
+
+    /// Sets MFR_FAN_CONFIG. The datasheet wants the fan disabled for this; its momentum carries it over.
+    fn set_options(&mut self, page: u8, config: u8, options: u16) -> Result<(), Error<I::Error>> {
+        self.link.page(page)?.write_byte(command::FAN_CONFIG_1_2, config & !ENABLED)?;
+        self.link.page(page)?.write_word(MFR_FAN_CONFIG, options)
     }
 
     /// One fan that is enabled; with the same command written again, its ten seconds start anew.
@@ -161,14 +166,11 @@ impl<I: I2c> Max31785<I> {
         // A part that was reset, or set back by somebody else, does not obey us.
         let config = self.byte(page, command::FAN_CONFIG_1_2)?;
         holds(command::FAN_CONFIG_1_2, fan_config(pulses).into(), config.into())?;
-        let command = self.word(page, command::FAN_COMMAND_1)?;
-        if command >= AUTOMATIC {
-            return Err(Error::ReadBack { register: command::FAN_COMMAND_1, written: last, found: command });
-        }
+        holds(command::FAN_COMMAND_1, last, self.word(page, command::FAN_COMMAND_1)?)?;
         let status = self.byte(page, command::STATUS_FANS_1_2)?;
         let speed = self.word(page, command::READ_FAN_SPEED_1)?;
-        self.link.page(page)?.send_word(command::FAN_COMMAND_1, command)?;
-        let duty = Ok(Duty::saturating(command.into()));
+        self.link.page(page)?.send_word(command::FAN_COMMAND_1, last)?;
+        let duty = Ok(Duty::saturating(last.into()));
         Ok((Fan { rpm: rpm(speed, pulses), duty, fault: status & FAN_FAULT != 0 }, status))
     }
 }

@@ -69,6 +69,7 @@ mod register {
     pub(super) const FAN_DYNAMICS: u8 = 0x08;
     pub(super) const FAN_FAULT_STATUS_1: u8 = 0x11;
     pub(super) const TACH_COUNT: u8 = 0x18;
+    pub(super) const PWMOUT_DUTY_CYCLE: u8 = 0x30;
     pub(super) const PWMOUT_TARGET_DUTY_CYCLE: u8 = 0x40;
     pub(super) const TACH_TARGET_COUNT: u8 = 0x50;
 }
@@ -86,12 +87,23 @@ mod global {
 }
 
 /// What the watchdog's drive is, and what its end must not take away: 100 %.
-const PWM_FULL: u16 = DUTY_FULL << DUTY_SHIFT;
+const PWM_FULL: u16 = DUTY_BITS;
 
-/// Fan Configuration bits: 3 enables the tachometer input; bit 7 clear is PWM mode; 6:5, the spin-up, are strapped on the
-/// board and stay as they are.
-const TACH_INPUT_ENABLE: u8 = 1 << 3;
-const SPIN_UP: u8 = 0b11 << 5;
+/// Fan Configuration bits.
+mod fan {
+    /// 1 = RPM mode: the part chases a count; 0 = PWM mode.
+    pub(super) const RPM_MODE: u8 = 1 << 7;
+    pub(super) const SPIN_UP: u8 = 0b11 << 5;
+    /// 1 = the channel is measured and not driven.
+    pub(super) const MONITOR_ONLY: u8 = 1 << 4;
+    pub(super) const TACH_INPUT_ENABLE: u8 = 1 << 3;
+    /// 1 = the PWMOUT pin is another tachometer's input.
+    pub(super) const TACH_ON_PWMOUT: u8 = 1 << 0;
+    /// The spin-up and the pin belong to the board and stay as they are. A channel that is only measured is driven from
+    /// its first duty on.
+    pub(super) const KEPT: u8 = SPIN_UP | MONITOR_ONLY | TACH_ON_PWMOUT;
+}
+
 /// Fan Dynamics: speed range in bits 7:5, rate of change in bits 4:2.
 const SPEED_RANGE_SHIFT: u8 = 5;
 /// SR = 4 pulses, code 010: covers 480 rpm (count 2047) upwards at two pulses a revolution.
@@ -115,6 +127,7 @@ const COUNT_STOPPED: u16 = 0x7ff;
 /// The 9-bit duty sits in bits 15:7.
 const DUTY_SHIFT: u8 = 7;
 const DUTY_FULL: u16 = 0x1ff;
+const DUTY_BITS: u16 = DUTY_FULL << DUTY_SHIFT;
 
 /// RPM = 60 * SR * 8192 / (NP * count).
 fn rpm(raw: u16, pulses_counted: u32, pulses_per_revolution: u8) -> Reading<Rpm> {
@@ -142,12 +155,29 @@ const fn watchdog_code(seconds: u8) -> u8 {
     }
 }
 
+/// What is known of one fan.
+#[derive(Clone, Copy)]
+struct Channel {
+    pulses: u8,
+    /// Fan Configuration as it was left.
+    configuration: u8,
+    /// PWMOUT Target Duty Cycle as it was set last; `None` until then.
+    target: Option<u16>,
+}
+
+impl Channel {
+    /// The target becomes the fan's drive.
+    const fn drives(self) -> bool {
+        self.configuration & (fan::MONITOR_ONLY | fan::TACH_ON_PWMOUT) == 0
+    }
+}
+
 /// Driver of one MAX31790.
 pub struct Max31790<I> {
     i2c: I,
     addr: u8,
     watchdog: u8,
-    pulses: [u8; FANS as usize],
+    channels: [Channel; FANS as usize],
     /// The watchdog had run out when the chip was configured; told with the next reading.
     ran_out: bool,
 }
@@ -155,15 +185,15 @@ pub struct Max31790<I> {
 impl<I: I2c> Max31790<I> {
     /// A driver for the chip at `addr`; nothing is sent yet.
     pub fn new(addr: u8, i2c: I, settings: &Settings) -> Self {
-        let mut pulses = [2; FANS as usize];
-        for (ours, board) in pulses.iter_mut().zip(&settings.pulses) {
-            *ours = *board;
+        let mut channels = [Channel { pulses: 2, configuration: 0, target: None }; FANS as usize];
+        for (ours, board) in channels.iter_mut().zip(&settings.pulses) {
+            ours.pulses = *board;
         }
         Self {
             i2c,
             addr,
             watchdog: watchdog_code(settings.watchdog_s) << global::WATCHDOG_SHIFT,
-            pulses,
+            channels,
             ran_out: false,
         }
     }
@@ -174,6 +204,33 @@ impl<I: I2c> Max31790<I> {
 
     fn word(&mut self, register: u8) -> Result<u16, Error<I::Error>> {
         read_be(&mut self.i2c, self.addr, register)
+    }
+
+    /// Sets a fan's target and makes sure that it holds.
+    fn set_target(&mut self, fan: u8, target: u16) -> Result<(), Error<I::Error>> {
+        write_be(&mut self.i2c, self.addr, register::PWMOUT_TARGET_DUTY_CYCLE + 2 * fan, target)
+    }
+
+    fn set_configuration(&mut self, fan: u8, configuration: u8) -> Result<(), Error<I::Error>> {
+        write_u8(&mut self.i2c, self.addr, register::FAN_CONFIGURATION + fan, configuration)
+    }
+
+    /// PWM mode. The target of a fan in RPM mode is a count, and what its target duty holds may be years old, or
+    /// nothing: the drive that it has goes there before the mode changes, so that it is there at once, and again
+    /// after, because the part may have changed it until then.
+    fn pwm_mode(&mut self, fan: u8) -> Result<(u8, Option<u16>), Error<I::Error>> {
+        let found = self.byte(register::FAN_CONFIGURATION + fan)?;
+        let configuration = found & fan::KEPT | fan::TACH_INPUT_ENABLE;
+        if found & fan::RPM_MODE == 0 {
+            self.set_configuration(fan, configuration)?;
+            return Ok((configuration, None));
+        }
+        let drive = self.word(register::PWMOUT_DUTY_CYCLE + 2 * fan)? & DUTY_BITS;
+        let [high, low] = drive.to_be_bytes();
+        self.i2c.write(self.addr, &[register::PWMOUT_TARGET_DUTY_CYCLE + 2 * fan, high, low])?;
+        self.set_configuration(fan, configuration)?;
+        self.set_target(fan, drive)?;
+        Ok((configuration, Some(drive)))
     }
 
     fn expect_zero(&mut self, register: u8, bits: u16) -> Result<(), Error<I::Error>> {
@@ -193,16 +250,19 @@ impl<I: I2c + Send> Driver<I::Error> for Max31790<I> {
 
     /// Outputs keep their drive while this runs, also the watchdog's where that had run out: control takes it from there.
     fn configure(&mut self) -> Result<(), Error<I::Error>> {
-        for fan in 0..FANS {
-            let strapped = self.byte(register::FAN_CONFIGURATION + fan)? & SPIN_UP;
-            write_u8(&mut self.i2c, self.addr, register::FAN_CONFIGURATION + fan, strapped | TACH_INPUT_ENABLE)?;
+        for (fan, mut channel) in (0..FANS).zip(self.channels) {
+            (channel.configuration, channel.target) = self.pwm_mode(fan)?;
             write_u8(&mut self.i2c, self.addr, register::FAN_DYNAMICS + fan, DYNAMICS)?;
             write_be(&mut self.i2c, self.addr, register::TACH_TARGET_COUNT + 2 * fan, TACH_TARGET)?;
+            if let Some(ours) = self.channels.get_mut(usize::from(fan)) {
+                *ours = channel;
+            }
         }
         let global = self.byte(register::GLOBAL_CONFIGURATION)?;
         if global & global::WATCHDOG_STATUS != 0 {
             self.ran_out = true;
-            for fan in 0..FANS {
+            for (fan, channel) in (0..FANS).zip(&mut self.channels) {
+                channel.target = Some(PWM_FULL);
                 write_be(&mut self.i2c, self.addr, register::PWMOUT_TARGET_DUTY_CYCLE + 2 * fan, PWM_FULL)?;
             }
         }
@@ -213,17 +273,19 @@ impl<I: I2c + Send> Driver<I::Error> for Max31790<I> {
     fn read(&mut self, reading: &mut ChipReading) -> Result<(), Error<I::Error>> {
         let global = self.byte(register::GLOBAL_CONFIGURATION)?;
         let faulty = self.byte(register::FAN_FAULT_STATUS_1)?;
-        for ((fan, channel), pulses) in (0..FANS).zip(&mut reading.fan).zip(self.pulses) {
+        for ((fan, channel), ours) in (0..FANS).zip(&mut reading.fan).zip(self.channels) {
             // A chip that was reset counts no pulses, which would read as fans that stand.
             let dynamics = read_u8(&mut self.i2c, self.addr, register::FAN_DYNAMICS + fan)?;
             holds(register::FAN_DYNAMICS + fan, DYNAMICS.into(), dynamics.into())?;
             let tach = read_be(&mut self.i2c, self.addr, register::TACH_COUNT + 2 * fan)?;
             let target = read_be(&mut self.i2c, self.addr, register::PWMOUT_TARGET_DUTY_CYCLE + 2 * fan)?;
             let fault = faulty & 1 << fan != 0;
-            *channel = Fan { rpm: rpm(tach, SR, pulses), duty: duty(target), fault };
+            let duty = if ours.drives() { duty(target) } else { Err(Missing::NotPresent) };
+            *channel = Fan { rpm: rpm(tach, SR, ours.pulses), duty, fault };
             if fault {
                 // The bit stays until the fan is written to; it comes back with the next count if it is still true.
-                write_be(&mut self.i2c, self.addr, register::PWMOUT_TARGET_DUTY_CYCLE + 2 * fan, target)?;
+                // What somebody else wrote there is not made to last.
+                self.set_target(fan, ours.target.unwrap_or(target))?;
             }
         }
         let ran_out = global & global::WATCHDOG_STATUS != 0 || std::mem::take(&mut self.ran_out);
@@ -237,8 +299,21 @@ impl<I: I2c + Send> Driver<I::Error> for Max31790<I> {
 
     fn set_duty(&mut self, channel: usize, duty: Duty) -> Result<(), Error<I::Error>> {
         let fan = u8::try_from(channel).ok().filter(|fan| *fan < FANS).ok_or(Error::NoChannel)?;
+        let mut ours = *self.channels.get(channel).ok_or(Error::NoChannel)?;
+        // Where the pin is an input, nothing can be driven; the other fans can.
+        let input = ours.configuration & fan::TACH_ON_PWMOUT;
+        holds(register::FAN_CONFIGURATION + fan, 0, input.into())?;
         let raw = duty.of(DUTY_FULL) << DUTY_SHIFT;
-        write_be(&mut self.i2c, self.addr, register::PWMOUT_TARGET_DUTY_CYCLE + 2 * fan, raw)
+        self.set_target(fan, raw)?;
+        ours.target = Some(raw);
+        if !ours.drives() {
+            ours.configuration &= !fan::MONITOR_ONLY;
+            self.set_configuration(fan, ours.configuration)?;
+        }
+        if let Some(channel) = self.channels.get_mut(channel) {
+            *channel = ours;
+        }
+        Ok(())
     }
 }
 
@@ -289,9 +364,9 @@ mod tests {
     fn configure_sets_pwm_mode_and_arms_the_watchdog_last() {
         let mut expected = Vec::new();
         for fan in 0..6 {
-            expected.push(T::write_read(ADDR, vec![0x02 + fan], vec![0xc1]));
-            expected.push(T::write(ADDR, vec![0x02 + fan, 0x48]));
-            expected.push(T::write_read(ADDR, vec![0x02 + fan], vec![0x48]));
+            expected.push(T::write_read(ADDR, vec![0x02 + fan], vec![0x47]));
+            expected.push(T::write(ADDR, vec![0x02 + fan, 0x49]));
+            expected.push(T::write_read(ADDR, vec![0x02 + fan], vec![0x49]));
             expected.push(T::write(ADDR, vec![0x08 + fan, 0x40]));
             expected.push(T::write_read(ADDR, vec![0x08 + fan], vec![0x40]));
             expected.push(T::write(ADDR, vec![0x50 + 2 * fan, 0xff, 0xc0]));
@@ -308,6 +383,50 @@ mod tests {
         let (mut chip, mut mock) = driver(&expected, 10);
         assert_eq!(chip.configure(), Ok(()));
         assert!(chip.ran_out);
+        mock.done();
+    }
+
+    #[test]
+    fn a_fan_in_rpm_mode_keeps_the_drive_that_it_has() {
+        let mut expected = Vec::new();
+        for fan in 0..6 {
+            // The second fan is in RPM mode at half its drive; the third is only measured, the fourth's pin is an input.
+            let (found, left) = [(0x08, 0x08), (0xe8, 0x68), (0x18, 0x18), (0x01, 0x09)]
+                .get(usize::from(fan))
+                .copied()
+                .unwrap_or((0x08, 0x08));
+            let target = T::write(ADDR, vec![0x40 + 2 * fan, 0x80, 0x00]);
+            expected.push(T::write_read(ADDR, vec![0x02 + fan], vec![found]));
+            if fan == 1 {
+                expected.push(T::write_read(ADDR, vec![0x32], vec![0x80, 0x7f]));
+                expected.push(target.clone());
+            }
+            expected.push(T::write(ADDR, vec![0x02 + fan, left]));
+            expected.push(T::write_read(ADDR, vec![0x02 + fan], vec![left]));
+            if fan == 1 {
+                expected.push(target);
+                expected.push(T::write_read(ADDR, vec![0x42], vec![0x80, 0x00]));
+            }
+            expected.push(T::write(ADDR, vec![0x08 + fan, 0x40]));
+            expected.push(T::write_read(ADDR, vec![0x08 + fan], vec![0x40]));
+            expected.push(T::write(ADDR, vec![0x50 + 2 * fan, 0xff, 0xc0]));
+            expected.push(T::write_read(ADDR, vec![0x50 + 2 * fan], vec![0xff, 0xc0]));
+        }
+        expected.push(T::write_read(ADDR, vec![0x00], vec![0x20]));
+        expected.push(T::write(ADDR, vec![0x00, 0x24]));
+        expected.push(T::write_read(ADDR, vec![0x00], vec![0x24]));
+        // The one that is only measured is driven from its first duty on.
+        expected.push(T::write(ADDR, vec![0x44, 0xff, 0x80]));
+        expected.push(T::write_read(ADDR, vec![0x44], vec![0xff, 0x80]));
+        expected.push(T::write(ADDR, vec![0x04, 0x08]));
+        expected.push(T::write_read(ADDR, vec![0x04], vec![0x08]));
+        let (mut chip, mut mock) = driver(&expected, 10);
+        assert_eq!(chip.configure(), Ok(()));
+        assert_eq!(chip.channels.map(|channel| channel.target), [None, Some(0x8000), None, None, None, None]);
+        assert_eq!(chip.channels.map(Channel::drives), [true, true, false, false, true, true]);
+        assert_eq!(chip.set_duty(2, Duty::FULL), Ok(()));
+        assert!(chip.channels[2].drives());
+        assert_eq!(chip.set_duty(3, Duty::FULL), Err(Error::ReadBack { register: 0x05, written: 0, found: 1 }));
         mock.done();
     }
 
@@ -335,14 +454,15 @@ mod tests {
             expected.push(T::write_read(ADDR, vec![0x18 + 2 * fan], vec![0x28, 0xe0]));
             expected.push(T::write_read(ADDR, vec![0x40 + 2 * fan], vec![0x80, 0x00]));
             if fan == 1 {
-                // The fault of the second fan is let go of.
-                expected.push(T::write(ADDR, vec![0x42, 0x80, 0x00]));
-                expected.push(T::write_read(ADDR, vec![0x42], vec![0x80, 0x00]));
+                // The fault of the second fan is let go of, with the drive that it was given.
+                expected.push(T::write(ADDR, vec![0x42, 0xff, 0x80]));
+                expected.push(T::write_read(ADDR, vec![0x42], vec![0xff, 0x80]));
             }
         }
         expected.push(T::write(ADDR, vec![0x00, 0x04]));
         expected.push(T::write_read(ADDR, vec![0x00], vec![0x04]));
         let (mut chip, mut mock) = driver(&expected, 10);
+        chip.channels[1].target = Some(PWM_FULL);
         let mut reading = PART.missing(Missing::Stale);
         assert_eq!(chip.read(&mut reading), Ok(()));
         assert_eq!(reading.faults, Faults::NONE.with(Fault::Watchdog, true));

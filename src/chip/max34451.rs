@@ -118,7 +118,7 @@ impl<I: I2c> Max34451<I> {
 
     fn faults(&mut self, page: u8) -> Result<Faults, Error<I::Error>> {
         let word = self.word(page, command::STATUS_WORD)?;
-        status::faults(word & !STATUS_IGNORED, |command| self.link.page(page)?.read_byte(command).map(Some))
+        status::faults(word & !STATUS_IGNORED, |command| self.link.page(page)?.status_byte(command))
     }
 }
 
@@ -248,6 +248,17 @@ mod tests {
         let absent = Err(Missing::NotPresent);
         assert_eq!(reading.temperature, [Ok(Millicelsius(25_500)), absent, Err(Missing::Implausible), absent, absent]);
         assert_eq!(reading.faults, Faults::NONE.with(Fault::OverVoltage, true));
+        mock.done();
+    }
+
+    #[test]
+    fn a_status_byte_that_is_refused_does_not_lose_the_rest() {
+        use embedded_hal::i2c::{ErrorKind, NoAcknowledgeSource};
+        let mut script = word(3, 0x79, 0x8000).to_vec();
+        let refused = byte(0x7a, 0).with_error(ErrorKind::NoAcknowledge(NoAcknowledgeSource::Data));
+        script.extend([T::write(ADDR, vec![0x00, 3]), refused]);
+        let (mut chip, mut mock) = driver(&script);
+        assert_eq!(chip.faults(3), Ok(Faults::NONE.with(Fault::Other, true)));
         mock.done();
     }
 

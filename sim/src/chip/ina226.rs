@@ -153,7 +153,13 @@ impl Ina226 {
     fn set(&mut self, value: u16) {
         match self.pointer {
             CONFIGURATION if value & RST != 0 => self.reset(),
-            CONFIGURATION => self.configuration = value & CONFIGURATION_WRITABLE | CONFIGURATION_FIXED,
+            CONFIGURATION => {
+                self.configuration = value & CONFIGURATION_WRITABLE | CONFIGURATION_FIXED;
+                // A new conversion begins, except into power-down (section 7.6.7).
+                if value & (MODE_SHUNT | MODE_BUS) != 0 {
+                    self.mask_enable &= !CVRF;
+                }
+            }
             CALIBRATION => self.calibration = value & 0x7fff,
             MASK_ENABLE => self.mask_enable = value & MASK_WRITABLE | self.mask_enable & (AFF | CVRF | OVF),
             ALERT_LIMIT => self.alert_limit = value,

@@ -159,6 +159,13 @@ impl Ina3221 {
     fn set(&mut self, value: u16) {
         match self.pointer {
             CONFIGURATION if value & RST != 0 => self.reset(),
+            CONFIGURATION => {
+                self.store(CONFIGURATION, value);
+                // A new conversion begins, except into power-down.
+                if value & (MODE_SHUNT | MODE_BUS) != 0 {
+                    self.store(MASK_ENABLE, self.register(MASK_ENABLE) & !CVRF);
+                }
+            }
             MASK_ENABLE => self.store(MASK_ENABLE, value & MASK_WRITABLE | self.register(MASK_ENABLE) & !MASK_WRITABLE),
             CHANNEL_1_CRITICAL..=CHANNEL_3_WARNING => self.store(self.pointer, value & 0xfff8),
             SHUNT_SUM_LIMIT => self.store(self.pointer, value & 0xfffe),

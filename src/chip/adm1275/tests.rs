@@ -1,3 +1,4 @@
+use embedded_hal::i2c::{ErrorKind, NoAcknowledgeSource};
 use embedded_hal_mock::eh1::i2c::{Mock, Transaction as T};
 
 use super::super::pmbus::noise;
@@ -96,6 +97,29 @@ fn a_change_that_does_not_hold_leaves_it_converting() {
     script.extend(set_byte(0xd3, 0x01));
     let (mut chip, mut mock) = driver(&MODEL_1275, &script);
     assert_eq!(chip.configure(), Err(Error::ReadBack { register: 0xd4, written: 0xac, found: 0x2c }));
+    mock.done();
+}
+
+#[test]
+fn an_error_on_the_way_leaves_it_converting() {
+    let failed = T::write(ADDR, vec![0xd3, 0x00]).with_error(ErrorKind::Bus);
+    let mut script = vec![byte(0xd4, 0x2c), failed, byte(0xd3, 0x00)];
+    script.extend(set_byte(0xd3, 0x01));
+    let (mut chip, mut mock) = driver(&MODEL_1275, &script);
+    assert_eq!(chip.configure(), Err(Error::I2c(ErrorKind::Bus)));
+    mock.done();
+}
+
+#[test]
+fn a_status_byte_that_is_refused_does_not_lose_the_rest() {
+    let refused = byte(0x7b, 0).with_error(ErrorKind::NoAcknowledge(NoAcknowledgeSource::Data));
+    let script = [byte(0xd4, 0xac), byte(0xd3, 1), word(0x79, 0x4000), refused, word(0x88, 2304), word(0x8c, 2451)];
+    let (mut chip, mut mock) = driver(&MODEL_1275, &script);
+    chip.config = 0xac;
+    let mut reading = ADM1275.missing(Missing::Stale);
+    assert_eq!(chip.read(&mut reading), Ok(()));
+    assert_eq!(reading.power.first().map(|power| power.voltage), Some(Ok(Millivolts(12_000))));
+    assert_eq!(reading.faults, Faults::NONE.with(Fault::Other, true));
     mock.done();
 }
 

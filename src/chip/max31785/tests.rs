@@ -101,6 +101,18 @@ fn configure_takes_over_what_is_enabled_at_the_drive_that_it_has() {
 }
 
 #[test]
+fn a_fan_that_was_disabled_for_a_change_runs_again_whatever_failed() {
+    use embedded_hal::i2c::ErrorKind;
+    let mut script = word(1, 0xf1, 0xe300).to_vec();
+    script.extend(set_byte(1, 0x3a, 0x10));
+    script.extend([page(1), T::write(ADDR, vec![0xf1, 0x00, 0xe1]).with_error(ErrorKind::Bus)]);
+    script.extend(set_byte(1, 0x3a, 0x90));
+    let (mut chip, mut mock) = driver(&script);
+    assert_eq!(chip.take_over(1, 0x90, 1, 5_000), Err(Error::I2c(ErrorKind::Bus)));
+    mock.done();
+}
+
+#[test]
 fn each_pass_writes_the_command_again() {
     let mut script = Vec::new();
     script.extend(byte(0, 0x3a, 0x90));
@@ -128,10 +140,12 @@ fn each_pass_writes_the_command_again() {
 
 #[test]
 fn one_that_does_not_obey_us_any_more_is_not_believed() {
-    let automatic: Vec<T> = byte(0, 0x3a, 0x90).into_iter().chain(word(0, 0x3b, 0xffff)).collect();
+    let commanded = |command| byte(0, 0x3a, 0x90).into_iter().chain(word(0, 0x3b, command)).collect::<Vec<T>>();
     for (script, expected) in [
         (byte(0, 0x3a, 0x00).to_vec(), Error::ReadBack { register: 0x3a, written: 0x90, found: 0 }),
-        (automatic, Error::ReadBack { register: 0x3b, written: 5_000, found: 0xffff }),
+        (commanded(0xffff), Error::ReadBack { register: 0x3b, written: 5_000, found: 0xffff }),
+        // Somebody else's, and it must not be made to last.
+        (commanded(2_000), Error::ReadBack { register: 0x3b, written: 5_000, found: 2_000 }),
     ] {
         let (mut chip, mut mock) = driver(&script);
         chip.commands = [Some(5_000), None, None, None, None, None];

@@ -8,6 +8,7 @@ use embedded_hal::i2c::I2c;
 
 use super::command;
 use crate::chip::{Error, holds, read_le, read_u8};
+use crate::reading::Missing;
 
 /// Longest block (SMBus 3.1, section 6.5.7; PMBus stayed at 32 where SMBus 3 allows 255).
 const BLOCK_MAX: u8 = 32;
@@ -58,6 +59,15 @@ impl<I: I2c> Link<I> {
         }
         (self.gap)();
         read_le(&mut self.i2c, self.addr, command)
+    }
+
+    /// A status register of one byte; `None` where the unit does not acknowledge it or it came disturbed. The bit that
+    /// points to it then speaks for itself.
+    pub(crate) fn status_byte(&mut self, command: u8) -> Result<Option<u8>, Error<I::Error>> {
+        match self.read_byte(command) {
+            Err(error) if matches!(error, Error::Checksum { .. }) || error.missing() == Missing::NotPresent => Ok(None),
+            answer => answer.map(Some),
+        }
     }
 
     /// A block (SMBus block read) that is expected to hold `expected` bytes; empty where it says more than 32. It is
@@ -201,6 +211,27 @@ mod tests {
         assert_eq!(link.read_word(0x8b), Err(Error::Checksum { register: 0x8b }));
         assert_eq!(link.read_word(0x8b), Ok(0xffff));
         assert_eq!(link.read_byte(0x7a), Ok(0x10));
+        mock.done();
+    }
+
+    #[test]
+    fn a_status_byte_that_was_refused_or_came_disturbed_is_missing_alone() {
+        use embedded_hal::i2c::{ErrorKind, NoAcknowledgeSource};
+        let read = |value: u8| T::write_read(ADDR, vec![0x7a], vec![value, code(0x7a, &[0x10])]);
+        let failed = |kind| read(0x10).with_error(kind);
+        let mut mock = Mock::new(&[
+            read(0x10),
+            read(0x11),
+            read(0x11),
+            read(0x11),
+            failed(ErrorKind::NoAcknowledge(NoAcknowledgeSource::Data)),
+            failed(ErrorKind::Bus),
+        ]);
+        let mut link = Link::new(ADDR, mock.clone(), true);
+        assert_eq!(link.status_byte(0x7a), Ok(Some(0x10)));
+        assert_eq!(link.status_byte(0x7a), Ok(None), "disturbed");
+        assert_eq!(link.status_byte(0x7a), Ok(None), "refused");
+        assert_eq!(link.status_byte(0x7a), Err(Error::I2c(ErrorKind::Bus)), "the bus is no matter of one byte");
         mock.done();
     }
 
