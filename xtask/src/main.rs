@@ -1,7 +1,7 @@
 //! Every task of a developer and of CI: `cargo xtask <command>`. No other tool is needed to start.
 //!
 //! Reading order: `args`, `process`, `checkout` (what cargo builds and where it is), `held` (children that end with their
-//! owner), then one file per command: `demo`, `test` (with `need`), `guest`, `release` (with `elf` and `sbom`), `measure`.
+//! owner), then one file per command: `demo`, `test` (with `need`), `guest`, `release` (with `elf` and `sbom`), `measure`, `fuzz`.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool speaks on its standard output")]
 
@@ -9,6 +9,7 @@ mod args;
 mod checkout;
 mod demo;
 mod elf;
+mod fuzz;
 mod guest;
 mod held;
 mod measure;
@@ -35,6 +36,7 @@ usage: cargo xtask <command> [options]; `cargo xtask <command> --help` tells mor
   guest     boot a real kernel in QEMU and let the shipped binary read its chips
   release   static binaries, boards, unit files, checksums and bills of materials, byte for byte repeatable
   measure   size, memory, CPU, wake-ups and start time, and the benchmarks
+  fuzz      looks for bytes that make the agent panic
 
 First time here? `cargo xtask demo`. Before a commit: `cargo xtask test --skip guest`.
 ";
@@ -56,6 +58,7 @@ fn run(mut args: Args) -> Result<()> {
         Some("guest") => guest::command(args),
         Some("release") => release::command(args),
         Some("measure") => measure::command(args),
+        Some("fuzz") => fuzz::command(args),
         Some(held::TIED) => held::become_tied(args),
         Some("help" | "--help" | "-h") => args::help(HELP),
         Some(other) => Err(usage(format!("unknown command {other}; see cargo xtask --help"))),

@@ -1,0 +1,60 @@
+//! Whatever comes from outside, nothing panics: chips of any content, board files with any mistake, messages from anybody.
+//!
+//! The bytes are drawn by chance here; `cargo xtask fuzz` looks for those that lead somewhere new.
+
+#[path = "fuzz/parts/boards.rs"]
+mod boards;
+#[path = "fuzz/parts/chips.rs"]
+mod chips;
+#[path = "fuzz/parts/tape.rs"]
+mod tape;
+#[path = "fuzz/parts/wire.rs"]
+mod wire;
+
+use proptest::prelude::*;
+use rigd::board::Board;
+use rigd::chip::PARTS;
+use rigd::wire::{Birth, Encoding, Header, Kind, encode};
+
+fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(any::<u8>(), 0..most)
+}
+
+proptest! {
+    // Few: the Maxim PMBus parts want a pause before each access, and their drivers keep it here too.
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_chip_of_any_content(bytes in bytes(3_000)) {
+        for part in 0..PARTS.len() {
+            let part = u8::try_from(part).unwrap_or(u8::MAX);
+            chips::exercise(&[&[part], bytes.as_slice()].concat());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_board_file_with_mistakes(bytes in bytes(60)) {
+        boards::exercise(&bytes);
+    }
+
+    #[test]
+    fn no_board_file_at_all(text in ".{0,200}") {
+        boards::take(&text);
+    }
+
+    #[test]
+    fn a_message_from_anybody(kind in 0..8u8, bytes in bytes(400)) {
+        wire::exercise(&bytes);
+        // Behind a good header, and after the first half of a good body.
+        wire::exercise(&[&[0xa1, kind, 1, 0], bytes.as_slice()].concat());
+        let board = Board::load("simulated-8gpu").map_err(|error| TestCaseError::fail(error.to_string()))?;
+        let rig = "rig".parse().map_err(|_| TestCaseError::fail("a rig's name"))?;
+        let birth = Birth::new(rig, &board, Encoding::Postcard, 1_000, 0);
+        let birth = encode(Encoding::Postcard, Header::new(Kind::Birth, 1, 1), &birth);
+        wire::exercise(&[birth.get(..birth.len() / 2).unwrap_or_default(), bytes.as_slice()].concat());
+    }
+}
