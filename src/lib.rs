@@ -53,6 +53,7 @@ pub mod chip;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod gpu;
 pub mod history;
 pub mod hwmon;
 pub mod identity;

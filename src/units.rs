@@ -56,6 +56,26 @@ unit!(
     Rpm(u16), "rpm"
 );
 unit!(
+    /// Clock frequency.
+    Megahertz(u32), "MHz"
+);
+unit!(
+    /// Difference from the clock frequency that the maker set.
+    MegahertzOffset(i32), "MHz"
+);
+unit!(
+    /// Energy as NVML counts it: since the driver was loaded.
+    Millijoules(u64), "mJ"
+);
+unit!(
+    /// Memory, 2^20 bytes.
+    Mebibytes(u32), "MiB"
+);
+unit!(
+    /// A part of a whole, 0 to 100 where nothing is wrong.
+    Percent(u8), "%"
+);
+unit!(
     /// Shunt resistance in microohm, 1 to 4.2 kOhm.
     Microohms(u32), "µΩ"
 );
