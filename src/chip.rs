@@ -29,6 +29,7 @@ pub mod max34451;
 pub mod nct7802;
 pub mod pca9685;
 pub mod pmbus;
+mod register;
 pub mod tmp102;
 pub mod tmp421;
 pub mod tmp451;
@@ -37,8 +38,12 @@ pub mod tmp464;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use embedded_hal::i2c::{ErrorKind, I2c};
+use embedded_hal::i2c::ErrorKind;
 
+pub use self::register::{Form, Register, Registers};
+pub(crate) use self::register::{
+    change_u8, holds, quantity, read_be, read_le, read_u8, read_wide, verify_u8, write_be, write_u8,
+};
 use crate::bus;
 use crate::reading::{ChipReading, Missing};
 use crate::units::{Duty, Microohms};
@@ -97,56 +102,6 @@ pub enum Setting {
     CurrentDivisor,
 }
 
-/// A register, for people.
-pub struct Register {
-    /// Its name in the datasheet.
-    pub name: &'static str,
-    /// Its number or command code.
-    pub at: u8,
-    /// How it is read.
-    pub form: Form,
-    /// How a number in it becomes a quantity, for people; empty where it is bits.
-    pub formula: &'static str,
-}
-
-/// A part's registers, for people. In the agent, which shows none to anybody, the list takes no room.
-pub struct Registers(#[cfg(feature = "ctl")] &'static [Register]);
-
-impl Registers {
-    /// These.
-    #[must_use]
-    pub const fn of(list: &'static [Register]) -> Self {
-        #[cfg(not(feature = "ctl"))]
-        let _ = list;
-        Self(
-            #[cfg(feature = "ctl")]
-            list,
-        )
-    }
-
-    /// The list, in the order of the datasheet.
-    #[cfg(feature = "ctl")]
-    #[must_use]
-    pub const fn list(&self) -> &'static [Register] {
-        self.0
-    }
-}
-
-/// Width and order of a register on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// One byte.
-    U8,
-    /// So many bytes, the most significant first (TI, Linear, Maxim).
-    Be(u8),
-    /// So many bytes, the least significant first (SMBus, PMBus).
-    Le(u8),
-    /// A length, then so many bytes: SMBus block read.
-    Block,
-    /// The checksummed words of common-slot supplies.
-    CommonSlot,
-}
-
 /// Names of the kernel driver's attributes, without `_input`, in the order of the part's channels; an empty name where the
 /// driver has none. All empty lists: this part is not read through the kernel.
 pub struct Kernel {
@@ -154,8 +109,9 @@ pub struct Kernel {
     pub power: &'static [[&'static str; 3]],
     /// Of each temperature channel.
     pub temperature: &'static [&'static str],
-    /// Of each fan channel.
-    pub fan: &'static [&'static str],
+    /// Speed and drive of each fan channel, and what the drive reads as when it is full. Two fans that hang on one output have
+    /// the same drive.
+    pub fan: &'static [(&'static str, &'static str, u16)],
 }
 
 impl Kernel {
@@ -247,6 +203,12 @@ impl Part {
         self.addresses.iter().any(|range| range.contains(&addr))
     }
 
+    /// Whether two of its fans hang on one output.
+    pub(crate) fn share_output(&self, one: usize, other: usize) -> bool {
+        let drive = |fan: usize| self.kernel.fan.get(fan).map(|(_, drive, _)| *drive).filter(|drive| !drive.is_empty());
+        one != other && drive(one).is_some() && drive(one) == drive(other)
+    }
+
     /// A reading with this part's channels, all missing.
     #[must_use]
     pub fn missing(&self, reason: Missing) -> ChipReading {
@@ -302,6 +264,9 @@ pub enum Error<E> {
     /// The part has no such channel.
     #[error("no such channel")]
     NoChannel,
+    /// Whoever owns the part lets nobody set this output.
+    #[error("not to be set: {0}")]
+    Refused(E),
 }
 
 impl<E> From<E> for Error<E> {
@@ -317,11 +282,14 @@ impl<E: embedded_hal::i2c::Error> Error<E> {
         match self {
             Self::I2c(error) if matches!(error.kind(), ErrorKind::NoAcknowledge(_)) => Missing::NotPresent,
             Self::I2c(_) | Self::Checksum { .. } => Missing::Bus,
-            Self::WrongPart { .. } | Self::NoChannel => Missing::NotPresent,
+            Self::WrongPart { .. } | Self::NoChannel | Self::Refused(_) => Missing::NotPresent,
             Self::ReadBack { .. } => Missing::Implausible,
         }
     }
 }
+
+/// Fans read back in the chip's own steps; half a step of an 8-bit PWM is 0.196 %.
+const DUTY_TOLERANCE: u16 = 20;
 
 /// A chip in use. `E` is the error of the bus below.
 pub trait Driver<E>: Send {
@@ -347,90 +315,18 @@ pub trait Driver<E>: Send {
     /// Sets a fan's drive.
     ///
     /// # Errors
-    /// `NoChannel` where the part does not drive that fan, `I2c` where the transfer fails.
+    /// `NoChannel` where the part does not drive that fan, `Refused` where it is not ours to drive, `ReadBack` where the
+    /// drive does not hold; the part is well then. `I2c` where the transfer fails.
     fn set_duty(&mut self, channel: usize, duty: Duty) -> Result<(), Error<E>> {
         let _ = (channel, duty);
         Err(Error::NoChannel)
     }
-}
 
-/// Reads a byte register.
-pub(crate) fn read_u8<I: I2c>(i2c: &mut I, addr: u8, register: u8) -> Result<u8, Error<I::Error>> {
-    let mut byte = [0; 1];
-    i2c.write_read(addr, &[register], &mut byte)?;
-    let [value] = byte;
-    Ok(value)
-}
-
-/// Reads a 16-bit register that has its most significant byte first (TI, Linear, Maxim).
-pub(crate) fn read_be<I: I2c>(i2c: &mut I, addr: u8, register: u8) -> Result<u16, Error<I::Error>> {
-    let mut bytes = [0; 2];
-    i2c.write_read(addr, &[register], &mut bytes)?;
-    Ok(u16::from_be_bytes(bytes))
-}
-
-/// Reads a register of `N` bytes, most significant first, as a number. `N` is at most 8.
-pub(crate) fn read_wide<const N: usize, I: I2c>(i2c: &mut I, addr: u8, register: u8) -> Result<u64, Error<I::Error>> {
-    let mut bytes = [0; N];
-    i2c.write_read(addr, &[register], &mut bytes)?;
-    Ok(bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
-}
-
-/// Reads a 16-bit register that has its least significant byte first (SMBus, PMBus).
-pub(crate) fn read_le<I: I2c>(i2c: &mut I, addr: u8, register: u8) -> Result<u16, Error<I::Error>> {
-    let mut bytes = [0; 2];
-    i2c.write_read(addr, &[register], &mut bytes)?;
-    Ok(u16::from_le_bytes(bytes))
-}
-
-/// Writes a byte register and makes sure that it holds.
-pub(crate) fn write_u8<I: I2c>(i2c: &mut I, addr: u8, register: u8, value: u8) -> Result<(), Error<I::Error>> {
-    i2c.write(addr, &[register, value])?;
-    let found = read_u8(i2c, addr, register)?;
-    holds(register, value.into(), found.into())
-}
-
-/// Writes a 16-bit register, most significant byte first, and makes sure that it holds.
-pub(crate) fn write_be<I: I2c>(i2c: &mut I, addr: u8, register: u8, value: u16) -> Result<(), Error<I::Error>> {
-    let [high, low] = value.to_be_bytes();
-    i2c.write(addr, &[register, high, low])?;
-    let found = read_be(i2c, addr, register)?;
-    holds(register, value, found)
-}
-
-/// Makes sure that a setting still holds: a part that lost power for a moment has forgotten it.
-pub(crate) fn holds<E>(register: u8, written: u16, found: u16) -> Result<(), Error<E>> {
-    if found == written { Ok(()) } else { Err(Error::ReadBack { register, written, found }) }
-}
-
-/// Reads a byte register and makes sure that the bits of `mask` still are `bits`.
-pub(crate) fn verify_u8<I: I2c>(
-    i2c: &mut I,
-    addr: u8,
-    register: u8,
-    mask: u8,
-    bits: u8,
-) -> Result<u8, Error<I::Error>> {
-    let found = read_u8(i2c, addr, register)?;
-    holds(register, bits.into(), (found & mask).into())?;
-    Ok(found)
-}
-
-/// Brings the bits of `mask` to `bits` and makes sure that they hold. The register's other bits stay as they are, and
-/// nothing is written where there is nothing to change.
-pub(crate) fn change_u8<I: I2c>(
-    i2c: &mut I,
-    addr: u8,
-    register: u8,
-    mask: u8,
-    bits: u8,
-) -> Result<(), Error<I::Error>> {
-    let before = read_u8(i2c, addr, register)?;
-    if before & mask == bits {
-        return Ok(());
+    /// Whether a fan still has the drive that it was set to, `ordered`, where it reads as `reads` now.
+    fn holds(&mut self, channel: usize, ordered: Duty, reads: Duty) -> bool {
+        let _ = channel;
+        reads.hundredths().abs_diff(ordered.hundredths()) <= DUTY_TOLERANCE
     }
-    i2c.write(addr, &[register, before & !mask | bits])?;
-    verify_u8(i2c, addr, register, mask, bits).map(drop)
 }
 
 /// A status bit that is cleared by being read and set again by the next conversion. Whoever reads faster than the part

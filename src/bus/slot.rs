@@ -24,8 +24,6 @@ use crate::units::Duty;
 
 /// First and last pause before a chip that failed twice is asked again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Fans read back in the chip's own steps; half a step of an 8-bit PWM is 0.196 %.
-const DUTY_TOLERANCE: u16 = 20;
 /// A drive that did not hold so many times in a row is tried only once per `BACK_OFF.1` from then on.
 const REFUSALS: u8 = 5;
 
@@ -185,15 +183,25 @@ impl Slot {
         self.bring_up(host, adapter)?.read(reading)?;
         let mut repairs = 0;
         let mut failure = Ok(());
-        for (channel, wanted) in duties {
+        for (channel, _) in duties {
             // Each fan is tried, also after one that failed, unless the bus hangs.
-            match self.drive(*channel, *wanted, now, reading) {
+            match self.drive(*channel, self.wanted(*channel, duties), now, reading) {
                 Ok(repaired) => repairs += u32::from(repaired),
                 Err(error) if timed_out(&error) => return Err(error),
                 Err(error) => failure = Err(error),
             }
         }
         failure.map(|()| repairs)
+    }
+
+    /// The drive of a fan: of several that hang on one output, the most that one of them is to have.
+    fn wanted(&self, channel: usize, duties: &[(usize, Duty)]) -> Duty {
+        let shared = |other: usize| match &self.chip.kind {
+            ChipKind::I2c { part, .. } => part.share_output(channel, other),
+            ChipKind::Hwmon(_) => false,
+        };
+        let of = duties.iter().filter(|(other, _)| *other == channel || shared(*other));
+        of.map(|(_, duty)| *duty).max().unwrap_or(Duty::FULL)
     }
 
     /// Brings one fan to its drive; `true` where it had been changed behind our back.
@@ -207,7 +215,7 @@ impl Slot {
         let State::Live(driver) = &mut self.state else { return Ok(false) };
         let drive = self.drives.get_mut(channel).ok_or(chip::Error::NoChannel)?;
         let fan = reading.fan.get_mut(channel).ok_or(chip::Error::NoChannel)?;
-        let drifted = matches!((drive.set, fan.duty), (Some(set), Ok(holds)) if !same(holds, set));
+        let drifted = matches!((drive.set, fan.duty), (Some(set), Ok(reads)) if !driver.holds(channel, set, reads));
         if drifted {
             warn!("{}: fan {} was not at {} any more; set again", self.label, channel + 1, Shown(drive.set));
         }
@@ -223,7 +231,7 @@ impl Slot {
                 *drive = Drive { set: Some(wanted), ..Drive::default() };
                 Ok(drifted)
             }
-            Err(error @ (chip::Error::ReadBack { .. } | chip::Error::NoChannel)) => {
+            Err(error @ (chip::Error::ReadBack { .. } | chip::Error::NoChannel | chip::Error::Refused(_))) => {
                 // The chip is well, this one output is not: the other fans go on, and this one is tried less and less.
                 fan.fault = true;
                 drive.set = None;
@@ -279,11 +287,6 @@ impl Slot {
 
 const fn timed_out(error: &ChipError) -> bool {
     matches!(error, chip::Error::I2c(Error::TimedOut))
-}
-
-/// Whether a drive read back is the one that was set, in the chip's own steps.
-fn same(holds: Duty, wanted: Duty) -> bool {
-    holds.hundredths().abs_diff(wanted.hundredths()) <= DUTY_TOLERANCE
 }
 
 /// A drive for a log line, where it may be unknown.

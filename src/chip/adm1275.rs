@@ -14,7 +14,9 @@ use embedded_hal::i2c::I2c;
 use super::pmbus::format::{Direct, MILLIOHM};
 use super::pmbus::link::Link;
 use super::pmbus::{block, byte, command, status, word};
-use super::{Certainty, Driver, Error, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, holds};
+use super::{
+    Certainty, Driver, Error, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, holds, quantity,
+};
 use crate::reading::{ChipReading, Missing, Power, Reading};
 use crate::units::{Microohms, Milliamps, Millicelsius, Millivolts, Milliwatts};
 
@@ -270,13 +272,8 @@ impl<I: I2c> Adm1275<I> {
         }
     }
 
-    /// One quantity; one that came disturbed goes missing alone.
     fn quantity<T>(&mut self, command: u8, convert: impl Fn(u16) -> Reading<T>) -> Result<Reading<T>, Error<I::Error>> {
-        match self.link.read_word(command) {
-            Ok(raw) => Ok(convert(raw)),
-            Err(error @ Error::Checksum { .. }) => Ok(Err(error.missing())),
-            Err(error) => Err(error),
-        }
+        quantity(self.link.read_word(command), convert)
     }
 }
 

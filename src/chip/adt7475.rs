@@ -1,6 +1,7 @@
 //! ADT7475: three PWM outputs, four tachometers, three temperatures (Analog Devices/ON Semiconductor).
 //!
-//! Outputs are driven by hand (BHVR = 111). Fans 3 and 4 hang on the one output PWM3, so a board has them in one zone.
+//! Outputs are driven by hand (BHVR = 111). Fans 3 and 4 hang on the one output PWM3, so a board has them in one zone, and
+//! they get the greater of their two drives.
 //! A software lock (CONFIG1, bit 1) keeps the chip from being taken over; that is told as a setting that does not hold.
 //!
 //! The tachometer counts 90 kHz over as many pulses as register 0x7b says, which is kept at two:
@@ -11,6 +12,7 @@
 
 use embedded_hal::i2c::I2c;
 
+use super::register::byte;
 use super::{
     Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, Sticky, change_u8, read_u8, verify_u8,
     write_u8,
@@ -54,13 +56,13 @@ pub static PART: Part = Part {
         byte("Configuration 5", register::CONFIGURATION_5, ""),
         byte("Configuration 4", register::CONFIGURATION_4, ""),
     ]),
-    kernel: Kernel { power: &[], temperature: &["temp1", "temp2", "temp3"], fan: &["fan1", "fan2", "fan3", "fan4"] },
+    kernel: Kernel { power: &[], temperature: &["temp1", "temp2", "temp3"], fan: &KERNEL_FANS },
     open: |device, settings| Box::new(Adt7475::new(device.addr(), device, settings)),
 };
 
-const fn byte(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::U8, formula }
-}
+/// Fans 3 and 4 hang on one output.
+const KERNEL_FANS: [(&str, &str, u16); FANS] =
+    [("fan1", "pwm1", 255), ("fan2", "pwm2", 255), ("fan3", "pwm3", 255), ("fan4", "pwm3", 255)];
 
 const fn tach(name: &'static str, at: u8) -> Register {
     Register { name, at, form: Form::Le(2), formula: "rpm = 60 x 90000 x 2 / (NP x raw), all ones: stands" }

@@ -10,6 +10,7 @@
 
 use embedded_hal::i2c::I2c;
 
+use super::register::byte;
 use super::{
     Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, Sticky, change_u8, read_u8, verify_u8,
     write_u8,
@@ -48,13 +49,9 @@ pub static PART: Part = Part {
         byte("Device ID", register::DEVICE_ID, "0x21"),
         byte("Company ID", register::COMPANY_ID, "0x49"),
     ]),
-    kernel: Kernel { power: &[], temperature: &["temp1", "temp2"], fan: &["fan1"] },
+    kernel: Kernel { power: &[], temperature: &["temp1", "temp2"], fan: &[("fan1", "pwm1", 255)] },
     open: |device, settings| Box::new(Amc6821::new(device.addr(), device, settings)),
 };
-
-const fn byte(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::U8, formula }
-}
 
 /// Register map.
 mod register {

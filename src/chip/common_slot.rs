@@ -15,7 +15,9 @@
 
 use embedded_hal::i2c::I2c;
 
-use super::{Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest};
+use super::{
+    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, quantity,
+};
 use crate::reading::{ChipReading, Fan, Faults, Missing, Power, Reading};
 use crate::units::{Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 
@@ -118,17 +120,12 @@ impl<I: I2c> CommonSlot<I> {
         Err(Error::Checksum { register })
     }
 
-    /// One quantity; one that came disturbed goes missing alone.
     fn quantity<T>(
         &mut self,
         register: u8,
         convert: impl Fn(u16) -> Reading<T>,
     ) -> Result<Reading<T>, Error<I::Error>> {
-        match self.register(register) {
-            Ok(raw) => Ok(convert(raw)),
-            Err(error @ Error::Checksum { .. }) => Ok(Err(error.missing())),
-            Err(error) => Err(error),
-        }
+        quantity(self.register(register), convert)
     }
 }
 

@@ -8,8 +8,9 @@
 
 use embedded_hal::i2c::I2c;
 
+use super::register::byte;
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, Sticky, change_u8, read_u8, verify_u8,
+    Certainty, Driver, Error, Kernel, Part, Register, Registers, Settings, Sticky, change_u8, read_u8, verify_u8,
 };
 use crate::bus;
 use crate::reading::{ChipReading, Missing, Reading};
@@ -73,10 +74,6 @@ const REGISTERS: &[Register] = &[
     byte("External Diode 3 High Byte", 0x2a, ""),
     byte("External Diode 3 Low Byte", 0x2b, ""),
 ];
-
-const fn byte(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::U8, formula }
-}
 
 /// Register map.
 mod register {

@@ -14,6 +14,7 @@ use std::ops::RangeInclusive;
 
 use embedded_hal::i2c::I2c;
 
+use super::register::byte;
 use super::{
     Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, change_u8, holds, read_be, read_u8,
     verify_u8, write_u8,
@@ -75,7 +76,13 @@ const fn part(
 
 const FANS: usize = 5;
 const CHANNELS: &[&str] = &["1", "2", "3", "4", "5"];
-const KERNEL: &[&str] = &["fan1", "fan2", "fan3", "fan4", "fan5"];
+const KERNEL: &[(&str, &str, u16)] = &[
+    ("fan1", "pwm1", 255),
+    ("fan2", "pwm2", 255),
+    ("fan3", "pwm3", 255),
+    ("fan4", "pwm4", 255),
+    ("fan5", "pwm5", 255),
+];
 /// Registers that are not a fan's.
 const COMMON: usize = 7;
 const REGISTERS: &[Register] = &[
@@ -102,10 +109,6 @@ const REGISTERS: &[Register] = &[
     byte("Fan 5 Configuration 1", of(register::FAN_CONFIGURATION_1, 4), ""),
     tach("TACH 5 Reading", of(register::TACH_READING, 4)),
 ];
-
-const fn byte(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::U8, formula }
-}
 
 const fn tach(name: &'static str, at: u8) -> Register {
     Register { name, at, form: Form::Be(2), formula: "rpm = 60 x 32768 x (n - 1) x m / (NP x (raw >> 3))" }

@@ -6,9 +6,10 @@
 
 use embedded_hal::i2c::I2c;
 
+use super::register::word;
 use super::{
-    Certainty, Conversion, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings,
-    div_round_closest, holds, read_be, write_be,
+    Certainty, Conversion, Driver, Error, Kernel, Part, Registers, Setting, Settings, div_round_closest, holds,
+    read_be, write_be,
 };
 use crate::reading::{ChipReading, Fault, Faults, Missing, Power, Reading};
 use crate::units::{Microohms, Milliamps, Millivolts, Milliwatts};
@@ -38,10 +39,6 @@ pub static PART: Part = Part {
     kernel: Kernel { power: &[["in1", "curr1", "power1"]], temperature: &[], fan: &[] },
     open: |device, settings| Box::new(Ina226::new(device.addr(), device, settings)),
 };
-
-const fn word(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::Be(2), formula }
-}
 
 /// Register map (table 7-3).
 mod register {

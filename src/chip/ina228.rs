@@ -14,6 +14,7 @@
 
 use embedded_hal::i2c::I2c;
 
+use super::register::word;
 use super::{
     Certainty, Conversion, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings,
     div_round_closest, holds, read_be, read_wide, write_be,
@@ -96,10 +97,6 @@ const fn registers(voltage: Form, shunt: &'static str, bus: &'static str, temper
         word("MANUFACTURER_ID", register::MANUFACTURER_ID, "0x5449"),
         word("DEVICE_ID", register::DEVICE_ID, "0x2281, 0x2381; not in the datasheet of the INA237"),
     ]
-}
-
-const fn word(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::Be(2), formula }
 }
 
 /// Register map (section 7.6.1, table 7-3 of each datasheet).

@@ -11,6 +11,7 @@
 
 use embedded_hal::i2c::I2c;
 
+use super::register::{byte, word};
 use super::{
     Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, holds,
     read_be, read_u8, read_wide, write_u8,
@@ -43,14 +44,6 @@ pub static PART: Part = Part {
     kernel: Kernel { power: &[["in1", "curr1", "power1"]], temperature: &[], fan: &[] },
     open: |device, settings| Box::new(Ltc2945::new(device.addr(), device, settings)),
 };
-
-const fn byte(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::U8, formula }
-}
-
-const fn word(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::Be(2), formula }
-}
 
 /// Register map (table 2).
 mod register {

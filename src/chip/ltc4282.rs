@@ -14,9 +14,9 @@
 
 use embedded_hal::i2c::I2c;
 
+use super::register::{byte, word};
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, Settings, div_round_closest, read_be,
-    read_u8,
+    Certainty, Driver, Error, Kernel, Part, Registers, Setting, Settings, div_round_closest, read_be, read_u8,
 };
 use crate::reading::{ChipReading, Fault, Faults, Missing, Power, Reading};
 use crate::units::{Microohms, Milliamps, Millivolts, Milliwatts};
@@ -47,14 +47,6 @@ pub static PART: Part = Part {
     kernel: Kernel { power: &[["in0", "curr1", "power1"]], temperature: &[], fan: &[] },
     open: |device, settings| Box::new(Ltc4282::new(device.addr(), device, settings)),
 };
-
-const fn byte(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::U8, formula }
-}
-
-const fn word(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::Be(2), formula }
-}
 
 /// Register map.
 mod register {

@@ -10,7 +10,7 @@
 //! A fan that is not enabled is driven to a standstill and left alone until it is given a duty. A fault of a fan stays
 //! until the part loses power. The kernel's max31785 found that the part misses an access now and then that follows
 //! another too closely: 250 us are kept between any two. That driver numbers the enabled fans without a gap; the names
-//! here are right where the boards' fans are the first ones.
+//! here are right where the boards' fans are the first ones. It takes a drive out of 255, and shows it out of 100.
 
 use std::thread;
 use std::time::Duration;
@@ -57,7 +57,14 @@ pub static PART: Part = Part {
         temperature: &[
             "temp1", "temp2", "temp3", "temp4", "temp5", "temp6", "temp7", "temp8", "temp9", "temp10", "temp11",
         ],
-        fan: &["fan1", "fan2", "fan3", "fan4", "fan5", "fan6"],
+        fan: &[
+            ("fan1", "pwm1", 100),
+            ("fan2", "pwm2", 100),
+            ("fan3", "pwm3", 100),
+            ("fan4", "pwm4", 100),
+            ("fan5", "pwm5", 100),
+            ("fan6", "pwm6", 100),
+        ],
     },
     open: |device, settings| Box::new(Max31785::new(device.addr(), device, settings, pause)),
 };

@@ -9,9 +9,10 @@
 
 use embedded_hal::i2c::I2c;
 
+use super::register::byte;
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, change_u8, div_round_closest, read_u8,
-    verify_u8, write_u8,
+    Certainty, Driver, Error, Kernel, Part, Registers, Settings, change_u8, div_round_closest, read_u8, verify_u8,
+    write_u8,
 };
 use crate::reading::{ChipReading, Fan, Faults, Missing, Reading};
 use crate::units::{Duty, Millicelsius, Rpm};
@@ -57,13 +58,13 @@ pub static PART: Part = Part {
         byte("Chip ID", register::CHIP_ID, "0xc3"),
         byte("Version ID", register::VERSION_ID, "0x2x"),
     ]),
-    kernel: Kernel { power: &[], temperature: &["temp1", "temp2", "temp3", "temp4"], fan: &["fan1", "fan2", "fan3"] },
+    kernel: Kernel {
+        power: &[],
+        temperature: &["temp1", "temp2", "temp3", "temp4"],
+        fan: &[("fan1", "pwm1", 255), ("fan2", "pwm2", 255), ("fan3", "pwm3", 255)],
+    },
     open: |device, settings| Box::new(Nct7802::new(device.addr(), device, settings)),
 };
-
-const fn byte(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::U8, formula }
-}
 
 /// Register map of bank 0; those of a channel are given for the first.
 mod register {

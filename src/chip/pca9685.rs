@@ -14,9 +14,8 @@
 
 use embedded_hal::i2c::I2c;
 
-use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Setting, holds, read_le, read_u8, verify_u8,
-};
+use super::register::{byte, word_le};
+use super::{Certainty, Driver, Error, Kernel, Part, Registers, Setting, holds, read_le, read_u8, verify_u8};
 use crate::reading::{ChipReading, Fan, Faults, Missing, Reading};
 use crate::units::Duty;
 
@@ -35,23 +34,15 @@ pub static PART: Part = Part {
     registers: Registers::of(&[
         byte("MODE1", register::MODE1, ""),
         byte("MODE2", register::MODE2, ""),
-        word("LED0_ON", register::LED_ON, ""),
-        word("LED0_OFF", register::LED_OFF, "duty = (off - on) / 4096; bit 12 full on, full off"),
-        word("LED15_ON", register::LED_ON + 60, ""),
-        word("LED15_OFF", register::LED_OFF + 60, ""),
+        word_le("LED0_ON", register::LED_ON, ""),
+        word_le("LED0_OFF", register::LED_OFF, "duty = (off - on) / 4096; bit 12 full on, full off"),
+        word_le("LED15_ON", register::LED_ON + 60, ""),
+        word_le("LED15_OFF", register::LED_OFF + 60, ""),
         byte("PRE_SCALE", register::PRE_SCALE, "f = 25 MHz / (4096 x (raw + 1))"),
     ]),
     kernel: Kernel::NONE,
     open: |device, _| Box::new(Pca9685::new(device.addr(), device)),
 };
-
-const fn byte(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::U8, formula }
-}
-
-const fn word(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::Le(2), formula }
-}
 
 /// Register map; those of an output are given for the first.
 mod register {

@@ -21,6 +21,7 @@ mod supply;
 
 pub use supply::{DPS750TB, PART};
 
+pub(super) use super::register::{byte, word_le as word};
 use super::{Form, Register};
 
 /// Command codes (part II, appendix I).
@@ -54,14 +55,6 @@ pub(crate) mod command {
     pub(crate) const MFR_ID: u8 = 0x99;
     pub(crate) const MFR_MODEL: u8 = 0x9a;
     pub(crate) const MFR_REVISION: u8 = 0x9b;
-}
-
-pub(crate) const fn byte(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::U8, formula }
-}
-
-pub(crate) const fn word(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::Le(2), formula }
 }
 
 pub(crate) const fn block(name: &'static str, at: u8) -> Register {

@@ -7,7 +7,8 @@
 
 use embedded_hal::i2c::I2c;
 
-use super::{Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, holds, read_be};
+use super::register::word;
+use super::{Certainty, Driver, Error, Kernel, Part, Register, Registers, Settings, holds, read_be};
 use crate::bus;
 use crate::reading::{ChipReading, Reading};
 use crate::units::Millicelsius;
@@ -49,10 +50,6 @@ const REGISTERS: &[Register] = &[
     word("T_LOW", register::T_LOW, "as Temperature"),
     word("T_HIGH", register::T_HIGH, "as Temperature"),
 ];
-
-const fn word(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::Be(2), formula }
-}
 
 /// Register map.
 mod register {

@@ -9,8 +9,9 @@ use std::ops::RangeInclusive;
 
 use embedded_hal::i2c::I2c;
 
+use super::register::byte;
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, change_u8, div_round_closest, read_u8,
+    Certainty, Driver, Error, Kernel, Part, Register, Registers, Settings, change_u8, div_round_closest, read_u8,
     verify_u8,
 };
 use crate::bus;
@@ -76,10 +77,6 @@ const REGISTERS: &[Register] = &[
     byte("Remote Temperature 3 (High Byte)", register::HIGH + 3, ""),
     byte("Remote Temperature 3 (Low Byte)", register::LOW + 3, ""),
 ];
-
-const fn byte(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::U8, formula }
-}
 
 /// Register map; those of a channel are given for the first.
 mod register {

@@ -11,8 +11,9 @@ use std::ops::RangeInclusive;
 
 use embedded_hal::i2c::I2c;
 
+use super::register::byte;
 use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Settings, Sticky, div_round_closest, read_u8,
+    Certainty, Driver, Error, Kernel, Part, Register, Registers, Settings, Sticky, div_round_closest, read_u8,
     verify_u8,
 };
 use crate::bus;
@@ -77,10 +78,6 @@ const REGISTERS: &[Register] = &[
     byte("Manufacturer ID", register::MANUFACTURER_ID, "0x55"),
     byte("Device ID", register::DEVICE_ID, "none on the TMP451"),
 ];
-
-const fn byte(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::U8, formula }
-}
 
 /// Register map, as it is read; the configuration is written to another number.
 mod register {

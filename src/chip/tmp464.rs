@@ -6,9 +6,8 @@
 
 use embedded_hal::i2c::I2c;
 
-use super::{
-    Certainty, Driver, Error, Form, Kernel, Part, Register, Registers, Sticky, div_round_closest, holds, read_be,
-};
+use super::register::word;
+use super::{Certainty, Driver, Error, Kernel, Part, Registers, Sticky, div_round_closest, holds, read_be};
 use crate::reading::{ChipReading, Missing, Reading};
 use crate::units::Millicelsius;
 
@@ -39,10 +38,6 @@ pub static PART: Part = Part {
     kernel: Kernel { power: &[], temperature: &["temp1", "temp2", "temp3", "temp4", "temp5"], fan: &[] },
     open: |device, _| Box::new(Tmp464::new(device.addr(), device)),
 };
-
-const fn word(name: &'static str, at: u8, formula: &'static str) -> Register {
-    Register { name, at, form: Form::Be(2), formula }
-}
 
 /// Register map; that of a channel is given for the first.
 mod register {

@@ -10,12 +10,13 @@ use crate::process;
 const HELP: &str = "\
 cargo xtask guest: boot a stock Debian kernel in QEMU and let the shipped static binaries read its chips
 
-usage: cargo xtask guest [x86|arm|vhost|all]
+usage: cargo xtask guest [x86|chips|arm|vhost|all]
 
   x86     chips as registers in the kernel's i2c-stub, compared with the kernel's own drivers for them
+  chips   the same, with every other chip that the kernel has a driver for
   arm     chips emulated by QEMU on an i2c controller of an Arm board
   vhost   the simulated rig's chips on a raw I2C adapter; the kernel's own drivers judge them, then rigd reads and drives them
-  all     all three (the default)
+  all     all four (the default)
 
 Fetches QEMU and the kernel the first time (tests/guest/setup.sh), which takes root where a package is missing. No KVM needed.
 ";
@@ -23,6 +24,7 @@ Fetches QEMU and the kernel the first time (tests/guest/setup.sh), which takes r
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ring {
     X86,
+    Chips,
     Arm,
     Vhost,
     All,
@@ -32,6 +34,7 @@ impl Ring {
     fn name(self) -> &'static str {
         match self {
             Self::X86 => "x86",
+            Self::Chips => "chips",
             Self::Arm => "arm",
             Self::Vhost => "vhost",
             Self::All => "all",
@@ -42,7 +45,7 @@ impl Ring {
     fn guests(self) -> &'static [(Arch, &'static str)] {
         const GUESTS: [(Arch, &str); 2] = [(Arch::X86_64, "RIGD_X86"), (Arch::Aarch64, "RIGD_ARM")];
         match self {
-            Self::X86 | Self::Vhost => GUESTS.get(..1),
+            Self::X86 | Self::Chips | Self::Vhost => GUESTS.get(..1),
             Self::Arm => GUESTS.get(1..),
             Self::All => Some(&GUESTS[..]),
         }
@@ -55,6 +58,7 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
     while let Some(arg) = args.next() {
         ring = match arg.as_str() {
             "x86" => Ring::X86,
+            "chips" => Ring::Chips,
             "arm" => Ring::Arm,
             "vhost" => Ring::Vhost,
             "all" => Ring::All,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::{Chip, ChipKind, Fan, Hold, Point, Rail, Zone, file};
 use super::{Resolver, Use};
-use crate::chip::Setting;
+use crate::chip::{Part, Setting};
 use crate::units::{Duty, Millicelsius, Rpm};
 
 impl Resolver<'_> {
@@ -105,6 +105,13 @@ impl Resolver<'_> {
                 if fan.zone.is_some() {
                     self.complain(&key("fans"), format!("fan `{}` belongs to another zone already", fan.name));
                 }
+                if let Some(other) =
+                    fans.iter().find(|other| other.zone.is_some() && self.share_output(fan.at, other.at))
+                {
+                    let text =
+                        format!("fan `{}` hangs on the output of fan `{}`, of another zone", fan.name, other.name);
+                    self.complain(&key("fans"), text);
+                }
                 if !self.drives(fan.at) {
                     self.complain(
                         &key("fans"),
@@ -191,9 +198,21 @@ impl Resolver<'_> {
         })
     }
 
+    /// Two fans of a chip that drives both by one output.
+    fn share_output(&self, one: Point, other: Point) -> bool {
+        (one.bus, one.chip) == (other.bus, other.chip)
+            && self.part(one).is_some_and(|part| part.share_output(one.channel, other.channel))
+    }
+
     fn drives(&self, at: Point) -> bool {
-        let chip = self.buses.get(at.bus).and_then(|bus| bus.chips.get(at.chip));
-        matches!(chip, Some(Chip { kind: ChipKind::I2c { part, .. }, .. }) if part.drives_fans)
+        self.part(at).is_some_and(|part| part.drives_fans)
+    }
+
+    fn part(&self, at: Point) -> Option<&Part> {
+        match &self.buses.get(at.bus)?.chips.get(at.chip)?.kind {
+            ChipKind::I2c { part, .. } => Some(part),
+            ChipKind::Hwmon(_) => None,
+        }
     }
 
     fn curve(&self, key: &str, zone: &file::Zone, may_be_empty: bool) -> Vec<(Millicelsius, Duty)> {

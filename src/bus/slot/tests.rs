@@ -13,9 +13,12 @@ use crate::units::Rpm;
 struct Script {
     reads: VecDeque<Result<(), ChipError>>,
     /// A channel whose output does not take a drive.
-    broken_channel: Option<usize>,
+    /// A channel that takes no drive, and its answer.
+    broken: Option<(usize, fn() -> ChipError)>,
     configured: u32,
     held: [Duty; 2],
+    /// What it makes of every drive; none: what was ordered.
+    coarse: Option<Duty>,
     /// Drives that were set, channel by channel.
     set: Vec<(usize, Duty)>,
 }
@@ -44,11 +47,15 @@ impl Driver<Error> for Scripted {
     fn set_duty(&mut self, channel: usize, duty: Duty) -> Result<(), ChipError> {
         let mut script = self.0.lock().unwrap();
         script.set.push((channel, duty));
-        if script.broken_channel == Some(channel) {
-            return Err(chip::Error::ReadBack { register: 0x40, written: 1, found: 0 });
+        if let Some((_, error)) = script.broken.filter(|(broken, _)| *broken == channel) {
+            return Err(error());
         }
-        script.held[channel] = duty;
+        script.held[channel] = script.coarse.unwrap_or(duty);
         Ok(())
+    }
+
+    fn holds(&mut self, _: usize, ordered: Duty, reads: Duty) -> bool {
+        reads == self.0.lock().unwrap().coarse.unwrap_or(ordered)
     }
 }
 
@@ -111,11 +118,40 @@ fn a_drive_is_set_once_and_again_only_when_it_changes_or_drifts() {
     assert_eq!(bench.taken(), [(1, half)]);
 }
 
+#[test]
+fn what_a_part_with_coarse_steps_made_of_a_drive_is_no_drift() {
+    let (half, more) = (Duty::from_percent(50).unwrap(), Duty::from_percent(55).unwrap());
+    let mut bench = Bench::new();
+    bench.script.lock().unwrap().coarse = Some(more);
+    bench.pass(half);
+    assert_eq!(bench.taken(), [(0, half), (1, half)]);
+    assert_eq!(bench.pass(half).repairs, 0);
+    assert_eq!(bench.taken(), []);
+    bench.script.lock().unwrap().held[1] = half;
+    assert_eq!(bench.pass(half).repairs, 1);
+    assert_eq!(bench.taken(), [(1, half)]);
+}
+
+#[test]
+fn fans_on_one_output_get_the_most_that_one_of_them_is_to_have() {
+    static SHARED: Part =
+        Part { kernel: Kernel { fan: &[("fan1", "pwm1", 255), ("fan2", "pwm1", 255)], ..Kernel::NONE }, ..FAN };
+    let (half, more) = (Duty::from_percent(50).unwrap(), Duty::from_percent(55).unwrap());
+    let mut bench = Bench::new();
+    assert_eq!(bench.slot.wanted(0, &[(0, half), (1, more)]), half);
+    if let ChipKind::I2c { part, .. } = &mut bench.slot.chip.kind {
+        *part = &SHARED;
+    }
+    for duties in [[(0, half), (1, more)], [(0, more), (1, half)]] {
+        assert_eq!([0, 1].map(|channel| bench.slot.wanted(channel, &duties)), [more, more]);
+    }
+}
+
 /// One output that takes no drive keeps no other fan from its air, and is not tried for ever at the same pace.
 #[test]
 fn a_setting_that_will_not_hold_stops_one_fan_and_is_quarantined() {
     let mut bench = Bench::new();
-    bench.script.lock().unwrap().broken_channel = Some(0);
+    bench.script.lock().unwrap().broken = Some((0, || chip::Error::ReadBack { register: 0x40, written: 1, found: 0 }));
     for attempt in 1..=REFUSALS {
         assert_eq!(bench.pass(Duty::FULL).health, Health::Ok, "attempt {attempt}");
         let tried: Vec<usize> = bench.taken().iter().map(|(channel, _)| *channel).collect();
@@ -129,6 +165,17 @@ fn a_setting_that_will_not_hold_stops_one_fan_and_is_quarantined() {
     bench.now += BACK_OFF.1;
     bench.pass(Duty::FULL);
     assert_eq!(bench.taken(), [(0, Duty::FULL)]);
+}
+
+#[test]
+fn an_output_that_is_not_ours_to_set_is_a_fault_of_that_fan_alone() {
+    let mut bench = Bench::new();
+    for refusal in [|| chip::Error::NoChannel, || chip::Error::Refused(Error::Os(30))] {
+        bench.script.lock().unwrap().broken = Some((0, refusal));
+        assert_eq!(bench.pass(Duty::FULL).health, Health::Ok);
+        assert!(bench.reading.fan[0].fault && !bench.reading.fan[1].fault);
+        assert_eq!(bench.script.lock().unwrap().held[1], Duty::FULL);
+    }
 }
 
 #[test]

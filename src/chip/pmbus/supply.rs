@@ -19,7 +19,7 @@ use embedded_hal::i2c::I2c;
 use super::format::{VoutMode, half, linear11, linear16};
 use super::link::Link;
 use super::{block, byte, command, status, word};
-use crate::chip::{Certainty, Driver, Error, Kernel, Part, Registers, Setting, Settings};
+use crate::chip::{Certainty, Driver, Error, Kernel, Part, Registers, Setting, Settings, quantity};
 use crate::reading::{ChipReading, Fan, Fault, Missing, Power, Reading};
 use crate::units::{Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 
@@ -176,18 +176,16 @@ impl<I: I2c> Pmbus<I> {
         }
     }
 
-    /// One quantity; what the unit has not got, or what came disturbed, goes missing alone.
+    /// One quantity; what the unit has not got goes missing alone, too.
     fn quantity<T: TryFrom<i64>>(
         &mut self,
         command: u8,
         convert: impl Fn(u16) -> Option<i64>,
     ) -> Result<Reading<T>, Error<I::Error>> {
-        match self.ask(command, ABSENT, Link::read_word) {
-            Ok(Some(raw)) => Ok(convert(raw).and_then(|value| T::try_from(value).ok()).ok_or(Missing::Implausible)),
-            Ok(None) => Ok(Err(Missing::NotPresent)),
-            Err(error @ Error::Checksum { .. }) => Ok(Err(error.missing())),
-            Err(error) => Err(error),
-        }
+        quantity(self.ask(command, ABSENT, Link::read_word), |answer| {
+            let raw = answer.ok_or(Missing::NotPresent)?;
+            convert(raw).and_then(|value| T::try_from(value).ok()).ok_or(Missing::Implausible)
+        })
     }
 
     fn number<T: TryFrom<i64>>(&mut self, command: u8, factor: i64) -> Result<Reading<T>, Error<I::Error>> {
