@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup.sh [x86|arm|vhost|all]: everything the guest tests need and the machine lacks.
+# setup.sh [x86|chips|arm|vhost|all]: everything the guest tests need and the machine lacks.
 #
 # Installs with apt, as root, only the host tools that are missing, and says which. All that belongs to a guest (kernel,
 # drivers, busybox, the Arm broker) is unpacked below the cache directory and installed nowhere. Done once: when everything
@@ -40,6 +40,7 @@ mosquitto_sub mosquitto-clients
 TOOLS
   qemu_has x86_64 q35 || wanted+=(qemu-system-x86)
   ! on arm || qemu_has aarch64 imx8mp-evk || wanted+=(qemu-system-arm)
+  ! on arm || command -v aarch64-linux-gnu-gcc-12 >/dev/null || wanted+=(gcc-12-aarch64-linux-gnu)
   [ ${#wanted[@]} -eq 0 ] && return
   echo "setup: installing ${wanted[*]} (apt, as root; QEMU from $SUITE)"
   # The backports suite is named on the command line only: the machine's own list of sources stays as it is.
@@ -108,35 +109,51 @@ busybox() { # ARCH DIR
   unpack "$2" "busybox-static:$1"
 }
 
-# Compiled, unmodified, from Debian's own kernel source.
-reference_drivers() { # DIR
-  local dir=$1 version release common series
-  version=$(cat "$CACHE/kernel-amd64/version")
-  release=$(cat "$CACHE/kernel-amd64/release")
-  common=${release%-amd64}
+# Compiled, unmodified, from Debian's own kernel source; `described` from ours.
+reference_drivers() { # ARCH DIR
+  local arch=$1 dir=$2 version release common series drivers strip=strip
+  [ "$arch" = amd64 ] || strip=aarch64-linux-gnu-strip
+  version=$(cat "$CACHE/kernel-$arch/version")
+  release=$(cat "$CACHE/kernel-$arch/release")
+  common=${release%-"$arch"}
   series=$(grep -oE '^[0-9]+\.[0-9]+' <<< "$release")
-  unpack "$dir/work" "linux-headers-$release:amd64" "linux-headers-$common-common:all" "linux-kbuild-$common:amd64" \
+  read -ra drivers -d '' <<< "${REFERENCE_DRIVERS[$arch]}" || true
+  # The tools of the build run here, whatever they build for.
+  unpack "$dir/work" "linux-headers-$release:$arch" "linux-headers-$common-common:all" "linux-kbuild-$common:amd64" \
     "linux-source-$series:all=$version"
   local usr=$dir/work/usr headers=$dir/work/usr/src/linux-headers-$release build=$dir/work/build
   sed -i "s|^include /usr/src/|include $usr/src/|" "$headers/Makefile"
   rm -f "$headers/vmlinux" # with it present, the build would want pahole for type information
-  local sources=("${REFERENCE_DRIVERS[@]/%/.c}" hwmon/pmbus/pmbus.h)
+  local sources=(hwmon/pmbus/pmbus.h) driver
   mkdir -p "$build"
+  for driver in "${drivers[@]}"; do
+    if [ -f "$HERE/$driver.c" ]; then cp "$HERE/$driver.c" "$build"; else sources+=("$driver.c"); fi
+  done
   # tar stops at the last file it wants, for which xz blames it.
   xz -dc "$usr/src/linux-source-$series.tar.xz" 2>/dev/null |
-    tar -x -C "$build" --occurrence=1 --transform='s|.*/||' "${sources[@]/#/linux-source-$series/drivers/}" ||
-    [ "${PIPESTATUS[1]}" = 0 ]
-  printf 'obj-m += %s\n' "${REFERENCE_DRIVERS[@]/%/.o}" | sed 's|[^ ]*/||' > "$build/Kbuild"
+    tar -x -C "$build" --occurrence=1 --transform='s|.*/||' \
+      "${sources[@]/#/linux-source-$series/drivers/}" || [ "${PIPESTATUS[1]}" = 0 ]
+  printf 'obj-m += %s\n' "${drivers[@]/%/.o}" | sed 's|[^ ]*/||' > "$build/Kbuild"
   make -C "$headers" M="$build" modules > "$dir/build.log" 2>&1 || { tail -n 20 "$dir/build.log"; return 1; }
-  strip --strip-debug "$build"/*.ko
+  "$strip" --strip-debug "$build"/*.ko
   cp "$build"/*.ko "$dir"
   rm -rf "$dir/work"
 }
 
 # The archive has one version at a time: a kernel whose headers it has dropped is fetched anew, with them.
-headers_are_there() {
+headers_are_there() { # ARCH
   private_apt
-  apt-cache show "linux-headers-$(cat "$CACHE/kernel-amd64/release"):amd64" > /dev/null 2>&1
+  apt-cache show "linux-headers-$(cat "$CACHE/kernel-$1/release"):$1" > /dev/null 2>&1
+}
+
+guest_of() { # ARCH: kernel, drivers, busybox
+  once "$CACHE/kernel-$1" kernel "$1"
+  once "$CACHE/busybox-$1" busybox "$1"
+  if [ ! -d "$(reference_drivers_dir "$1")" ]; then
+    headers_are_there "$1" || rm -rf "$CACHE/kernel-$1"
+    once "$CACHE/kernel-$1" kernel "$1"
+    once "$(reference_drivers_dir "$1")" reference_drivers "$1"
+  fi
 }
 
 arm_broker() { # DIR
@@ -149,18 +166,9 @@ ring=${1:-all}
 on() { [ "$ring" = all ] || [ "$ring" = "$1" ]; }
 mkdir -p "$CACHE"
 install_host_tools
-if on x86 || on vhost; then
-  once "$CACHE/kernel-amd64" kernel amd64
-  once "$CACHE/busybox-amd64" busybox amd64
-  if [ ! -d "$(reference_drivers_dir)" ]; then
-    headers_are_there || rm -rf "$CACHE/kernel-amd64"
-    once "$CACHE/kernel-amd64" kernel amd64
-    once "$(reference_drivers_dir)" reference_drivers
-  fi
-fi
+if on x86 || on chips || on vhost; then guest_of amd64; fi
 if on arm; then
-  once "$CACHE/kernel-arm64" kernel arm64
-  once "$CACHE/busybox-arm64" busybox arm64
+  guest_of arm64
   once "$CACHE/broker-arm64" arm_broker
 fi
 rm -rf "$CACHE/apt"

@@ -11,8 +11,8 @@ through_kernel() {
   sed -E 's/^([a-z]+\.[a-z0-9]+)/\1_kernel/'
 }
 
-# A duty of 511 in 511, as a word: in bits 15:7, the high byte first.
-readonly FULL=0x80ff
+# A duty of 511 in 511 and of 153 in 511, as words: in bits 15:7, the high byte first.
+readonly FULL=0x80ff IDLE=0x804c
 # shellcheck disable=SC2317 # called by check
 all_fans_at() { # DUTY
   [ "$(guest duties)" = "$1 $1 $1 $1 $1 $1" ]
@@ -20,16 +20,16 @@ all_fans_at() { # DUTY
 
 begin
 image amd64 "i2c-dev i2c-stub ina2xx lm75 max31790 pmbus virtio_net" \
-  "$HERE/inside/hwmon.sh:test/hwmon.sh" "$HERE/inside/x86.sh:test/x86.sh" "$HERE/inside/rigd.sh:test/rigd.sh" \
-  "$HERE/../../boards/guest-x86.toml:test/board.toml" "$1:bin/rigd"
+  "$HERE/inside/hwmon.sh:test/hwmon.sh" "$HERE/inside/stub.sh:test/stub.sh" "$HERE/inside/rigd.sh:test/rigd.sh" \
+  "$HERE/inside/x86.sh:test/x86.sh" "$HERE/../../boards/guest-x86.toml:test/x86.toml" "$1:bin/rigd"
 broker
 boot amd64 ttyS1 console=ttyS0 -M q35 -cpu max -m 256 -nodefaults -serial "file:$work/console" \
   -chardev "pipe,id=commands,path=$work/commands" -serial chardev:commands \
   "${network[@]}"
-guest '. /test/hwmon.sh; . /test/x86.sh; . /test/rigd.sh; online'
+guest '. /test/hwmon.sh; . /test/stub.sh; . /test/x86.sh; . /test/rigd.sh; online'
 guest 'prepare && lay load && bind' || die "the kernel's drivers do not bind"
 
-guest 'start guest-hwmon 10.0.2.100:1883'
+guest 'hwmon_alone; start guest-hwmon 10.0.2.100:1883'
 for set in "${SETS[@]}"; do
   change guest-hwmon guest "lay $set"
   guest readings > "$work/kernel.$set"
@@ -37,15 +37,34 @@ for set in "${SETS[@]}"; do
   { cat "$work/kernel.$set"; grep '^fans' "$work/alarms.$set"; } | through_kernel > "$work/expected"
   expect guest-hwmon "through the kernel's drivers: $set"
 done
-# Their chips are theirs: rigd reads them, and drives their fans, through those drivers; a supply it leaves alone.
-grep -v ' pmbus@' "$work/kernel.extreme" > "$work/expected"
-grep ' pmbus@' "$work/kernel.extreme" | missing >> "$work/expected"
-expect guest-hwmon "chips that the kernel's drivers own"
-stop 1 # what that driver reads back stands in a register that does not follow in an image, and rigd says so
-check "max31790@20 all fans at full duty, through the kernel's driver" all_fans_at $FULL
+missing < "$work/kernel.load" > "$work/expected"
+expect guest-hwmon "chips of an adapter that is not there"
+stop 1 # it could not leave the fans at full air, and it says so
+check "max31790@20 duties left alone" all_fans_at $IDLE
+
+# The chips that the kernel's drivers own, by the names of chips: read and driven through those drivers, all but the supply, for
+# the kernel's names of a PMBus supply are not known in advance.
+guest 'chips_alone; follow & follower=$!; start guest-owned 10.0.2.100:1883'
+for set in "${SETS[@]}"; do
+  change guest-owned guest "lay $set"
+  { cat "$work/kernel.$set"; grep '^fans.front' "$work/alarms.$set"; } |
+    awk '/pmbus@58/ { print $1, "bus", "-", $4, $5; next } { print }' > "$work/expected"
+  expect guest-owned "chips that the kernel's drivers own: $set"
+done
+for chip in U1=1 U2=1 U3=1 U4=1 U5=1 U6=1 U7=0 U8=1 U9=0; do
+  echo "through_kernel.${chip%=*} ${chip#*=} - ${chip%=*} read-through-the-kernel"
+done > "$work/expected"
+expect guest-owned "the list of chips that are read through the kernel"
+check "max31790@20 all fans at full duty in the heat, through its driver" all_fans_at $FULL
+guest idle
+check "max31790@20 all fans at full duty again after someone lowered them" all_fans_at $FULL
+guest idle
+stop
+check "max31790@20 all fans at full duty after rigd has stopped" all_fans_at $FULL
+guest 'kill $follower'
 
 guest unbind
-guest 'lay load; start guest-raw 10.0.2.100:1883'
+guest 'lay load; idle; whole; start guest-raw 10.0.2.100:1883'
 for set in "${SETS[@]}"; do
   change guest-raw guest "lay $set"
   cat "$work/kernel.$set" "$work/alarms.$set" > "$work/expected"

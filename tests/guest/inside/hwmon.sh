@@ -32,3 +32,10 @@ fan_faults() {
     echo fans.front$fan.fault $value raised max31790@20 fan$fan-fault
   done
 }
+
+# labelled ADDR LABEL PREFIX: the attribute that the PMBus core found for LABEL, such as in1 for vin
+labelled() {
+  for file in $(attribute $1 "$3*_label"); do
+    [ "$(cat $file)" = $2 ] && file=${file##*/} && echo ${file%_label}
+  done
+}

@@ -87,13 +87,6 @@ hot_swap() {
   delete 0x10
 }
 
-# labelled ADDR LABEL PREFIX: the attribute that the PMBus core found for LABEL, such as in1 for vin
-labelled() {
-  for file in $(attribute $1 "$3*_label"); do
-    [ "$(cat $file)" = $2 ] && file=${file##*/} && echo ${file%_label}
-  done
-}
-
 readings() {
   sleep 1.1 # max31790 keeps what it read for a second
   for rail in gpu0=40 gpu1=41; do

@@ -1,22 +1,13 @@
 # Sourced by the x86 guest's shell: register images in i2c-stub, and the kernel's drivers that read them.
-# Busybox's i2cset takes the register number in hexadecimal and the value as C does.
-bus=0
 
-hex() { printf 0x%x $((($1) & 0xffff)); }
-byte() { i2cset -f -y $bus "$1" "$(hex "$2")" "$(hex "$3")"; }
-little() { i2cset -f -y $bus "$1" "$(hex "$2")" "$(hex "$3")" w; }
-big() { little "$1" "$2" "(($3) & 0xff) << 8 | (($3) >> 8 & 0xff)"; }
-# A word of a chip with 8-bit registers: i2c-stub keeps words and bytes apart, real hardware does not.
-pair() {
-  big "$1" "$2" "$3"
-  byte "$1" "$2 + 1" "($3) & 0xff"
-}
+# The board without its adapter, without the kernel's devices, or whole.
+hwmon_alone() { sed 's/^adapter = .*/adapter = "none"/' /test/x86.toml > /test/board.toml; }
+chips_alone() { sed 's/^device = .*/device = "none"/' /test/x86.toml > /test/board.toml; }
+whole() { cp /test/x86.toml /test/board.toml; }
 
 # prepare: loads the chips and writes what the measurements do not change
 prepare() {
-  # Functionality: quick, byte, byte data, word data, block data, I2C block; no raw I2C, which i2c-stub has not.
-  modprobe i2c-stub chip_addr=0x40,0x41,0x44,0x48,0x49,0x4a,0x20,0x58 functionality=0x0fff0000 || return
-  modprobe i2c-dev || return
+  plug 0x40,0x41,0x44,0x48,0x49,0x4a,0x20,0x58 || return
   for chip in 0x40 0x41 0x44; do # INA226: configuration at reset, calibrated, maker, die
     big $chip 0 0x4127
     big $chip 5 0x0800
@@ -59,8 +50,6 @@ tachometers() { # six counts, already left aligned (the low five bits are always
     fan=$((fan + 1))
   done
 }
-
-linear11() { echo "(($1) & 0x1f) << 11 | (($2) & 0x7ff)"; } # EXPONENT MANTISSA
 
 supply() { # vout (LINEAR16) and vin iin iout temp fan pout pin (LINEAR11)
   little 0x58 0x8b "$1"
@@ -189,6 +178,15 @@ alarms() {
   supply_flag faults.U7.over_power output-over-power power2_crit_alarm
   supply_flag faults.U7.other under-temperature temp1_min_alarm
   supply_flag faults.U7.fan fan-fault fan1_fault
+}
+
+# The MAX31790's outputs follow its targets, which nothing does in i2c-stub by itself: while `follow` runs in the background.
+follow() {
+  while sleep 0.5; do
+    for output in 0x40=0x30 0x42=0x32 0x44=0x34 0x46=0x36 0x48=0x38 0x4a=0x3a; do
+      i2cset -f -y $bus 0x20 ${output#*=} $(i2cget -f -y $bus 0x20 ${output%=*} w) w
+    done
+  done
 }
 
 duties() { # the MAX31790's six duty registers
