@@ -30,10 +30,10 @@ fn main() {
     let birth = Birth::new("rig-0001".parse().unwrap(), &board, Encoding::Postcard, 1_000, 1_700_000_000_000);
     let snapshot = snapshot(&board);
     decision(&mut criterion, &board, &snapshot);
-    let telemetry = Telemetry::new(birth.id, 1_700_000_000_123, 65_000, &snapshot, Losses::default());
+    let telemetry = Telemetry::new(birth.id, 1_700_000_000_123, 65_000, &snapshot, Losses::default(), 0);
     let mut group = criterion.benchmark_group("telemetry");
     group.bench_function("from a snapshot", |b| {
-        b.iter(|| Telemetry::new(birth.id, 1_700_000_000_123, 65_000, black_box(&snapshot), Losses::default()));
+        b.iter(|| Telemetry::new(birth.id, 1_700_000_000_123, 65_000, black_box(&snapshot), Losses::default(), 0));
     });
     message(&mut group, Header::new(Kind::Telemetry, 0xfeed_5eed, 65), &telemetry);
     floor(&mut group, &numbers(&snapshot));
@@ -53,6 +53,7 @@ fn decision(criterion: &mut Criterion, board: &Board, snapshot: &Snapshot) {
         rails: &snapshot.rails,
         curves: &[],
         quiet: None,
+        gpus: &[],
         request: None,
     };
     let (settled, orders) = (1..60)

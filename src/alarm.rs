@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::board::Board;
+use crate::gpu::xid::{self, Action};
+use crate::gpu::{Driver, Happening, Knob, Presence, Verdict, What};
 use crate::reading::{Faults, Missing, Stage};
 
 /// What is wrong. Order and numbers are on the wire: only append.
@@ -41,6 +43,18 @@ pub enum Kind {
     FanAged,
     /// The board's EEPROM says that this is another board, or another revision.
     BoardMismatch,
+    /// A GPU fell off the bus, is gone from it, or takes the driver along when it is asked.
+    GpuLost,
+    /// There are GPUs and their driver is not to be had.
+    GpuDriver,
+    /// A GPU's link has fewer lanes than card and slot could have: a bad riser.
+    GpuLink,
+    /// The driver told an error of a GPU. A moment: raised and never cleared.
+    GpuXid,
+    /// A setting of a GPU was found changed, and was set again. A moment.
+    GpuDrift,
+    /// A profile was committed, rolled back or quarantined. A moment.
+    GpuProfile,
 }
 
 /// What an alarm is about: the list and its index, in the board's order.
@@ -58,6 +72,10 @@ pub enum Subject {
     Supply(usize),
     /// Index into the temperature sensors.
     Sensor(usize),
+    /// Index into the GPUs.
+    Gpu(usize),
+    /// The GPUs' driver.
+    Driver,
 }
 
 /// One thing that is wrong with one subject.
@@ -86,6 +104,28 @@ pub enum Cause {
     Faults(Faults),
     /// A word read from the board that should be another.
     Identity,
+    /// Whether a GPU is there.
+    Presence(Presence),
+    /// How it stands with the GPUs' driver.
+    Driver(Driver),
+    /// An error of NVIDIA's catalogue and what it asks for; without a number, what the driver itself asks for.
+    Xid {
+        /// Its number; 0 where there is none.
+        code: u64,
+        /// What it asks for.
+        action: Action,
+    },
+    /// A setting that was found changed.
+    Drift {
+        /// Which.
+        knob: Knob,
+        /// As it was set; the highest of a lock.
+        wanted: i64,
+        /// As it was found.
+        found: i64,
+    },
+    /// What became of a profile.
+    Profile(Verdict),
 }
 
 /// An alarm that was raised or cleared.
@@ -101,6 +141,19 @@ pub struct Edge {
     pub rung: Option<Stage>,
 }
 
+impl From<Happening> for Edge {
+    /// A moment is an edge with no other side.
+    fn from(Happening { gpu, what }: Happening) -> Self {
+        let (kind, cause) = match what {
+            What::Xid { code, action } => (Kind::GpuXid, Cause::Xid { code, action }),
+            What::Asks(action) => (Kind::GpuXid, Cause::Xid { code: 0, action }),
+            What::Drift { knob, wanted, found } => (Kind::GpuDrift, Cause::Drift { knob, wanted, found }),
+            What::Profile(verdict) => (Kind::GpuProfile, Cause::Profile(verdict)),
+        };
+        Self { alarm: Alarm { kind, subject: Subject::Gpu(gpu) }, raised: true, cause, rung: None }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -111,6 +164,12 @@ impl fmt::Display for Cause {
                 f.write_str(&names.join(", "))
             }
             Self::Identity => f.write_str("its EEPROM says otherwise"),
+            Self::Presence(presence) => presence.fmt(f),
+            Self::Driver(driver) => driver.fmt(f),
+            Self::Xid { code: 0, action } => write!(f, "{action}"),
+            Self::Xid { code, action } => write!(f, "Xid {code}, {}: {action}", xid::name(*code)),
+            Self::Drift { knob, wanted, found } => write!(f, "{knob} was {found} and not {wanted}"),
+            Self::Profile(verdict) => verdict.fmt(f),
         }
     }
 }
@@ -133,15 +192,31 @@ impl fmt::Display for Kind {
             Self::TemperatureJump => "temperature jumped",
             Self::FanAged => "fan aged",
             Self::BoardMismatch => "another board than configured",
+            Self::GpuLost => "GPU lost",
+            Self::GpuDriver => "GPU driver not to be had",
+            Self::GpuLink => "PCIe link too narrow",
+            Self::GpuXid => "GPU error",
+            Self::GpuDrift => "GPU setting had changed",
+            Self::GpuProfile => "GPU profile",
         })
     }
 }
 
-impl Subject {
-    /// Its name on the board.
+impl Kind {
+    /// It happens and is over: raised once, never cleared, and not among the alarms that stand.
     #[must_use]
-    pub fn name(self, board: &Board) -> &str {
+    pub const fn is_moment(self) -> bool {
+        matches!(self, Self::GpuXid | Self::GpuDrift | Self::GpuProfile)
+    }
+}
+
+impl Subject {
+    /// Its name on the board; of a GPU its PCI address, by `gpu`.
+    #[must_use]
+    pub fn name(self, board: &Board, gpu: impl FnOnce(usize) -> Option<String>) -> String {
         let name = match self {
+            Self::Gpu(i) => return gpu(i).unwrap_or_else(|| "?".to_owned()),
+            Self::Driver => return "nvidia".to_owned(),
             Self::Chip(i) => board.chips().nth(i).map(|(_, chip)| &chip.refdes),
             Self::Fan(i) => board.fans.get(i).map(|fan| &fan.name),
             Self::Zone(i) => board.zones.get(i).map(|zone| &zone.name),
@@ -149,6 +224,6 @@ impl Subject {
             Self::Supply(i) => board.supplies.get(i).map(|supply| &supply.name),
             Self::Sensor(i) => board.sensors.get(i).map(|sensor| &sensor.name),
         };
-        name.map_or("?", String::as_str)
+        name.map_or("?", String::as_str).to_owned()
     }
 }

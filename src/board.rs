@@ -19,6 +19,7 @@ pub use builtin::BUILTIN;
 
 use crate::bus::{Adapter, Segment};
 use crate::chip::{Part, Settings};
+use crate::gpu::wire::PciAddress;
 use crate::source::{Problems, Source};
 use crate::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 
@@ -215,6 +216,25 @@ pub struct Zone {
     pub slew_per_s: Duty,
     /// So many dead fans are made up for by the others in proportion; one more gives full air.
     pub spare_fans: usize,
+    /// The GPUs whose temperatures count for it beside those of the sensors.
+    pub gpus: Option<Gpus>,
+}
+
+/// GPUs whose temperatures count for a zone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpus {
+    /// Which; none is all of them.
+    pub only: Option<Vec<PciAddress>>,
+    /// Their critical temperature; that of each GPU, as it tells it, where none is given.
+    pub critical: Option<Millicelsius>,
+}
+
+impl Gpus {
+    /// Whether the one that sits there counts.
+    #[must_use]
+    pub fn count(&self, pci: PciAddress) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(&pci))
+    }
 }
 
 /// A temperature that a zone holds: proportional and integral on the distance, and what the watts ask for at once.

@@ -23,7 +23,6 @@
 
 mod adapter;
 mod linux;
-mod mailbox;
 mod mux;
 mod slot;
 pub mod socket;

@@ -5,14 +5,13 @@
 //! board's own numbers hold then.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
-use log::warn;
 use serde::{Deserialize, Serialize};
 
 use crate::board::Board;
+use crate::statefile::StateFile;
 use crate::units::{Duty, Rpm};
 
 /// Name of the file in the state directory.
@@ -58,9 +57,7 @@ impl FanCurve {
 
 /// The file.
 #[derive(Clone, Debug)]
-pub struct Store {
-    directory: PathBuf,
-}
+pub struct Store(StateFile);
 
 #[derive(Default, Serialize, Deserialize)]
 struct Kept {
@@ -73,26 +70,13 @@ impl Store {
     /// The file in this state directory.
     #[must_use]
     pub fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned() }
+        Self(StateFile::new(directory, FILE, LARGEST))
     }
 
     /// What is known of the board's fans, in its order.
     #[must_use]
     pub fn load(&self, board: &Board) -> Vec<Option<FanCurve>> {
-        let path = self.directory.join(FILE);
-        let kept = match read(&path) {
-            Ok(kept) => kept,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Kept::default(),
-            Err(error) => {
-                warn!(
-                    "{}: {error}; the fans go by their board's numbers until they are calibrated again",
-                    path.display()
-                );
-                // Kept for whoever wants to look; the next calibration writes a new one.
-                let _ = fs::rename(&path, path.with_extension("json.bad"));
-                Kept::default()
-            }
-        };
+        let kept: Kept = self.0.load("the fans go by their board's numbers until they are calibrated again");
         let same = kept.board == board.name && kept.revision == board.revision;
         let curve = |name: &str| kept.fans.get(name).filter(|curve| same && curve.is_sound()).cloned();
         board.fans.iter().map(|fan| curve(&fan.name)).collect()
@@ -105,25 +89,14 @@ impl Store {
     pub fn save(&self, board: &Board, curves: &[Option<FanCurve>]) -> io::Result<()> {
         let known = board.fans.iter().zip(curves).filter_map(|(fan, curve)| Some((fan.name.clone(), curve.clone()?)));
         let kept = Kept { board: board.name.clone(), revision: board.revision.clone(), fans: known.collect() };
-        let path = self.directory.join(FILE);
-        let new = path.with_extension("json.new");
-        let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec_pretty(&kept)?)?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
-        File::open(&self.directory)?.sync_all()
+        self.0.save(&kept)
     }
-}
-
-fn read(path: &Path) -> io::Result<Kept> {
-    if fs::metadata(path)?.len() > LARGEST {
-        return Err(io::Error::other("too large for what was learnt of a board's fans"));
-    }
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn percent(percent: u8) -> Duty {

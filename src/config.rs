@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::board::Board;
 use crate::bus::Host;
+use crate::gpu::config::GpuConfig;
 use crate::source::{Problems, Source, Table};
 use crate::units::Duty;
 use crate::wire::{Encoding, RigId};
@@ -42,6 +43,8 @@ pub struct Config {
     pub outbox_bytes: usize,
     /// Where it listens for the operator's tool.
     pub socket: PathBuf,
+    /// Profiles, and which GPU gets which.
+    pub gpus: GpuConfig,
 }
 
 /// Hours of the local day in which fans are held down as long as nothing gets hot.
@@ -140,6 +143,8 @@ impl Config {
             "quiet",
             "state",
             "local",
+            "gpu",
+            "profile",
         ]);
         let ranged = |table: &Table<'_>, key: &str, default: u32, low: u32, high: u32| {
             let value = table.number(key).unwrap_or(default);
@@ -186,6 +191,7 @@ impl Config {
         if !socket.is_absolute() {
             local.complain("socket", "must be a path from the root: /…");
         }
+        let gpus = GpuConfig::read(&root);
         source.finish()?;
         let (Ok(rig), Ok((host, port))) = (rig, address) else {
             // Never reached: what is missing here has complained, and `finish` has returned.
@@ -202,6 +208,7 @@ impl Config {
             quiet,
             outbox_bytes: usize::try_from(max_kib).unwrap_or(usize::MAX).saturating_mul(1024),
             socket,
+            gpus,
         })
     }
 }

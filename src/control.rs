@@ -29,9 +29,10 @@ use crate::bus::{self, Handle, Host, Order};
 use crate::calibration::FanCurve;
 use crate::clock::{self, now};
 use crate::config::Quiet;
+use crate::gpu;
 use crate::reading::{BusSnapshot, Snapshot};
 use episodes::Episodes;
-pub use gather::gather;
+pub use gather::{gather, gather_gpus};
 pub use notify::Notify;
 pub use realtime::Stop;
 use realtime::{Moment, claim_realtime};
@@ -102,6 +103,7 @@ pub fn stale_after(tick: Duration) -> Duration {
 pub fn spawn(
     policy: Policy,
     host: &Host,
+    gpus: gpu::Handle,
     requests: mpsc::Receiver<Request>,
     outputs: Outputs,
     stop: Stop,
@@ -110,7 +112,7 @@ pub fn spawn(
     let buses = (0..board.buses.len()).map(|bus| bus::spawn(board, bus, host)).collect::<std::io::Result<Vec<_>>>()?;
     thread::Builder::new().name("control".to_owned()).stack_size(STACK).spawn(move || {
         claim_realtime();
-        let mut control = Control::new(policy, buses, requests, outputs);
+        let mut control = Control::new(policy, buses, gpus, requests, outputs);
         control.run(&stop);
         control.leave()
     })
@@ -119,6 +121,7 @@ pub fn spawn(
 struct Control {
     policy: Policy,
     buses: Vec<Handle>,
+    gpus: gpu::Handle,
     requests: mpsc::Receiver<Request>,
     outputs: Outputs,
     notify: Notify,
@@ -129,12 +132,18 @@ struct Control {
 }
 
 impl Control {
-    fn new(policy: Policy, buses: Vec<Handle>, requests: mpsc::Receiver<Request>, outputs: Outputs) -> Self {
+    fn new(
+        policy: Policy,
+        buses: Vec<Handle>,
+        gpus: gpu::Handle,
+        requests: mpsc::Receiver<Request>,
+        outputs: Outputs,
+    ) -> Self {
         let started = now();
         let state = State::new(&policy.board, started);
         let notify = Notify::from_environment();
         let episodes = Episodes::default();
-        Self { policy, buses, requests, outputs, notify, started, state, episodes, ticks: 0 }
+        Self { policy, buses, gpus, requests, outputs, notify, started, state, episodes, ticks: 0 }
     }
 
     fn run(&mut self, stop: &Stop) {
@@ -163,6 +172,8 @@ impl Control {
         for bus in &self.buses {
             bus.order(Order::default());
         }
+        // Not waited for: a driver takes up to a minute and a half.
+        self.gpus.order(gpu::Order::default());
         let started = Moment::now();
         while started.elapsed() < FIRST_PASS
             && self.buses.iter().any(|bus| bus.snapshot().taken.is_none())
@@ -178,12 +189,14 @@ impl Control {
         let board = Arc::clone(&self.policy.board);
         let found: Vec<Arc<BusSnapshot>> = self.buses.iter().map(Handle::snapshot).collect();
         let mut snapshot = gather(&board, &found, self.started, now, stale_after(self.policy.tick));
+        snapshot.gpus = gather_gpus(self.gpus.snapshot(), self.started, now, stale_after(self.policy.tick));
         let inputs = Inputs {
             now,
             sensors: &snapshot.sensors,
             fans: &snapshot.fans,
             rails: &snapshot.rails,
             curves: &self.policy.curves,
+            gpus: &snapshot.gpus.gpus,
             quiet: self.policy.quiet.and_then(|quiet| quiet.at(clock::local_minute()?)),
             request: self.requests.try_recv().ok(),
         };
@@ -192,20 +205,24 @@ impl Control {
         for (bus, order) in self.buses.iter().zip(bus_orders(&board, &orders)) {
             bus.order(order);
         }
+        self.gpus.order(gpu::Order { fans: orders.gpus.iter().map(|zone| zone.duty.ok()).collect() });
         self.ticks += 1;
         let active = episodes::active(&board, &snapshot, &orders);
         for (fan, view) in snapshot.fans.iter_mut().zip(&orders.fans) {
             fan.rpm = view.rpm;
         }
         let turns = self.episodes.tick(&active, now);
+        let moments = self.gpus.happenings().map(Edge::from);
         let edges: Vec<Edge> = turns
             .into_iter()
             .map(|(alarm, raised, cause)| {
                 let rung = episodes::rung(&board, &orders.zones, alarm.subject);
                 Edge { alarm, raised, cause, rung }
             })
+            .chain(moments)
             .collect();
         snapshot.zones = orders.zones;
+        snapshot.gpu_air = orders.gpus;
         snapshot.sensors = orders.sensors;
         snapshot.alarms = self.episodes.raised().collect();
         snapshot.late = late;
@@ -220,7 +237,9 @@ impl Control {
     }
 
     fn tell(&self, edge: Edge) {
-        let (kind, name) = (edge.alarm.kind, edge.alarm.subject.name(&self.policy.board));
+        let gpus = &self.gpus.snapshot().gpus;
+        let name = edge.alarm.subject.name(&self.policy.board, |gpu| gpus.get(gpu).map(|gpu| gpu.pci.to_string()));
+        let kind = edge.alarm.kind;
         let rung = edge.rung.map(|rung| format!("; {rung}")).unwrap_or_default();
         if edge.raised {
             warn!("{name}: {kind} ({}{rung})", edge.cause);
@@ -247,6 +266,7 @@ impl Control {
     /// The last deed on every way out: full air. All buses are told at once, then each is waited for.
     fn leave(self) -> bool {
         let deadline = now() + LEAVE;
+        let gpus = self.gpus.leave();
         let leaving: Vec<_> = self.buses.into_iter().map(Handle::leave).collect();
         let mut safe = true;
         for bus in leaving {
@@ -257,6 +277,10 @@ impl Control {
                 );
                 safe = false;
             }
+        }
+        // The helper gives the fans back by itself when we are gone; profiles may stay.
+        if !gpus.recv_timeout(deadline.saturating_duration_since(now())).unwrap_or(false) {
+            warn!("GPUs: not every setting is known to be back at the driver's default");
         }
         safe
     }

@@ -22,6 +22,8 @@
 //! | [`hwmon`] | chips that a kernel driver owns |
 //! | [`bus`] | one thread per adapter; raw I2C, SMBus, or the simulated rig's socket |
 //! | [`calibration`] | what was learnt of a fan |
+//! | [`gpu`] | what is known of GPUs and ordered of them; profiles as transactions |
+//! | `statefile`, `digest` | files in the state directory; a number for a content |
 //! | [`control`] | the tick: read all, decide once, order once |
 //! | [`history`] | the last hour in memory |
 //! | [`wire`] | the only types that reach the broker |
@@ -53,14 +55,17 @@ pub mod chip;
 pub mod clock;
 pub mod config;
 pub mod control;
+mod digest;
 pub mod gpu;
 pub mod history;
 pub mod hwmon;
 pub mod identity;
 pub mod local;
 pub mod logger;
+mod mailbox;
 pub mod mqtt;
 pub mod reading;
 pub mod source;
+mod statefile;
 pub mod units;
 pub mod wire;

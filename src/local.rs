@@ -37,7 +37,7 @@ use crate::history::History;
 use crate::reading::Snapshot;
 use crate::wire::RigId;
 use connection::Connection;
-pub use protocol::{Calibration, Get, Head, MAX_REQUEST, Reply, Request, Series};
+pub use protocol::{Calibration, Get, Gpu, Gpus, Head, MAX_REQUEST, Reply, Request, Series};
 use socket::Socket;
 
 /// Clients at a time. One more is told so and sent away.
@@ -70,6 +70,7 @@ struct Rig {
     board: Arc<Board>,
     started: Instant,
     history: watch::Receiver<Arc<History>>,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
     requests: mpsc::Sender<step::Request>,
     reports: broadcast::Sender<Report>,
     /// Held by the client whose calibration is under way.
@@ -113,7 +114,16 @@ impl Local {
         let Inputs { path: _, rig, board, started, snapshot, requests, reports } = inputs;
         let calibrating = Arc::default();
         let (history, receiver) = watch::channel(Arc::new(History::new(&board)));
-        let rig = Rig { name: rig, board, started, history: receiver, requests, reports, calibrating };
+        let rig = Rig {
+            name: rig,
+            board,
+            started,
+            history: receiver,
+            snapshot: snapshot.clone(),
+            requests,
+            reports,
+            calibrating,
+        };
         Self { snapshot, history, rig, deadline, clients: Clients(Vec::new()), paused: false, told: false }
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::alarm::Alarm;
+use crate::gpu::GpuSnapshot;
 use crate::identity::Identity;
 use crate::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, OutOfRange, Rpm};
 
@@ -318,6 +319,11 @@ pub struct Zone {
     pub stage: Stage,
 }
 
+impl Zone {
+    /// Nothing is ordered and nothing decided.
+    pub const NONE: Self = Self { duty: Err(Missing::NotPresent), stage: Stage::Starting };
+}
+
 /// The rig in one tick; every list is in the board's order.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -341,4 +347,8 @@ pub struct Snapshot {
     pub identity: Option<Arc<Identity>>,
     /// How late the tick came.
     pub late: Duration,
+    /// The GPUs.
+    pub gpus: Arc<GpuSnapshot>,
+    /// One per GPU: the drive that its own fans were ordered, and why.
+    pub gpu_air: Vec<Zone>,
 }

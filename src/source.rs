@@ -189,6 +189,19 @@ impl<'a> Table<'a> {
         })
     }
 
+    /// Two whole numbers from low to high, or one that stands for both; may be left out.
+    pub(crate) fn range<T: TryFrom<i64>>(&self, key: &str) -> Option<(T, T)> {
+        let value = self.value(key)?;
+        let items: Vec<_> = match value.as_array() {
+            Some(items) => items.iter().map(Spanned::get_ref).collect(),
+            None => vec![value, value],
+        };
+        let [DeValue::Integer(low), DeValue::Integer(high)] = items.as_slice() else {
+            return self.not("a whole number or a list of two", key, value);
+        };
+        Some((self.fits(key, low)?, self.fits(key, high)?))
+    }
+
     /// The table of this name.
     pub(crate) fn table(&self, key: &str) -> Table<'a> {
         let keys = self.value(key).and_then(|value| {
@@ -263,13 +276,14 @@ fn line_of(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
 }
 
-/// Offset of the deepest part of `key` that exists.
+/// Offset of the deepest part of `key` that exists. A name may hold dots itself: the longest that fits is taken.
 fn offset_of(table: &DeTable<'_>, key: &str) -> Option<usize> {
-    let (first, rest) = match key.split_once('.') {
-        Some((first, rest)) => (first, Some(rest)),
-        None => (key, None),
+    let fits = |name: &str| {
+        let rest = key.strip_prefix(name)?;
+        if rest.is_empty() { Some(None) } else { rest.strip_prefix('.').map(Some) }
     };
-    let (name, value) = table.iter().find(|(name, _)| name.get_ref() == first)?;
+    let found = table.iter().filter_map(|(name, value)| Some((name, value, fits(name.get_ref())?)));
+    let (name, value, rest) = found.max_by_key(|(name, ..)| name.get_ref().len())?;
     let deeper = match (value.get_ref(), rest) {
         (DeValue::Table(inner), Some(rest)) => offset_of(inner, rest),
         _ => None,

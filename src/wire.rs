@@ -14,6 +14,7 @@
 mod birth;
 mod envelope;
 mod event;
+mod gpu;
 mod online;
 mod telemetry;
 mod topic;
@@ -24,6 +25,7 @@ pub use birth::{
 };
 pub use envelope::{Encoding, Header, Kind, MAX_MESSAGE, decode, encode};
 pub use event::{Event, Subject};
+pub use gpu::{Capability, Gpu, GpuDetail, GpuInfo};
 pub use online::{Online, Reason};
 pub use telemetry::{AlarmNow, Fan, Losses, Power, Supply, Telemetry, Trouble, Zone};
 pub use topic::{BadRigId, RigId, Topic};

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use rigd::alarm::{self, Cause};
+use rigd::gpu::Driver;
 use rigd::reading::{Fault, Faults, Missing, Snapshot, Stage};
 use rigd::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 use rigd::wire::{
@@ -95,12 +96,15 @@ fn telemetry() {
         refused: 129,
         through_kernel: Vec::new(),
         tick_late_us: 0,
+        driver: Driver::None,
+        gpus: Vec::new(),
+        gpu_detail: None,
     };
     check_appended(
         Header::new(Kind::Telemetry, BOOT, 0x0102),
         &body,
         &Message::Telemetry(body.clone()),
-        2,
+        5,
         "a1030100 ed5eedfe 0201000000000000
          f8acd191 01 fbd095ffbc31 e8fb 03
          02 00ef5d 00c313 0080d30e  0000 0000 03
@@ -181,12 +185,14 @@ fn birth() {
         fans: vec![FanInfo { name: "f".to_owned(), chip: 0, min_rpm: Rpm(500), max_rpm: Rpm(6_000), zone: Some(0) }],
         zones: vec![ZoneInfo { name: "z".to_owned(), critical_mc: Millicelsius(70_000), sensors: vec![0] }],
         serial: None,
+        driver: None,
+        gpus: Vec::new(),
     };
     check_appended(
         Header::new(Kind::Birth, BOOT, 0),
         &body,
         &Message::Birth(body.clone()),
-        1,
+        3,
         "a1020100 ed5eedfe 0000000000000000
          09 0172 05302e312e30 01 05 02 00 02 00 01 03 01 e807 00 01 02 03
          0162 0161
@@ -268,6 +274,9 @@ fn a_full_sample_is_small() {
         refused: 0,
         through_kernel: Vec::new(),
         tick_late_us: 40,
+        driver: Driver::None,
+        gpus: Vec::new(),
+        gpu_detail: None,
     };
     let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
     let json = encode(Encoding::Json, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
@@ -281,11 +290,11 @@ fn appended_fields() {
     let tail = |bytes: Vec<u8>, count: usize| {
         bytes.iter().skip(bytes.len() - count).map(|byte| format!("{byte:02x}")).collect::<String>()
     };
-    let mut telemetry = Telemetry::new(1, 2, 3, &Snapshot::default(), Losses::default());
+    let mut telemetry = Telemetry::new(1, 2, 3, &Snapshot::default(), Losses::default(), 0);
     telemetry.through_kernel = vec![2, 300];
     telemetry.tick_late_us = 129;
     let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1), &telemetry);
-    assert_eq!(tail(bytes, 6), "0202ac028101");
+    assert_eq!(tail(bytes, 9), "0202ac028101000000");
     let event = |cause, rung| {
         let event = Event {
             birth: 7,

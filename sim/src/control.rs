@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::fault::{Fault, address};
+use crate::nvml;
 use crate::quantize::whole;
 use crate::rig::Rig;
 use crate::world::World;
@@ -48,8 +49,11 @@ pub(crate) enum Said {
 /// Does what one line says.
 pub(crate) fn obey(rig: &mut Rig, line: &str) -> Result<Said> {
     let words: Vec<&str> = line.split_whitespace().collect();
+    if let Some(said) = nvml::obey(&mut rig.driver, &mut rig.world, &words) {
+        return said.map(Said::Text).map_err(anyhow::Error::msg);
+    }
     match words.as_slice() {
-        ["help"] => return Ok(Said::Text(HELP.to_owned())),
+        ["help"] => return Ok(Said::Text(format!("{HELP}{}", nvml::HELP))),
         ["fault", words @ ..] => fault(rig, words)?,
         ["clear", words @ ..] => clear(rig, words)?,
         ["set", "speed", speed] => return Ok(Said::Speed(number(speed, 0.0, MAX_SPEED)?)),
@@ -58,13 +62,15 @@ pub(crate) fn obey(rig: &mut Rig, line: &str) -> Result<Said> {
         ["set", "mains", mv] => rig.world.mains = number(mv, 0.0, 300_000.0)? / 1000.0,
         ["advance", seconds] => rig.advance(Duration::from_secs_f64(number(seconds, 0.0, MAX_ADVANCE)?)),
         ["get", "fans"] => return Ok(Said::Text(fans(&rig.world))),
-        ["get", "world"] => return Ok(Said::Text(world(&rig.world))),
+        ["get", "world"] => return Ok(Said::Text(world(&rig.world) + &nvml::truth(&rig.driver, &rig.world))),
         ["get", "faults"] => {
-            return Ok(Said::Text(rig.faults().iter().map(|fault| format!("fault={fault}\n")).collect()));
+            let faults = rig.faults().iter().map(Fault::to_string);
+            let faults = faults.chain(rig.driver.faults().map(nvml::Fault::to_string));
+            return Ok(Said::Text(faults.map(|fault| format!("fault={fault}\n")).collect()));
         }
         ["set", ..] => bail!("set gpu N load 0.6, set ambient 35000, set mains 230000 or set speed 60"),
-        ["get", ..] => bail!("get fans, get world or get faults"),
-        _ => bail!("no command `{line}`; there are fault, clear, set, advance, get and help"),
+        ["get", ..] => bail!("get fans, get world, get faults, get hits or get settings"),
+        _ => bail!("no command `{line}`; there are fault, clear, set, gpu, driver, advance, get and help"),
     }
     Ok(Said::Text(String::new()))
 }
@@ -84,7 +90,10 @@ fn fault(rig: &mut Rig, words: &[&str]) -> Result<()> {
 
 fn clear(rig: &mut Rig, words: &[&str]) -> Result<()> {
     match words {
-        ["all"] => rig.repair(|_| false),
+        ["all"] => {
+            rig.driver.repair(&mut rig.world, None);
+            rig.repair(|_| false)
+        }
         ["fan"] => rig.repair(|fault| fault.seized().is_none()),
         ["fan", name] => rig.repair(|fault| fault.seized().is_none_or(|seized| seized != name)),
         [bus] => {
@@ -286,7 +295,7 @@ mod tests {
 
     #[test]
     fn every_line_of_the_help_works() {
-        for line in HELP.lines() {
+        for line in HELP.lines().chain(nvml::HELP.lines()) {
             let command = line.split("  ").next().unwrap_or_default();
             for command in alternatives(command) {
                 assert!(obey(&mut rig(), &command).is_ok(), "{command}: {:?}", obey(&mut rig(), &command).err());

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! agent ── Unix socket per bus ── server ── rig ──┬── chip models: registers, watchdog
+//!       ── fake NVML library ─── driver of the cards
 //!          control socket ────── control ────────┤
 //!                                                └── world: load, heat, air, rails, supply
 //! ```
@@ -12,6 +13,7 @@
 //! - [`world`]: what is true of the rig, stepped with a fixed time.
 //! - [`chip`]: what the chips make of it, register by register.
 //! - [`fault`]: what can be broken.
+//! - [`nvml`]: what the cards' driver makes of them, call by call.
 //! - `rig`: world, chips and faults put together for a board.
 //! - `control`: the text that sets, breaks and asks.
 //! - `server`, [`sim`]: sockets and threads around it.
@@ -19,6 +21,7 @@
 pub mod chip;
 mod control;
 pub mod fault;
+pub mod nvml;
 mod quantize;
 pub mod random;
 mod rig;

@@ -7,21 +7,25 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use rigd::board::Board;
+use rigd_sim::world::card::Profile;
 use rigd_sim::{Options, Sim};
 
 const HELP: &str = "\
 rigd-sim: a simulated rig behind Unix sockets
 
-usage: rigd-sim --dir DIR [--board NAME|FILE] [--seed N] [--speed F] [--lifeline]
+usage: rigd-sim --dir DIR [--board NAME|FILE] [--gpus LIST] [--seed N] [--speed F] [--lifeline]
 
-  --dir DIR          where the sockets go: one for each bus of the board with `socket = \"...\"`, and DIR/control
+  --dir DIR          where the sockets go: one for each bus of the board with `socket = \"...\"`, DIR/nvml for the cards'
+                     driver, and DIR/control; DIR/pci, DIR/kmsg and DIR/proc-driver-nvidia-version are what a kernel would show
   --board NAME|FILE  what the rig consists of (default simulated-8gpu)
+  --gpus LIST        what its first cards are, as in ampere:4,blackwell:4 (default ampere); also pascal, turing, ada, datacenter
   --seed N           what chance there is in it (default 1); the same seed is the same rig
   --speed F          simulated seconds per second, 0 to 1000 (default 1); chip watchdogs run on simulated time
   --lifeline         stop when standard input ends
   --help             this text
 
-Prints `simulated rig ready: DIR` once all sockets listen. An agent uses it with `simulation = \"DIR\"` in rigd.toml.
+Prints `simulated rig ready: DIR` once all sockets listen. An agent uses it with `simulation = \"DIR\"` in rigd.toml;
+what loads librigd_fake_nvml.so (cargo build --package rigd-fake-nvml) with RIGD_SIMULATION=DIR has its cards.
 DIR/control takes one command a line and answers with lines, then `ok`, or with `error: ...`:
 
   rigd-sim --dir /tmp/rig1 &
@@ -61,7 +65,7 @@ fn finish(end: Result<()>, code: u8) -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let board = Board::load(&arguments.board)?;
-    let sim = Sim::start(&board, &arguments.dir, arguments.options)?;
+    let sim = Sim::start(&board, &arguments.dir, arguments.options.clone())?;
     writeln!(io::stdout(), "simulated rig ready: {}", arguments.dir.display())?;
     if arguments.lifeline {
         // Only the end matters; what comes before it is read away, a piece at a time.
@@ -83,6 +87,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Arguments>> {
         match arg.as_str() {
             "--dir" => dir = Some(PathBuf::from(value()?)),
             "--board" => board = value()?,
+            "--gpus" => options.gpus = Profile::list(&value()?).map_err(anyhow::Error::msg)?,
             "--seed" => options.seed = value()?.parse().context("--seed needs a whole number")?,
             "--speed" => options.speed = value()?.parse().context("--speed needs a number")?,
             "--lifeline" => lifeline = true,
@@ -121,16 +126,22 @@ mod tests {
 
     #[test]
     fn arguments_are_taken_and_mistakes_told() {
-        let taken = args("--dir /tmp/x --board b.toml --seed 7 --speed 60 --lifeline").ok().flatten();
+        let taken = args("--dir /tmp/x --board b.toml --gpus ada:2 --seed 7 --speed 60 --lifeline").ok().flatten();
         assert!(taken.is_some_and(|taken| {
             let Arguments { dir, board, options, lifeline } = taken;
-            *dir == *"/tmp/x" && board == "b.toml" && options.seed == 7 && options.speed == 60.0 && lifeline
+            *dir == *"/tmp/x"
+                && board == "b.toml"
+                && options.seed == 7
+                && options.gpus.len() == 2
+                && options.speed == 60.0
+                && lifeline
         }));
         assert!(args("--help").is_ok_and(|taken| taken.is_none()));
         for (line, told) in [
             ("", "--dir is needed"),
             ("--dir", "--dir needs a value"),
             ("--dir x --seed many", "whole number"),
+            ("--dir x --gpus voodoo", "there are ampere"),
             ("--dir x --speed NaN", "outside 0 to 1000"),
             ("--dri x", "unknown argument --dri"),
         ] {

@@ -17,8 +17,10 @@ use rigd::bus::socket::Status;
 use crate::chip::pmbus::Absent;
 use crate::chip::{Ailment, Chip};
 use crate::fault::{Fault, Kind};
+use crate::nvml::Driver;
 use crate::random::Random;
 use crate::wire::{Outcome, Request};
+use crate::world::card::{MAX_CARDS, Profile};
 use crate::world::{MAX_STEP, World};
 use bus::{Bus, Mux, Slot};
 use wired::{At, Wired, layout};
@@ -29,6 +31,7 @@ const MAX_FAULTS: usize = 256;
 /// A simulated rig without its sockets.
 pub(crate) struct Rig {
     pub(crate) world: World,
+    pub(crate) driver: Driver,
     pub(crate) buses: Vec<Bus>,
     faults: Vec<Fault>,
     noise: Random,
@@ -43,9 +46,23 @@ pub(crate) enum Hold {
 }
 
 impl Rig {
-    /// The rig of this board.
+    /// The rig of this board, with the default cards.
+    #[cfg(test)]
     pub(crate) fn new(board: &Board, seed: u64, absent: Absent) -> Result<Self> {
+        Self::with_cards(board, seed, absent, &[])
+    }
+
+    /// The rig of this board; its first cards of these kinds.
+    pub(crate) fn with_cards(board: &Board, seed: u64, absent: Absent, cards: &[&'static Profile]) -> Result<Self> {
         let mut layout = layout(board);
+        let rails = layout.gpus.len();
+        ensure!(cards.len() <= rails, "board {} has rails for {rails} GPUs, not for {}", board.name, cards.len());
+        ensure!(
+            rails <= MAX_CARDS,
+            "board {} has {rails} rails; the simulated driver knows {MAX_CARDS} GPUs",
+            board.name
+        );
+        layout.profiles = cards.to_vec();
         let mut buses = Vec::new();
         for (index, bus) in board.buses.iter().enumerate() {
             let Adapter::Socket(socket) = &bus.adapter else { continue };
@@ -61,7 +78,8 @@ impl Rig {
             buses.push(Bus { name: bus.name.clone(), socket: socket.clone(), muxes, slots });
         }
         ensure!(!buses.is_empty(), "board {} has no simulated bus (none with `socket = \"...\"`)", board.name);
-        let mut rig = Self { world: World::new(&layout, seed), buses, faults: Vec::new(), noise: Random::new(!seed) };
+        let (world, driver) = (World::new(&layout, seed), Driver::new(rails, seed));
+        let mut rig = Self { world, driver, buses, faults: Vec::new(), noise: Random::new(!seed) };
         rig.exchange();
         Ok(rig)
     }
@@ -72,6 +90,7 @@ impl Rig {
         while !left.is_zero() {
             let step = left.min(MAX_STEP);
             self.world.step(step);
+            self.driver.notice(&mut self.world);
             self.exchange();
             left -= step;
         }

@@ -17,6 +17,8 @@ use port::Serves;
 pub(crate) use port::{Gate, Port};
 
 use crate::control::{Said, obey};
+use crate::nvml::files::Files;
+use crate::nvml::{Call, NotUnderstood, Return, code};
 use crate::rig::{Hold, Rig};
 use crate::wire::{Outcome, Request};
 
@@ -24,6 +26,8 @@ use crate::wire::{Outcome, Request};
 pub(crate) const BUS_TIME_OUT: Duration = Duration::from_secs(1);
 /// Longest line on the control socket; a longer one is cut off with its connection.
 const MAX_LINE: u16 = 1024;
+/// Longest call of NVML: one for some thousand fields.
+const MAX_CALL: u16 = 16 * 1024;
 
 /// Takes a lock that may be poisoned: a thread that panicked has broken its own connection, not the rig.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -39,6 +43,10 @@ pub(crate) struct Shared {
     /// One socket for each of the rig's buses, in their order.
     pub(crate) buses: Vec<Port>,
     pub(crate) control: Port,
+    /// The driver of the cards.
+    pub(crate) nvml: Port,
+    /// What a kernel would show of the cards.
+    pub(crate) files: Mutex<Option<Files>>,
     /// Held while sockets are opened or closed, so that two commands at once do not undo each other.
     pub(crate) doors: Mutex<()>,
 }
@@ -47,6 +55,7 @@ impl Shared {
     /// Does what one line of control says, and answers.
     pub(crate) fn control(self: &Arc<Self>, line: &str) -> Result<String> {
         let said = obey(&mut lock(&self.rig), line)?;
+        self.show();
         self.open_or_close()?;
         match said {
             Said::Text(text) => Ok(text),
@@ -54,6 +63,15 @@ impl Shared {
                 *lock(&self.speed) = speed;
                 Ok(String::new())
             }
+        }
+    }
+
+    /// Brings the files of the cards up to date.
+    pub(crate) fn show(&self) {
+        let mut rig = lock(&self.rig);
+        let Rig { world, driver, .. } = &mut *rig;
+        if let Some(files) = lock(&self.files).as_mut() {
+            files.show(driver, world);
         }
     }
 
@@ -99,6 +117,39 @@ fn serve(serves: Serves, stream: UnixStream, shared: &Arc<Shared>) -> Result<()>
     match serves {
         Serves::Bus(bus) => serve_bus(bus, stream, shared),
         Serves::Control => serve_control(stream, shared),
+        Serves::Nvml => serve_nvml(stream, shared),
+    }
+}
+
+/// A process that has loaded the fake NVML library, until it is gone.
+fn serve_nvml(stream: UnixStream, shared: &Shared) -> Result<()> {
+    let client = lock(&shared.rig).driver.connect();
+    let served = serve_calls(stream, shared, client);
+    let mut rig = lock(&shared.rig);
+    let Rig { world, driver, .. } = &mut *rig;
+    driver.disconnect(world, client);
+    served
+}
+
+fn serve_calls(stream: UnixStream, shared: &Shared, client: u64) -> Result<()> {
+    let mut reader = BufReader::new(&stream);
+    loop {
+        let mut line = String::new();
+        let read = reader.by_ref().take(MAX_CALL.into()).read_line(&mut line)?;
+        if read == 0 {
+            return Ok(());
+        }
+        ensure!(line.ends_with('\n'), "a call that does not end");
+        let returned = match line.trim_end_matches('\n').parse::<Call>() {
+            Ok(call) => {
+                let mut rig = lock(&shared.rig);
+                let Rig { world, driver, .. } = &mut *rig;
+                driver.call(world, client, &call)
+            }
+            Err(NotUnderstood) => Return { code: code::UNKNOWN, ..Return::default() },
+        };
+        shared.show();
+        (&stream).write_all(format!("{returned}\n").as_bytes())?;
     }
 }
 
@@ -144,6 +195,7 @@ pub(crate) fn run_clock(shared: &Shared) {
     while !shared.gate.wait(next.saturating_duration_since(Instant::now())) {
         let speed = *lock(&shared.speed);
         lock(&shared.rig).advance(TICK.mul_f64(speed));
+        shared.show();
         next += TICK;
         if next + MOST_BEHIND < Instant::now() {
             next = Instant::now();

@@ -13,14 +13,16 @@ use rigd::units::{Duty, Rpm};
 use crate::chip::pmbus::Absent;
 use crate::control::MAX_SPEED;
 use crate::fault::Fault;
+use crate::nvml::files::Files;
 use crate::quantize::{whole, word};
 use crate::rig::Rig;
 use crate::server::{Gate, Port, Shared, lock, run_clock};
 use crate::wire::{Outcome, Request};
 use crate::world::World;
+use crate::world::card::Profile;
 
 /// How a simulated rig runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// What chance there is in it.
     pub seed: u64,
@@ -30,11 +32,13 @@ pub struct Options {
     pub manual: bool,
     /// How PMBus supplies answer commands that they have not got.
     pub absent: Absent,
+    /// What kind its first cards are; the rest are of the default kind. See [`Profile::list`].
+    pub gpus: Vec<&'static Profile>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seed: 1, speed: 1.0, manual: false, absent: Absent::default() }
+        Self { seed: 1, speed: 1.0, manual: false, absent: Absent::default(), gpus: Vec::new() }
     }
 }
 
@@ -46,7 +50,8 @@ pub struct Sim {
 }
 
 impl Sim {
-    /// Puts the board's chips on Unix sockets `DIR/<socket>`, one a bus, and `DIR/control`. All listen when it returns.
+    /// Puts the board's chips on Unix sockets `DIR/<socket>`, one a bus, the cards' driver on `DIR/nvml`, and `DIR/control`.
+    /// All listen when it returns. The files that a kernel would show of the cards are there too.
     ///
     /// # Errors
     /// A board without simulated buses or with a part that has no model; a directory that cannot be written or that
@@ -54,8 +59,8 @@ impl Sim {
     pub fn start(board: &Board, dir: &Path, options: Options) -> Result<Self> {
         let speed = options.speed;
         ensure!((0.0..=MAX_SPEED).contains(&speed), "speed {speed} is outside 0 to {MAX_SPEED}");
-        let rig = Rig::new(board, options.seed, options.absent)?;
-        let mut names = HashSet::from(["control"]);
+        let rig = Rig::with_cards(board, options.seed, options.absent, &options.gpus)?;
+        let mut names = HashSet::from(["control", "nvml", "kmsg", "sys"]);
         for bus in &rig.buses {
             ensure!(names.insert(&bus.socket), "two sockets of the name `{}`", bus.socket);
         }
@@ -67,11 +72,16 @@ impl Sim {
             gate: Gate::default(),
             buses,
             control: Port::control(dir),
+            nvml: Port::nvml(dir),
+            files: Mutex::default(),
             doors: Mutex::default(),
         });
         // From here on dropping it closes what was opened.
         let mut sim = Self { shared, clock: None, dir: dir.to_owned() };
         sim.shared.open_or_close()?;
+        sim.shared.nvml.open(&sim.shared)?;
+        *lock(&sim.shared.files) = Some(Files::new(dir)?);
+        sim.shared.show();
         sim.shared.control.open(&sim.shared)?;
         if !options.manual {
             let shared = Arc::clone(&sim.shared);
@@ -100,8 +110,7 @@ impl Sim {
     /// # Errors
     /// An adapter's socket that could not be opened again.
     pub fn clear(&self) -> Result<()> {
-        lock(&self.shared.rig).repair(|_| false);
-        self.shared.open_or_close()
+        self.shared.control("clear all").map(|_| ())
     }
 
     /// Does what one line on the control socket would do, and answers in lines.
@@ -143,6 +152,7 @@ impl Sim {
     /// Moves simulated time on at once.
     pub fn advance(&self, time: Duration) {
         lock(&self.shared.rig).advance(time);
+        self.shared.show();
     }
 }
 
@@ -152,6 +162,9 @@ impl Drop for Sim {
         self.shared.gate.close();
         self.shared.control.close();
         self.shared.control.join();
+        self.shared.nvml.close();
+        self.shared.nvml.join();
+        lock(&self.shared.files).take();
         for port in &self.shared.buses {
             port.close();
             port.join();

@@ -8,8 +8,9 @@
 //! Pure: no clock, no I/O; a [`World`] is moved on by [`World::step`] alone and is the same for the same seed, layout,
 //! steps and settings. The numbers are chosen to be plausible for a frame of eight 350 W cards, not measured on one:
 //! at 60 % load and half air the exhaust is about 45 °C; at full load with every fan seized it passes 65 °C within
-//! three minutes and settles near 95 °C, where the cards throttle.
+//! three minutes and settles near 90 °C, where the cards throttle.
 
+pub mod card;
 mod fan;
 mod gpu;
 mod probe;
@@ -18,9 +19,11 @@ mod supply;
 use std::time::Duration;
 
 pub use fan::Fan;
-pub use gpu::Gpu;
+pub use gpu::{CardFan, Control, Gpu, PSTATES, Presence, reason};
 pub use probe::{Place, Probe};
 pub use supply::Supply;
+
+use card::{Profile, default_profile};
 
 use crate::quantize::count;
 use crate::random::Random;
@@ -44,6 +47,8 @@ const BOARD_WATTS: f64 = 60.0;
 pub struct Layout {
     /// A card each, with the rail that feeds it.
     pub gpus: Vec<String>,
+    /// What kind each card is, in that order; the rest are of the default kind.
+    pub profiles: Vec<&'static Profile>,
     /// Name, speed at full drive in rpm, and the drive (0 to 1) at which it starts to turn.
     pub fans: Vec<(String, f64, f64)>,
     /// Thermometers.
@@ -81,11 +86,12 @@ impl World {
         let unmetered = [String::from("unmetered")];
         let supplies = if layout.supplies.is_empty() { &unmetered[..] } else { &layout.supplies };
         let ambient = 25.0;
+        let profiles = layout.profiles.iter().copied().chain(std::iter::repeat(default_profile()));
         let mut world = Self {
             time: Duration::ZERO,
             ambient,
             mains: 230.0,
-            gpus: layout.gpus.iter().map(|name| Gpu::new(name, ambient, &mut random)).collect(),
+            gpus: layout.gpus.iter().zip(profiles).map(|(name, of)| Gpu::new(name, of, ambient, &mut random)).collect(),
             fans: layout.fans.iter().map(|(name, rpm, start)| Fan::new(name, *rpm, *start, &mut random)).collect(),
             probes: layout.probes.iter().map(|(name, place)| Probe::new(name, *place, ambient, &mut random)).collect(),
             supplies: supplies.iter().map(|name| Supply::new(name, ambient)).collect(),
@@ -121,9 +127,8 @@ impl World {
     /// Heat that the air carries out of the frame, W.
     #[must_use]
     pub fn heat_carried(&self) -> f64 {
-        let air = self.air();
-        let conductance = air * gpu::effectiveness(air, self.airflow());
-        self.gpus.iter().map(|gpu| conductance * (gpu.celsius - self.intake())).sum()
+        let (air, airflow, intake) = (self.air(), self.airflow(), self.intake());
+        self.gpus.iter().map(|gpu| gpu.conductance(air, airflow) * (gpu.celsius - intake)).sum()
     }
 
     /// Voltage where the supplies feed the rails, V; 0 when all are off.

@@ -16,7 +16,7 @@ use rigd::control::{self, Outputs, Policy, Stop};
 use rigd::mqtt::{self, Inputs, Start};
 use rigd::reading::Snapshot;
 use rigd::source::Problems;
-use rigd::{clock, local, logger};
+use rigd::{clock, gpu, local, logger};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -176,7 +176,14 @@ async fn serve(rig: Rig) -> ExitCode {
     // Loads the time zone here, for good: the control thread never waits for the disk.
     let _ = clock::local_minute();
     let policy = Policy { board: Arc::clone(&board), tick: config.tick, quiet: config.quiet, curves };
-    let control = match control::spawn(policy, &host, asked, outputs, stop.clone()) {
+    let gpus = match gpu::spawn(config.gpus.places(&host), &config) {
+        Ok(gpus) => gpus,
+        Err(error) => {
+            error!("could not start the GPU thread: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let control = match control::spawn(policy, &host, gpus, asked, outputs, stop.clone()) {
         Ok(control) => control,
         Err(error) => {
             error!("could not start the control thread: {error}");

@@ -111,6 +111,8 @@ pub(super) struct Zone {
     pub(super) power: Vec<String>,
     pub(super) feed_forward_pct_per_kw: Option<u8>,
     pub(super) spare_fans: u8,
+    pub(super) gpus: Vec<String>,
+    pub(super) gpu_critical_mc: Option<i32>,
 }
 
 impl Board {
@@ -275,6 +277,8 @@ impl Zone {
             "power",
             "feed_forward_pct_per_kw",
             "spare_fans",
+            "gpus",
+            "gpu_critical_mc",
         ]);
         Self {
             sensors: table.texts("sensors"),
@@ -289,6 +293,8 @@ impl Zone {
             power: table.texts("power"),
             feed_forward_pct_per_kw: table.number("feed_forward_pct_per_kw"),
             spare_fans: table.number("spare_fans").unwrap_or(0),
+            gpus: table.texts("gpus"),
+            gpu_critical_mc: table.number("gpu_critical_mc"),
         }
     }
 }

@@ -8,11 +8,11 @@ use std::time::Instant;
 use log::warn;
 use tokio::sync::watch;
 
-use super::mailbox::{Sender, mailbox};
 use super::slot::{Outcome, Slot};
 use super::{Adapter, Host};
 use crate::board::Board;
 use crate::clock;
+use crate::mailbox::{Sender, mailbox};
 use crate::reading::{BusSnapshot, Health, Missing};
 use crate::units::Duty;
 
@@ -33,7 +33,7 @@ pub struct Order {
 pub struct Handle {
     /// Name of the bus.
     pub name: String,
-    orders: Sender,
+    orders: Sender<Order>,
     snapshot: watch::Receiver<Arc<BusSnapshot>>,
     finished: Receiver<bool>,
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::step::Orders;
 use crate::alarm::{Alarm, Cause, Kind, Subject};
 use crate::board::{self, Board};
+use crate::gpu::{Driver, GpuSnapshot, Presence};
 use crate::reading::{Fault, Faults, Health, Missing, Power, Snapshot, Stage, Zone};
 
 /// How long it must hold before it is raised. What control has already acted on is said at once; a measurement on
@@ -20,9 +21,17 @@ const fn settle(kind: Kind) -> Duration {
         | Kind::ZoneBlind
         | Kind::ZoneCritical
         | Kind::TemperatureJump
-        | Kind::BoardMismatch => Duration::ZERO,
+        | Kind::BoardMismatch
+        | Kind::GpuLost
+        | Kind::GpuXid
+        | Kind::GpuDrift
+        | Kind::GpuProfile => Duration::ZERO,
         Kind::UnderVoltage | Kind::OverVoltage | Kind::OverCurrent | Kind::OverPower => Duration::from_secs(2),
         Kind::TachometerImplausible => Duration::from_secs(3),
+        // One helper that was ended by hand is back in two.
+        Kind::GpuDriver => Duration::from_secs(5),
+        // Links are trained anew now and then.
+        Kind::GpuLink => Duration::from_secs(30),
         // Dust does not settle in a minute; a filter that is being changed is over in one.
         Kind::FanAged => Duration::from_secs(60),
     }
@@ -97,6 +106,7 @@ pub(super) fn active(board: &Board, snapshot: &Snapshot, orders: &Orders) -> Vec
         let (power, most) = (input.power.ok().map(|p| p.0), supply.max_input.map(|p| p.0));
         found.above(Kind::OverPower, Subject::Supply(i), power, most);
     }
+    gpus(&snapshot.gpus, &mut found);
     if let (Some(identity), Some((bus, chip))) = (&snapshot.identity, board.identity)
         && (&identity.name, &identity.revision) != (&board.name, &board.revision)
     {
@@ -104,6 +114,25 @@ pub(super) fn active(board: &Board, snapshot: &Snapshot, orders: &Orders) -> Vec
         found.add(Kind::BoardMismatch, Subject::Chip(before + chip), Cause::Identity);
     }
     found.0
+}
+
+fn gpus(gpus: &GpuSnapshot, found: &mut Found) {
+    match gpus.driver {
+        Driver::Down(_) | Driver::Mismatch | Driver::Hung => {
+            found.add(Kind::GpuDriver, Subject::Driver, Cause::Driver(gpus.driver));
+        }
+        Driver::None | Driver::Starting | Driver::Up | Driver::Released => {}
+    }
+    for (i, gpu) in gpus.gpus.iter().enumerate() {
+        match gpu.presence {
+            Presence::Lost | Presence::Hung | Presence::Unlisted => {
+                found.add(Kind::GpuLost, Subject::Gpu(i), Cause::Presence(gpu.presence));
+            }
+            Presence::Unseen | Presence::Seen => {}
+        }
+        let width = gpu.sample.as_ref().ok().and_then(|sample| sample.pcie_width.ok());
+        found.below(Kind::GpuLink, Subject::Gpu(i), width, gpu.widest);
+    }
 }
 
 fn limit(value: impl Into<i64>, limit: impl Into<i64>) -> Cause {
@@ -155,7 +184,8 @@ pub(super) fn rung(board: &Board, zones: &[Zone], subject: Subject) -> Option<St
             zone.fans.iter().any(|fan| board.fans.get(*fan).is_some_and(|fan| at(fan.at)))
                 || zone.sensors.iter().any(|sensor| board.sensors.get(*sensor).is_some_and(|sensor| at(sensor.at)))
         }
-        Subject::Rail(_) | Subject::Supply(_) => false,
+        Subject::Gpu(_) => zone.gpus.is_some(),
+        Subject::Rail(_) | Subject::Supply(_) | Subject::Driver => false,
     };
     let stages = board.zones.iter().enumerate().filter(touches).filter_map(|(index, _)| zones.get(index));
     stages.map(|zone| zone.stage).max_by_key(|stage| stage.severity())

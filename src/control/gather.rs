@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::board::{self, Board, Point};
+use crate::gpu::GpuSnapshot;
 use crate::identity::Identity;
 use crate::reading::{BusSnapshot, ChipReading, Fan, Faults, Health, Missing, Power, Reading, Snapshot};
 use crate::units::Millicelsius;
@@ -33,6 +34,19 @@ pub fn gather(
         repairs: buses.iter().fold(0, |sum, bus| sum.saturating_add(bus.repairs)),
         ..Snapshot::default()
     }
+}
+
+/// What the last pass over the GPUs found, or that it is too long ago.
+#[must_use]
+pub fn gather_gpus(found: Arc<GpuSnapshot>, started: Instant, now: Instant, stale_after: Duration) -> Arc<GpuSnapshot> {
+    if now.saturating_duration_since(found.taken.unwrap_or(started)) <= stale_after {
+        return found;
+    }
+    let mut stale = GpuSnapshot::clone(&found);
+    for gpu in &mut stale.gpus {
+        gpu.sample = Err(Missing::Stale);
+    }
+    Arc::new(stale)
 }
 
 struct Lookup<'a> {

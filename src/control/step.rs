@@ -28,12 +28,14 @@ use self::fan::FanState;
 use self::zone::{Situation, ZoneState};
 use crate::board::{self, Board};
 use crate::calibration::FanCurve;
+use crate::gpu::Gpu;
 use crate::reading::{Fan, Missing, Power, Reading, Stage, Zone};
 use crate::units::{Duty, Millicelsius};
 
 mod believe;
 mod calibrate;
 mod fan;
+mod gpu;
 mod zone;
 
 pub use calibrate::{ROOM, Report, Stopped};
@@ -53,6 +55,7 @@ pub struct State {
     sensors: Vec<SensorState>,
     fans: Vec<FanState>,
     zones: Vec<ZoneState>,
+    gpus: Vec<ZoneState>,
     calibration: Option<Calibration>,
 }
 
@@ -71,6 +74,8 @@ pub struct Inputs<'a> {
     pub curves: &'a [Option<FanCurve>],
     /// Highest drive, during quiet hours.
     pub quiet: Option<Duty>,
+    /// The GPUs, in the order in which they were first seen.
+    pub gpus: &'a [Gpu],
     /// What was asked for since the last tick.
     pub request: Option<Request>,
 }
@@ -101,6 +106,8 @@ pub struct Orders {
     pub reports: Vec<Report>,
     /// The fan that is being measured: it stands when it is told to.
     pub measured: Option<usize>,
+    /// One per GPU: the drive of its own fans, and why; none where the driver has them.
+    pub gpus: Vec<Zone>,
 }
 
 impl State {
@@ -113,6 +120,7 @@ impl State {
             sensors: vec![SensorState::default(); board.sensors.len()],
             fans: vec![FanState::default(); board.fans.len()],
             zones: vec![ZoneState::default(); board.zones.len()],
+            gpus: Vec::new(),
             calibration: None,
         }
     }
@@ -140,7 +148,7 @@ pub fn step(board: &Board, mut state: State, inputs: &Inputs<'_>) -> (State, Ord
         // One that is being measured stands when it is told to.
         let stands = |fan: &&usize| Some(**fan) != calibrated && orders.fans.get(**fan).is_none_or(|view| view.stands);
         let situation = Situation {
-            hottest: hottest(board, zone, &orders.sensors),
+            hottest: hottest(board, zone, &orders.sensors, inputs.gpus),
             rails: inputs.rails,
             dead: zone.fans.iter().filter(stands).count(),
             starting,
@@ -150,6 +158,10 @@ pub fn step(board: &Board, mut state: State, inputs: &Inputs<'_>) -> (State, Ord
             found: || found_drive(zone, inputs.fans),
         };
         orders.zones.push(memory.decide(zone, &situation));
+    }
+    state.gpus.resize(inputs.gpus.len().max(state.gpus.len()), ZoneState::default());
+    for (gpu, memory) in inputs.gpus.iter().zip(&mut state.gpus) {
+        orders.gpus.push(gpu::decide(gpu, memory, starting, since));
     }
     calibrate(board, &mut state, inputs, &mut orders);
     drive(board, &mut state, inputs, &mut orders);
@@ -174,7 +186,7 @@ fn calibrate(board: &Board, state: &mut State, inputs: &Inputs<'_>, orders: &mut
     let Some(calibration) = state.calibration.take() else { return };
     let index = calibration.zone;
     let (Some(zone), Some(decided)) = (board.zones.get(index), orders.zones.get_mut(index)) else { return };
-    let cool = hottest(board, zone, &orders.sensors)
+    let cool = hottest(board, zone, &orders.sensors, inputs.gpus)
         .is_ok_and(|hottest| i64::from(hottest.0) <= i64::from(zone.critical.0) - i64::from(ROOM));
     if !cool || !matches!(decided.stage, Stage::Normal | Stage::Quiet) {
         orders.reports.push(Report::Stopped(Stopped::Unsafe));
@@ -211,16 +223,22 @@ fn drive(board: &Board, state: &mut State, inputs: &Inputs<'_>, orders: &mut Ord
 
 /// The zone's reading that is nearest to its critical temperature, told as if that were the zone's; missing as soon as one
 /// of them is: the missing one may be the hottest.
-fn hottest(board: &Board, zone: &board::Zone, sensors: &[Reading<Millicelsius>]) -> Reading<Millicelsius> {
-    let mut hottest = Err(Missing::NotPresent);
-    for index in &zone.sensors {
-        let value = sensors.get(*index).copied().unwrap_or(Err(Missing::NotPresent))?;
-        let own = board.sensors.get(*index).and_then(|sensor| sensor.critical).unwrap_or(zone.critical);
-        let shifted = value.0.saturating_add(zone.critical.0.saturating_sub(own.0));
-        hottest =
-            hottest.map_or(Ok(Millicelsius(shifted)), |before: Millicelsius| Ok(before.max(Millicelsius(shifted))));
+fn hottest(
+    board: &Board,
+    zone: &board::Zone,
+    sensors: &[Reading<Millicelsius>],
+    gpus: &[Gpu],
+) -> Reading<Millicelsius> {
+    let own = |index: &usize| {
+        let own = board.sensors.get(*index).and_then(|sensor| sensor.critical);
+        (sensors.get(*index).copied().unwrap_or(Err(Missing::NotPresent)), own.unwrap_or(zone.critical))
+    };
+    let mut hottest = None;
+    for (reading, critical) in zone.sensors.iter().map(own).chain(gpu::readings(zone, gpus)) {
+        let here = Millicelsius(reading?.0.saturating_add(zone.critical.0.saturating_sub(critical.0)));
+        hottest = hottest.max(Some(here));
     }
-    hottest
+    hottest.ok_or(Missing::NotPresent)
 }
 
 /// The drive that the zone's fans were found with, full where that is not known.

@@ -34,6 +34,8 @@ pub struct Code(pub u32);
 pub type Read<T> = Result<T, Code>;
 
 impl Code {
+    /// NVML was not brought up, or the driver was unloaded since.
+    pub const UNINITIALIZED: Self = Self(1);
     /// A parameter was out of range: a power limit outside its constraints, for one.
     pub const INVALID_ARGUMENT: Self = Self(2);
     /// This GPU cannot do that.
@@ -56,6 +58,8 @@ impl Code {
     pub const RESET_REQUIRED: Self = Self(16);
     /// The library and the kernel module are of two versions: every new process fails until a reboot.
     pub const LIB_RM_VERSION_MISMATCH: Self = Self(18);
+    /// The function is there, and not in this version of its structure.
+    pub const ARGUMENT_VERSION_MISMATCH: Self = Self(25);
     /// Removed from this driver.
     pub const DEPRECATED: Self = Self(26);
     /// Anything else.
@@ -173,12 +177,12 @@ pub enum Request {
     Processes(PciAddress),
     /// Changes one setting: [`Answer::Set`].
     Set(PciAddress, Setting),
-    /// The drive of all its fans, or back to the driver's own control: [`Answer::Set`]. While any fan is driven this must
-    /// come at least every [`FAN_PATIENCE`], or the helper gives all fans back.
+    /// The drive of all its fans, or back to the driver's own control: [`Answer::Set`]. While a GPU's fans are driven this
+    /// must come for it at least every [`FAN_PATIENCE`], or the helper gives them back.
     Drive(PciAddress, Option<Duty>),
     /// Each NVML call that the agent uses, once, on one GPU; none that changes anything: [`Answer::Selftest`].
     Selftest(PciAddress),
-    /// Gives the fans back, lets go of NVML and ends: [`Answer::Set`] is the last frame.
+    /// Gives the fans back, lets go of NVML and ends: [`Answer::Set`] is the last frame, some second later.
     Release,
 }
 
@@ -213,7 +217,7 @@ pub struct Hello {
     pub protocol: u16,
     /// Version of the release.
     pub version: String,
-    /// NVML, or why there is none; the helper ends after telling that.
+    /// NVML, or why there is none; the helper ends after telling that, with exit code 1.
     pub nvml: Read<Versions>,
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::protocol::{Calibration, Get, Head, MAX_REQUEST, Reply, Request, Series};
+use super::protocol::{Calibration, Get, Gpu, Gpus, Head, MAX_REQUEST, Reply, Request, Series};
 use super::{Peer, Rig, uptime_ms};
 use crate::clock;
 use crate::control::step::{self, Report};
@@ -38,6 +38,7 @@ impl Connection {
             // Every request is an arm here.
             let answered = match serde_json::from_slice(&line) {
                 Ok(Request::Get(Get::History)) => self.in_time(Self::history).await,
+                Ok(Request::Get(Get::Gpus)) => self.in_time(Self::gpus).await,
                 // Takes minutes; each of its lines is in time by itself.
                 Ok(Request::Calibrate { zone }) => self.calibrate(&zone).await,
                 Err(error) => self.refused(&format!("not understood: {error}")).await,
@@ -81,6 +82,17 @@ impl Connection {
                 return Ok(Some(last).filter(|last| !last.is_empty()));
             }
         }
+    }
+
+    async fn gpus(&mut self) -> Result<()> {
+        let snapshot = Arc::clone(&self.rig.snapshot.borrow());
+        let (gpus, count) = (&snapshot.gpus, snapshot.gpus.gpus.len());
+        let version = gpus.versions.as_ref().map(|versions| versions.driver.clone());
+        self.send(&Reply::Gpus(Gpus { driver: gpus.driver, version, count })).await?;
+        for gpu in (0..count).filter_map(|index| Gpu::new(index, &snapshot)) {
+            self.send(&Reply::Gpu(Box::new(gpu))).await?;
+        }
+        Ok(())
     }
 
     /// Hands the request to control and passes on what control tells, until it has ended or the client has left.

@@ -6,6 +6,9 @@
 //! < {"history":{"rig":"rig-0001",…,"slots":[0,1,2],"series":2}}
 //! < {"series":{"quantity":"temperature","name":"intake","last":[24187,"bus",24250],"low":[…],"high":[…]}}
 //! < {"series":{"quantity":"fan_drive","name":"fan1","last":[3250,3250,3250]}}
+//! > {"get":"gpus"}
+//! < {"gpus":{"driver":"up","version":"550.54.14","count":8}}
+//! < {"gpu":{"info":{"pci":"0000:01:00.0",…},"now":{…},"more":{…}}}
 //! > {"calibrate":{"zone":"cards"}}
 //! < {"calibration":{"begun":{"fans":["fan1","fan2"]}}}
 //! < {"calibration":{"point":{"fan":"fan1","duty":10000,"rpm":5820}}}
@@ -19,9 +22,11 @@ use serde::{Deserialize, Serialize};
 use crate::board::Board;
 use crate::calibration::FanCurve;
 use crate::control::step::{Report, Stopped};
+use crate::gpu::Driver;
 use crate::history::{History, Quantity, SLOT_MS, series};
+use crate::reading::{Snapshot, Zone};
 use crate::units::{Duty, Rpm};
-use crate::wire::{RigId, Value};
+use crate::wire::{self, RigId, Value};
 
 /// Longest line that a client may send, with its newline. A longer one is answered with an error, and the connection ends.
 pub const MAX_REQUEST: usize = 4_096;
@@ -45,6 +50,8 @@ pub enum Request {
 pub enum Get {
     /// The last hour: a [`Head`], then so many [`Series`] as it says, a line each.
     History,
+    /// The GPUs as of the last tick: [`Gpus`], then so many [`Gpu`] as it says, a line each.
+    Gpus,
 }
 
 /// A line of the agent's.
@@ -55,10 +62,49 @@ pub enum Reply {
     History(Head),
     /// One series of it.
     Series(Series),
+    /// The answer to [`Get::Gpus`] begins.
+    Gpus(Gpus),
+    /// One GPU of it.
+    Gpu(Box<Gpu>),
     /// How a calibration goes; its last one is [`Calibration::Done`] or [`Calibration::Stopped`].
     Calibration(Calibration),
     /// The request could not be answered, and why, for people.
     Error(String),
+}
+
+/// How it stands with the GPUs' driver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpus {
+    /// Whether it answers.
+    pub driver: Driver,
+    /// Its version, while it answers.
+    pub version: Option<String>,
+    /// How many GPUs follow.
+    pub count: usize,
+}
+
+/// One GPU, in the words of the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// What does not change.
+    pub info: wire::GpuInfo,
+    /// What every telemetry message says.
+    pub now: wire::Gpu,
+    /// The rest.
+    pub more: wire::GpuDetail,
+}
+
+impl Gpu {
+    /// GPU number `index` of a snapshot.
+    pub(super) fn new(index: usize, snapshot: &Snapshot) -> Option<Self> {
+        let gpu = snapshot.gpus.gpus.get(index)?;
+        let air = snapshot.gpu_air.get(index).copied().unwrap_or(Zone::NONE);
+        Some(Self {
+            info: wire::GpuInfo::new(gpu),
+            now: wire::Gpu::new(gpu, air),
+            more: wire::GpuDetail::new(index, gpu),
+        })
+    }
 }
 
 /// How a calibration goes.

@@ -18,6 +18,7 @@ use crate::alarm::Edge;
 use crate::board::Board;
 use crate::clock;
 use crate::config::Config;
+use crate::reading::Snapshot;
 use crate::wire::{
     Birth, Encoding, Event, Header, Kind, Losses, Online, OutboxInfo, Reason, RigId, Telemetry, Topic, encode,
 };
@@ -66,6 +67,8 @@ pub(super) struct Publisher {
     /// The reason of the refusal that was logged last.
     told: Option<String>,
     due: Option<Instant>,
+    /// Telemetry messages made.
+    turn: usize,
     /// The broker asked for a pause; it lasts until the next tick.
     paused: bool,
 }
@@ -98,6 +101,7 @@ impl Publisher {
             refused: 0,
             told: None,
             due: None,
+            turn: 0,
             paused: false,
         }
     }
@@ -138,11 +142,6 @@ impl Publisher {
     fn sample(&mut self) {
         let now = clock::now();
         self.paused = false;
-        let serial = self.serial();
-        if serial.is_some() && serial != self.birth.serial && self.up.is_some() {
-            self.birth.serial = serial;
-            self.bear();
-        }
         let slack = self.slack();
         if self.due.is_none_or(|due| now + slack >= due) {
             self.due = Some(self.due.map_or(now, |due| due.max(now - slack)) + self.period);
@@ -158,12 +157,14 @@ impl Publisher {
     fn telemetry(&mut self) {
         // The lock is held for the copy of a pointer only: control never waits for a message to be built.
         let snapshot = Arc::clone(&self.inputs.snapshot.borrow_and_update());
+        self.learn(&snapshot);
         let losses = Losses {
             events: self.inputs.lost_events.load(Ordering::Relaxed),
             dropped: self.outbox.dropped(),
             refused: self.refused,
         };
-        let body = Telemetry::new(self.birth.id, clock::unix_ms(), uptime(self.start), &snapshot, losses);
+        let body = Telemetry::new(self.birth.id, clock::unix_ms(), uptime(self.start), &snapshot, losses, self.turn);
+        self.turn = self.turn.wrapping_add(1);
         let (encoding, boot) = (self.encoding, self.start.boot);
         self.outbox.push(Lane::Telemetry, |seq| encode(encoding, Header::new(Kind::Telemetry, boot, seq), &body));
     }
@@ -178,7 +179,7 @@ impl Publisher {
     }
 
     fn event(&mut self, edge: &Edge) {
-        let body = Event::new(self.birth.id, clock::unix_ms(), uptime(self.start), edge, &self.board);
+        let body = Event::new(&self.birth, clock::unix_ms(), uptime(self.start), edge, &self.board);
         let (encoding, boot) = (self.encoding, self.start.boot);
         self.outbox.push(Lane::Event, |seq| encode(encoding, Header::new(Kind::Event, boot, seq), &body));
     }
@@ -244,7 +245,10 @@ impl Publisher {
     /// Says who we are: online first, so that a will that is still on its way is overtaken.
     fn announce(&mut self, connection: u32) {
         self.birth.connection = connection;
-        self.birth.serial = self.serial();
+        let snapshot = Arc::clone(&self.inputs.snapshot.borrow());
+        // Said below in any case.
+        self.learn(&snapshot);
+        self.state.clear();
         self.birth.outbox = OutboxInfo {
             waiting: u32::try_from(self.outbox.waiting()).unwrap_or(u32::MAX),
             dropped: self.outbox.dropped(),
@@ -259,9 +263,15 @@ impl Publisher {
         self.state.push_back((Kind::Birth, birth));
     }
 
-    /// What the board's EEPROM says, which may be known only after the connection stands.
-    fn serial(&self) -> Option<String> {
-        self.inputs.snapshot.borrow().identity.as_ref().map(|identity| identity.serial.clone())
+    /// What became known of the rig after its start makes another birth: its EEPROM's word, its GPUs.
+    fn learn(&mut self, snapshot: &Snapshot) {
+        let serial = snapshot.identity.as_ref().map(|identity| identity.serial.clone());
+        let serial = serial.or_else(|| self.birth.serial.clone());
+        let another = serial != self.birth.serial;
+        self.birth.serial = serial;
+        if (self.birth.learn(&snapshot.gpus) || another) && self.up.is_some() {
+            self.bear();
+        }
     }
 
     fn say(&mut self, online: &Online) {

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Encoding, Kind, RigId};
+use super::{Encoding, GpuInfo, Kind, RigId};
 use crate::board::{Board, ChipKind, Point};
+use crate::digest::fnv1a;
+use crate::gpu::GpuSnapshot;
 use crate::units::{Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 
 /// Body of `up/birth`.
@@ -48,6 +50,12 @@ pub struct Birth {
     /// Serial number of the board, where its EEPROM says one.
     #[serde(default)]
     pub serial: Option<String>,
+    /// Version of the GPUs' driver, once it is up.
+    #[serde(default)]
+    pub driver: Option<String>,
+    /// GPUs, in the order in which they were first seen.
+    #[serde(default)]
+    pub gpus: Vec<GpuInfo>,
 }
 
 /// When a message leaves the outbox. Numbers are on the wire: only append.
@@ -190,6 +198,8 @@ impl Birth {
             fans: Vec::new(),
             zones: Vec::new(),
             serial: None,
+            driver: None,
+            gpus: Vec::new(),
         };
         birth.rails.extend(board.rails.iter().map(|rail| RailInfo {
             name: rail.name.clone(),
@@ -220,11 +230,27 @@ impl Birth {
         birth
     }
 
+    /// Takes in what became known of the GPUs; whether that made it another birth.
+    pub fn learn(&mut self, gpus: &GpuSnapshot) -> bool {
+        let driver = gpus.versions.as_ref().map(|versions| versions.driver.clone()).or_else(|| self.driver.clone());
+        let found: Vec<GpuInfo> = gpus.gpus.iter().map(GpuInfo::new).collect();
+        let before = self.gpus.drain(..).map(Some).chain(std::iter::repeat_with(|| None));
+        let merged: Vec<GpuInfo> = found.into_iter().zip(before).map(|(new, old)| new.after(old)).collect();
+        let before = (self.id, self.driver.take());
+        (self.driver, self.gpus) = (driver, merged);
+        self.id = self.hash();
+        before != (self.id, self.driver.clone())
+    }
+
     /// Of the board and the lists: what telemetry's meaning depends on.
     fn hash(&self) -> u32 {
         let lists = (&self.board, &self.chips, &self.rails, &self.supplies, &self.sensors, &self.fans, &self.zones);
         // Fails for a body of unknown length only; lists have one.
-        fnv1a(&postcard::to_allocvec(&lists).unwrap_or_default())
+        let mut bytes = postcard::to_allocvec(&lists).unwrap_or_default();
+        if !self.gpus.is_empty() {
+            bytes.extend(postcard::to_allocvec(&self.gpus).unwrap_or_default());
+        }
+        fnv1a(&bytes)
     }
 }
 
@@ -236,21 +262,9 @@ fn chip_info(bus: &str, chip: &crate::board::Chip) -> ChipInfo {
     ChipInfo { refdes: chip.refdes.clone(), part, bus: bus.to_owned(), addr }
 }
 
-/// FNV-1a, 32 bits (draft-eastlake-fnv): the standard library's hashes differ from version to version.
-fn fnv1a(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn fnv1a_gives_the_drafts_vectors() {
-        assert_eq!(fnv1a(b""), 0x811c_9dc5);
-        assert_eq!(fnv1a(b"a"), 0xe40c_292c);
-        assert_eq!(fnv1a(b"foobar"), 0xbf9c_f968);
-    }
 
     #[test]
     fn the_id_is_the_boards_and_not_the_connections() {

@@ -40,8 +40,9 @@ impl Kind {
     const fn appended(self) -> usize {
         match self {
             Self::Online => 0,
-            Self::Birth => 1,
-            Self::Telemetry | Self::Event => 2,
+            Self::Event => 2,
+            Self::Birth => 3,
+            Self::Telemetry => 5,
         }
     }
 

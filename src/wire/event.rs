@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Birth;
 use crate::alarm::{self, Cause};
 use crate::board::Board;
 use crate::reading::Stage;
@@ -47,6 +48,10 @@ pub enum Subject {
     Supply(u16),
     /// Into `sensors`.
     Sensor(u16),
+    /// Into `gpus`.
+    Gpu(u16),
+    /// The GPUs' driver.
+    Driver,
 }
 
 impl From<alarm::Subject> for Subject {
@@ -59,17 +64,19 @@ impl From<alarm::Subject> for Subject {
             alarm::Subject::Rail(i) => Self::Rail(index(i)),
             alarm::Subject::Supply(i) => Self::Supply(index(i)),
             alarm::Subject::Sensor(i) => Self::Sensor(index(i)),
+            alarm::Subject::Gpu(i) => Self::Gpu(index(i)),
+            alarm::Subject::Driver => Self::Driver,
         }
     }
 }
 
 impl Event {
-    /// The event for an edge.
+    /// The event for an edge at a rig with this birth.
     #[must_use]
-    pub fn new(birth: u32, unix_ms: u64, uptime_ms: u64, edge: &alarm::Edge, board: &Board) -> Self {
+    pub fn new(birth: &Birth, unix_ms: u64, uptime_ms: u64, edge: &alarm::Edge, board: &Board) -> Self {
         let alarm::Edge { alarm, raised, cause, rung } = *edge;
-        let name = alarm.subject.name(board).to_owned();
+        let name = alarm.subject.name(board, |gpu| birth.gpus.get(gpu).map(|gpu| gpu.pci.clone()));
         let (kind, subject) = (alarm.kind, alarm.subject.into());
-        Self { birth, unix_ms, uptime_ms, alarm: kind, subject, name, raised, cause: Some(cause), rung }
+        Self { birth: birth.id, unix_ms, uptime_ms, alarm: kind, subject, name, raised, cause: Some(cause), rung }
     }
 }

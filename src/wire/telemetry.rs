@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Subject, Value};
+use super::{Gpu, GpuDetail, Subject, Value};
 use crate::alarm;
+use crate::gpu::Driver;
 use crate::reading::{self, Faults, Health, Missing, Snapshot, Stage};
 use crate::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 
@@ -44,6 +45,15 @@ pub struct Telemetry {
     /// How late the last control tick came, microseconds.
     #[serde(default)]
     pub tick_late_us: u32,
+    /// How it stands with the GPUs' driver.
+    #[serde(default)]
+    pub driver: Driver,
+    /// One per GPU.
+    #[serde(default)]
+    pub gpus: Vec<Gpu>,
+    /// More of one GPU; with each message of the next.
+    #[serde(default)]
+    pub gpu_detail: Option<GpuDetail>,
 }
 
 /// What was lost on the way to the broker since the agent's start.
@@ -124,9 +134,12 @@ impl From<reading::Power> for Power {
 }
 
 impl Telemetry {
-    /// A snapshot as it goes out.
+    /// A snapshot as it goes out; `turn` counts messages, for what takes turns.
     #[must_use]
-    pub fn new(birth: u32, unix_ms: u64, uptime_ms: u64, snapshot: &Snapshot, losses: Losses) -> Self {
+    pub fn new(birth: u32, unix_ms: u64, uptime_ms: u64, snapshot: &Snapshot, losses: Losses, turn: usize) -> Self {
+        let gpus = &snapshot.gpus.gpus;
+        let airs = snapshot.gpu_air.iter().copied().chain(std::iter::repeat(reading::Zone::NONE));
+        let turn = turn.checked_rem(gpus.len());
         let fan = |fan: &reading::Fan| Fan { rpm: fan.rpm.into(), duty: fan.duty.into(), fault: fan.fault };
         Self {
             birth,
@@ -153,6 +166,9 @@ impl Telemetry {
             refused: losses.refused,
             through_kernel: through_kernel(&snapshot.chips),
             tick_late_us: u32::try_from(snapshot.late.as_micros()).unwrap_or(u32::MAX),
+            driver: snapshot.gpus.driver,
+            gpus: gpus.iter().zip(airs).map(|(gpu, air)| Gpu::new(gpu, air)).collect(),
+            gpu_detail: turn.and_then(|index| Some(GpuDetail::new(index, gpus.get(index)?))),
         }
     }
 }

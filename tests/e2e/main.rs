@@ -18,6 +18,7 @@ mod bus_breaks;
 mod calibrate;
 mod configuration_breaks;
 mod ends;
+mod gpu_breaks;
 mod plot;
 mod probe;
 mod subscriber;

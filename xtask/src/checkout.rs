@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::process;
+use crate::{process, zigbuild};
 
 /// What a rig runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,14 @@ impl Arch {
         }
     }
 
+    /// Rust's name of the build that links with the C library of the machine it runs on.
+    pub(crate) fn glibc_triple(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64-unknown-linux-gnu",
+            Self::Aarch64 => "aarch64-unknown-linux-gnu",
+        }
+    }
+
     /// Rust's name of the static build.
     pub(crate) fn triple(self) -> &'static str {
         match self {
@@ -42,16 +50,35 @@ pub(crate) enum Program {
     /// The agent, with nothing in it that only the operator's tool needs.
     Rigd,
     RigdCtl,
+    /// Loads NVIDIA's library, which a static program cannot.
+    RigdNvml,
 }
 
+/// The oldest glibc that a shipped program must run with: CentOS 7's, and the oldest for aarch64 that Rust knows.
+pub(crate) const OLDEST_GLIBC: [u32; 2] = [2, 17];
+
 impl Program {
-    pub(crate) const ALL: [Self; 2] = [Self::Rigd, Self::RigdCtl];
+    pub(crate) const ALL: [Self; 3] = [Self::Rigd, Self::RigdCtl, Self::RigdNvml];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Rigd => "rigd",
             Self::RigdCtl => "rigd-ctl",
+            Self::RigdNvml => "rigd-nvml",
         }
+    }
+
+    /// Needs nothing of the machine that it runs on.
+    pub(crate) fn is_static(self) -> bool {
+        match self {
+            Self::Rigd | Self::RigdCtl => true,
+            Self::RigdNvml => false,
+        }
+    }
+
+    /// Rust's name of its build.
+    pub(crate) fn triple(self, arch: Arch) -> &'static str {
+        if self.is_static() { arch.triple() } else { arch.glibc_triple() }
     }
 
     /// The feature selection, for every cargo command that asks about this program.
@@ -59,6 +86,7 @@ impl Program {
         match self {
             Self::Rigd => &["--no-default-features"],
             Self::RigdCtl => &["--no-default-features", "--features", "ctl"],
+            Self::RigdNvml => &["--no-default-features", "--features", "nvml"],
         }
     }
 }
@@ -67,6 +95,7 @@ impl Program {
 pub(crate) struct Checkout {
     root: PathBuf,
     target: PathBuf,
+    tools: PathBuf,
 }
 
 impl Checkout {
@@ -75,12 +104,12 @@ impl Checkout {
         let own = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| OsString::from(env!("CARGO_MANIFEST_DIR")));
         let root = Path::new(&own).parent().context("xtask is a folder of the checkout")?.to_owned();
         let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        Ok(Self { root, target })
+        Ok(Self { root, tools: target.join("tools"), target })
     }
 
-    pub(crate) fn at(root: PathBuf) -> Self {
-        let target = root.join("target");
-        Self { root, target }
+    /// Another tree, with the tools of this one.
+    pub(crate) fn elsewhere(&self, root: PathBuf) -> Self {
+        Self { target: root.join("target"), root, tools: self.tools.clone() }
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -89,6 +118,11 @@ impl Checkout {
 
     pub(crate) fn target(&self) -> &Path {
         &self.target
+    }
+
+    /// Where tools are that xtask installed.
+    pub(crate) fn tools(&self) -> &Path {
+        &self.tools
     }
 
     /// A command that runs in the root of the checkout.
@@ -113,14 +147,19 @@ impl Checkout {
         Ok(self.target.join("debug"))
     }
 
-    /// Builds a static binary as it is shipped.
-    pub(crate) fn build_static(&self, program: Program, arch: Arch) -> Result<PathBuf> {
-        let fixed =
-            ["build", "--locked", "--release", "--package", "rigd", "--bin", program.name(), "--target", arch.triple()];
-        let mut command = self.cargo(&fixed);
+    /// Builds a binary as it is shipped.
+    pub(crate) fn build_shipped(&self, program: Program, arch: Arch) -> Result<PathBuf> {
+        let triple = program.triple(arch);
+        let (mut command, target) = if program.is_static() {
+            (self.cargo(&["build"]), triple.to_owned())
+        } else {
+            let [major, minor] = OLDEST_GLIBC;
+            (zigbuild::command(self)?, format!("{triple}.{major}.{minor}"))
+        };
+        command.args(["--locked", "--release", "--package", "rigd", "--bin", program.name(), "--target", &target]);
         command.args(program.features()).env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", self.flags()?);
         process::run(&mut command)?;
-        Ok(self.target.join(arch.triple()).join("release").join(program.name()))
+        Ok(self.target.join(triple).join("release").join(program.name()))
     }
 
     /// Paths of this machine must not reach the binary: the same commit gives the same bytes everywhere.

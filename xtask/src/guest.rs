@@ -77,7 +77,7 @@ pub(crate) fn run(checkout: &Checkout, ring: Ring) -> Result<()> {
     let mut command = checkout.command("tests/guest/run.sh");
     command.arg(ring.name());
     for (arch, rigd) in ring.guests() {
-        command.env(rigd, checkout.build_static(Program::Rigd, *arch)?);
+        command.env(rigd, checkout.build_shipped(Program::Rigd, *arch)?);
     }
     if matches!(ring, Ring::Vhost | Ring::All) {
         // Of the simulated rig nothing is shipped, and these run on this machine or with its libraries.

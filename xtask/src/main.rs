@@ -1,7 +1,8 @@
 //! Every task of a developer and of CI: `cargo xtask <command>`. No other tool is needed to start.
 //!
 //! Reading order: `args`, `process`, `checkout` (what cargo builds and where it is), `held` (children that end with their
-//! owner), then one file per command: `demo`, `test` (with `need`), `guest`, `release` (with `elf` and `sbom`), `measure`, `fuzz`.
+//! owner), then one file per command: `demo`, `test` (with `need` and
+//! `zigbuild`), `guest`, `release` (with `elf` and `sbom`), `measure`, `fuzz`.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool speaks on its standard output")]
 
@@ -19,6 +20,7 @@ mod release;
 mod sbom;
 mod scratch;
 mod test;
+mod zigbuild;
 
 use std::process::ExitCode;
 
@@ -34,7 +36,7 @@ usage: cargo xtask <command> [options]; `cargo xtask <command> --help` tells mor
   demo      simulated rigs, the real agent, a broker and a live view, in one command and without root
   test      everything CI runs, in the order CI runs it
   guest     boot a real kernel in QEMU and let the shipped binary read its chips
-  release   static binaries, boards, unit files, checksums and bills of materials, byte for byte repeatable
+  release   shipped binaries, boards, unit files, checksums and bills of materials, byte for byte repeatable
   measure   size, memory, CPU, wake-ups and start time, and the benchmarks
   fuzz      looks for bytes that make the agent panic
 

@@ -35,7 +35,7 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
     let needs = Needs::new(&checkout, false);
     needs.meet(Need::Package { program: "mosquitto", package: "mosquitto" })?;
     needs.meet(Need::StaticTargets)?;
-    let rigd = checkout.build_static(Program::Rigd, arch)?;
+    let rigd = checkout.build_shipped(Program::Rigd, arch)?;
     let bare = build(&checkout, "bare-publisher", Some(arch))?;
     let rigd_measure = build(&checkout, "rigd-measure", None)?;
     let buses = passed_on.iter().any(|arg| arg == "--buses");

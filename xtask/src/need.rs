@@ -2,13 +2,13 @@
 
 use std::cell::Cell;
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::checkout::{Arch, Checkout};
-use crate::process;
+use crate::{process, zigbuild};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -16,10 +16,14 @@ pub(crate) enum Need {
     Component(&'static str),
     /// The standard library for the static builds.
     StaticTargets,
+    /// The standard library, the linker and zig for what runs with any glibc.
+    GlibcTargets,
     /// A program from a package of the distribution.
     Package { program: &'static str, package: &'static str },
     /// A program from crates.io: minutes of building, so a desk is asked to do it and only CI does it by itself.
     Crate { program: &'static str, version: &'static str },
+    /// NVIDIA's header and Python client, from PyPI: what the simulated NVML is held against.
+    NvidiaClients,
     /// QEMU, a kernel and all that belongs to the guest.
     Guest,
 }
@@ -40,8 +44,10 @@ impl<'a> Needs<'a> {
         match need {
             Need::Component(name) => self.rustup("component", name),
             Need::StaticTargets => Arch::ALL.into_iter().try_for_each(|arch| self.rustup("target", arch.triple())),
+            Need::GlibcTargets => self.glibc(),
             Need::Package { program, package } => self.package(program, package),
             Need::Crate { program, version } => self.crates_io(program, version),
+            Need::NvidiaClients => self.nvidia_clients(),
             Need::Guest => process::run(self.checkout.command("tests/guest/setup.sh").arg("all")),
         }
     }
@@ -60,10 +66,24 @@ impl<'a> Needs<'a> {
         process::run(self.checkout.command("rustup").args([kind, "add", name]))
     }
 
-    fn package(&self, program: &str, package: &str) -> Result<()> {
-        if on_path(program) {
+    fn glibc(&self) -> Result<()> {
+        Arch::ALL.into_iter().try_for_each(|arch| self.rustup("target", arch.glibc_triple()))?;
+        if zigbuild::is_installed(self.checkout) {
             return Ok(());
         }
+        let has_pip = || process::output(Command::new("python3").args(["-m", "pip", "--version"])).is_ok();
+        if !on_path("python3") || !has_pip() {
+            self.apt("pip", "python3-pip")?;
+        }
+        println!("needs: installing cargo-zigbuild and zig (pip, below target/, some 100 MB)");
+        zigbuild::install(self.checkout)
+    }
+
+    fn package(&self, program: &str, package: &str) -> Result<()> {
+        if on_path(program) { Ok(()) } else { self.apt(program, package) }
+    }
+
+    fn apt(&self, program: &str, package: &str) -> Result<()> {
         let wanted = || format!("{program} is missing, and installing the package {package} takes root and apt-get");
         ensure!(on_path("apt-get") && rustix::process::geteuid().is_root(), wanted());
         println!("needs: installing {package} (apt, as root) for {program}");
@@ -76,6 +96,31 @@ impl<'a> Needs<'a> {
         process::run(install.envs([("DEBIAN_FRONTEND", "noninteractive"), ("RUNLEVEL", "1")])).with_context(wanted)
     }
 
+    /// Versions are fixed: another header is another truth, and a step that changes by itself tells nothing.
+    fn nvidia_clients(&self) -> Result<()> {
+        const PACKAGES: [&str; 2] = ["nvidia-nvml-dev==13.5.37", "nvidia-ml-py==13.615.71"];
+        let folder = honesty_folder(self.checkout);
+        if folder.join("nvidia/cu13/include/nvml.h").is_file() && folder.join("pynvml.py").is_file() {
+            return Ok(());
+        }
+        self.package("python3", "python3")?;
+        self.package("cc", "gcc")?;
+        println!("needs: {} from PyPI into {}", PACKAGES.join(" and "), folder.display());
+        let mut pip = self.checkout.command("python3");
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--upgrade",
+            "--target",
+        ]);
+        process::run(pip.arg(folder).args(PACKAGES))
+            .context("pip could not fetch NVIDIA's header and client; is there a network?")
+    }
+
     fn crates_io(&self, program: &str, version: &str) -> Result<()> {
         if on_path(program) {
             return Ok(());
@@ -86,6 +131,11 @@ impl<'a> Needs<'a> {
         let version = format!("{program}@{version}");
         process::run(self.checkout.command("cargo").args(["install", "--quiet", "--debug", "--locked", &version]))
     }
+}
+
+/// Where NVIDIA's header and client are.
+pub(crate) fn honesty_folder(checkout: &Checkout) -> PathBuf {
+    checkout.target().join("honesty")
 }
 
 /// Services are in the sbin folders, which a user's PATH may leave out.

@@ -20,13 +20,13 @@ usage: cargo xtask release [--out DIR] [--verify]
   --out DIR   where to put it (default dist)
   --verify    build the same commit once more, from a clone in another directory, and compare the binaries
 
-Per architecture, x86_64 and aarch64: rigd-VERSION-ARCH.tar.gz with rigd and rigd-ctl (static), boards/, systemd/, README.md
-and LICENSE; a bill of materials for each binary (CycloneDX 1.5). SHA256SUMS covers all of it. Times in the archives are that
+Per architecture, x86_64 and aarch64: rigd-VERSION-ARCH.tar.gz with rigd and rigd-ctl (static), rigd-nvml (for glibc 2.17
+and later), boards/, systemd/, README.md and LICENSE; a bill of materials for each binary (CycloneDX 1.5). SHA256SUMS covers all of it. Times in the archives are that
 of the commit, or SOURCE_DATE_EPOCH.
 ";
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Beside the two binaries.
+/// Beside the binaries.
 const CONTENTS: [&str; 4] = ["LICENSE", "README.md", "boards", "systemd"];
 
 pub(crate) fn command(mut args: Args) -> Result<()> {
@@ -40,7 +40,8 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
         }
     }
     let checkout = Checkout::here()?;
-    Needs::new(&checkout, false).meet(Need::StaticTargets)?;
+    let needs = Needs::new(&checkout, false);
+    [Need::StaticTargets, Need::GlibcTargets].into_iter().try_for_each(|need| needs.meet(need))?;
     let changed = process::output(checkout.command("git").args(["status", "--porcelain"]))?;
     ensure!(
         changed.is_empty() || !verify,
@@ -56,7 +57,7 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
     package(&checkout, &built, &checkout.root().join(out))
 }
 
-/// The four binaries, checked to be static.
+/// The six binaries, checked to run on every rig.
 struct Built(Vec<(Program, Arch, PathBuf)>);
 
 impl Built {
@@ -64,8 +65,8 @@ impl Built {
         let mut built = Vec::new();
         for arch in Arch::ALL {
             for program in Program::ALL {
-                let path = checkout.build_static(program, arch)?;
-                test::check_static(&path, arch)?;
+                let path = checkout.build_shipped(program, arch)?;
+                test::check_shipped(program, arch, &path)?;
                 built.push((program, arch, path));
             }
         }
@@ -78,7 +79,7 @@ fn verify_elsewhere(checkout: &Checkout, built: &Built) -> Result<()> {
     let clone = scratch.path().join("a folder of another name");
     println!("release: building the same commit again in {}", clone.display());
     process::run(checkout.command("git").args(["clone", "--quiet", "."]).arg(&clone))?;
-    let again = Built::all(&Checkout::at(clone))?;
+    let again = Built::all(&checkout.elsewhere(clone))?;
     for ((program, arch, first), (.., second)) in built.0.iter().zip(&again.0) {
         let same = fs::read(first)? == fs::read(second)?;
         ensure!(same, "{} for {} differs from a build in another directory", program.name(), arch.name());

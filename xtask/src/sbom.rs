@@ -19,7 +19,8 @@ struct Package {
 type Packages = BTreeMap<String, Package>;
 
 pub(crate) fn bill(checkout: &Checkout, program: Program, arch: Arch, date: &str) -> Result<String> {
-    let fixed = ["tree", "--locked", "--package", "rigd", "--target", arch.triple(), "--edges", "normal,no-proc-macro"];
+    let fixed =
+        ["tree", "--locked", "--package", "rigd", "--target", program.triple(arch), "--edges", "normal,no-proc-macro"];
     let shown = ["--no-dedupe", "--prefix", "depth", "--format", "\t{p}\t{l}"];
     let tree = process::output(checkout.cargo(&fixed).args(program.features()).args(shown))?;
     let lock = std::fs::read_to_string(checkout.root().join("Cargo.lock"))?;

@@ -54,6 +54,7 @@ pub(super) fn layout(board: &Board) -> Layout {
     let place = |name: &str| if name.starts_with("intake") { Place::Intake } else { Place::Exhaust };
     Layout {
         gpus: rails.map(|rail| rail.name.clone()).collect(),
+        profiles: Vec::new(),
         fans: fans
             .map(|fan| (fan.name.clone(), fan.max_rpm.0.into(), f64::from(fan.start.hundredths()) / 10_000.0))
             .collect(),

@@ -57,6 +57,7 @@ pub(crate) struct Port {
 pub(super) enum Serves {
     Bus(usize),
     Control,
+    Nvml,
 }
 
 /// Connections by number, to shut them down.
@@ -76,6 +77,10 @@ impl Port {
 
     pub(crate) fn control(dir: &Path) -> Self {
         Self::new(dir.join("control"), Serves::Control)
+    }
+
+    pub(crate) fn nvml(dir: &Path) -> Self {
+        Self::new(dir.join("nvml"), Serves::Nvml)
     }
 
     fn new(path: PathBuf, serves: Serves) -> Self {

@@ -316,6 +316,26 @@ fn the_control_socket_answers_each_line() {
 }
 
 #[test]
+fn the_driver_answers_each_call() {
+    let bench = Bench::new("nvml");
+    let driver = bench.connect("nvml");
+    let ask = |line: &str| {
+        (&driver).write_all(format!("{line}\n").as_bytes()).unwrap();
+        let mut reply = String::new();
+        BufReader::new(&driver).read_line(&mut reply).unwrap();
+        reply
+    };
+    assert_eq!(ask("0\tnvmlDeviceGetCount_v2\t-\t\t"), "1\t-\t\t\n", "before init");
+    assert_eq!(ask("0\tnvmlInit_v2\t-\t\t"), "0\t-\t\t\n");
+    assert_eq!(ask("0\tnvmlDeviceGetCount_v2\t-\t\t"), "0\t-\t8\t\n");
+    assert_eq!(ask("0\tnvmlDeviceSetPowerManagementLimit\t3\t200000\t"), "0\t-\t\t\n");
+    assert_eq!(bench.sim().world(|world| world.gpus[3].control.limit), 200_000);
+    assert_eq!(ask("nonsense"), "999\t-\t\t\n");
+    assert_eq!(ask("0\tnvmlDeviceGetColour\t3\t\t"), "999\t-\t\t\n");
+    assert_eq!(ask("0\tnvmlDeviceGetName\t8\t\t"), "2\t-\t\t\n", "no such card");
+}
+
+#[test]
 fn stopping_removes_the_sockets_and_does_not_wait_for_a_stuck_bus() {
     let mut bench = Bench::new("stop");
     let main = bench.connect("main");
@@ -324,7 +344,7 @@ fn stopping_removes_the_sockets_and_does_not_wait_for_a_stuck_bus() {
     let start = Instant::now();
     bench.sim = None;
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-    for socket in ["main", "air", "control"] {
+    for socket in ["main", "air", "control", "nvml"] {
         assert!(!bench.dir.join(socket).exists(), "{socket}");
     }
 }

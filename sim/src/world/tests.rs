@@ -11,6 +11,7 @@ fn rig(seed: u64) -> World {
             fans: (1..=6).map(|i| (format!("fan{i}"), 6000.0, 0.2)).collect(),
             probes: vec![("intake".to_owned(), Place::Intake), ("exhaust1".to_owned(), Place::Exhaust)],
             supplies: vec!["psu1".to_owned()],
+            profiles: Vec::new(),
         },
         seed,
     )
@@ -165,4 +166,74 @@ fn a_supply_without_its_fan_gets_hot_and_switches_off() {
     assert!(hot && (120..1800).contains(&off_after), "off after {off_after} s");
     run(&mut world, 3600);
     assert!(!world.supplies[0].off || world.supplies[0].celsius < 105.0, "it cools while it is off");
+}
+
+/// A frame with these cards at full load and three quarters of the air.
+fn cards(list: &str) -> World {
+    let profiles = Profile::list(list).unwrap();
+    let gpus = (0..profiles.len()).map(|card| format!("gpu{card}")).collect();
+    let fans = (1..=6).map(|fan| (format!("fan{fan}"), 6000.0, 0.2)).collect();
+    let mut world = World::new(&Layout { gpus, fans, profiles, ..Layout::default() }, 1);
+    world.gpus.iter_mut().for_each(|gpu| gpu.load = 1.0);
+    world.fans.iter_mut().for_each(|fan| fan.duty = 0.75);
+    world
+}
+
+#[test]
+fn each_kind_of_card_keeps_to_its_limit_and_rests_at_its_slowest() {
+    let mut world = cards("ampere,pascal,turing,ada,blackwell,datacenter");
+    run(&mut world, 900);
+    for gpu in &world.gpus {
+        let (limit, [least, _, most]) = (f64::from(gpu.control.limit) / 1000.0, gpu.profile.core);
+        assert!((0.5 * limit..1.01 * limit).contains(&gpu.watts), "{gpu:?}");
+        assert!((least..=most).contains(&gpu.core_mhz) && gpu.presence == Presence::There, "{gpu:?}");
+        assert!(gpu.celsius < f64::from(gpu.profile.hot[1]), "{gpu:?}");
+    }
+    world.gpus.iter_mut().for_each(|gpu| gpu.load = 0.0);
+    run(&mut world, 60);
+    for gpu in &world.gpus {
+        let slowest = gpu.profile.memory.last().copied().unwrap();
+        assert_eq!((gpu.core_mhz, (gpu.pstate, gpu.memory_mhz)), (gpu.profile.core[0], slowest), "{gpu:?}");
+        assert!(gpu.watts < gpu.profile.idle_watts * 1.15 && gpu.reasons & reason::IDLE != 0, "{gpu:?}");
+    }
+}
+
+#[test]
+fn less_clock_less_memory_and_an_offset_each_save_watts() {
+    let mut world = cards("ampere:5");
+    for gpu in world.gpus.iter_mut().skip(1) {
+        gpu.control.core_lock = Some((1500, 1500));
+    }
+    world.gpus[2].control.memory_lock = Some(2);
+    // The same clock at the voltage of one 150 MHz lower: what undervolting is.
+    world.gpus[3].control.core_offset = [150; PSTATES];
+    world.gpus[4].control.limit = 200_000;
+    // What cards differ in by chance must not count.
+    let twins = world.gpus[1].clone();
+    for gpu in &mut world.gpus {
+        let control = std::mem::replace(gpu, twins.clone()).control;
+        gpu.control = control;
+    }
+    run(&mut world, 60);
+    let [free, locked, slow_memory, undervolted, limited] = [0, 1, 2, 3, 4].map(|card| world.gpus[card].watts);
+    assert!(free > locked + 30.0 && locked > slow_memory + 20.0 && locked > undervolted + 15.0, "{:?}", world.gpus);
+    assert_eq!([1, 2, 3].map(|card| world.gpus[card].core_mhz), [1500; 3]);
+    assert_eq!((world.gpus[2].memory_mhz, world.gpus[2].pstate), (5001, 3));
+    assert!((190.0..201.0).contains(&limited) && world.gpus[4].core_mhz < 1500);
+    assert!(world.gpus[4].reasons & reason::POWER_CAP != 0 && world.gpus[3].reasons & reason::POWER_CAP == 0);
+}
+
+#[test]
+fn a_card_without_air_gets_slow_and_one_that_boils_is_off_for_good() {
+    let mut world = cards("ampere:2");
+    world.fans.iter_mut().for_each(|fan| fan.seized = true);
+    run(&mut world, 900);
+    assert!(world.gpus.iter().all(|gpu| gpu.presence == Presence::There && gpu.reasons & reason::SW_THERMAL != 0));
+    world.gpus[0].celsius = 99.0;
+    run(&mut world, 10);
+    assert_eq!((world.gpus[0].presence, world.gpus[0].core_mhz), (Presence::Off, 0));
+    assert!(world.gpus[0].watts < 10.0 && world.gpus[1].presence == Presence::There);
+    world.gpus[0].celsius = 30.0;
+    run(&mut world, 10);
+    assert_eq!(world.gpus[0].presence, Presence::Off, "until somebody resets it");
 }

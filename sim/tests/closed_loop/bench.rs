@@ -215,6 +215,7 @@ impl Bench {
             rails: &known.rails,
             curves: &[],
             quiet: self.quiet,
+            gpus: &[],
             request: None,
         };
         let (state, orders) = step(&self.board, self.state.take().unwrap(), &inputs);

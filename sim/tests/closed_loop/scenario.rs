@@ -61,6 +61,7 @@ const AT_TARGET: i32 = 1_000;
 /// The demo's frame with one probe.
 fn world(fans: usize, seed: u64) -> World {
     let layout = Layout {
+        profiles: Vec::new(),
         gpus: (0..8).map(|i| format!("gpu{i}")).collect(),
         fans: (0..fans).map(|i| (format!("f{i}"), 6000.0, 0.2)).collect(),
         probes: vec![("exhaust".to_owned(), Place::Exhaust)],

@@ -5,6 +5,7 @@ mod boards;
 mod calibrate;
 mod check;
 mod decode;
+mod gpu;
 mod identity;
 mod kernel;
 mod people;
@@ -26,7 +27,7 @@ use clap_complete::Shell;
     name = "rigd-ctl",
     version,
     propagate_version = true,
-    after_help = "Start here:\n  rigd-ctl probe                         what is connected to this machine?\n  rigd-ctl boards                        which boards and parts are known\n  rigd-ctl check                         is this rig's configuration right?\n  rigd-ctl watch --broker mqtt://broker  what are the rigs doing?\n  rigd-ctl plot                          what did this rig do in the last hour?"
+    after_help = "Start here:\n  rigd-ctl probe                         what is connected to this machine?\n  rigd-ctl boards                        which boards and parts are known\n  rigd-ctl check                         is this rig's configuration right?\n  rigd-ctl watch --broker mqtt://broker  what are the rigs doing?\n  rigd-ctl plot                          what did this rig do in the last hour?\n  rigd-ctl gpu list                      what do its GPUs do now?"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -49,6 +50,8 @@ enum Verb {
     Plot(plot::Arguments),
     /// Measure the fans of a zone: speed by drive, where they start and where they stall
     Calibrate(calibrate::Arguments),
+    /// Show the GPUs, or test their driver
+    Gpu(gpu::Arguments),
     /// Decode a message of a rig into JSON
     Decode(decode::Arguments),
     /// List the built-in boards, or print one to start from
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Verb::Watch(arguments) => watch::run(arguments),
         Verb::Plot(arguments) => plot::run(&arguments),
         Verb::Calibrate(arguments) => calibrate::run(&arguments),
+        Verb::Gpu(arguments) => gpu::run(&arguments),
         Verb::Decode(arguments) => decode::run(&arguments),
         Verb::Boards(arguments) => boards::run(&arguments),
         Verb::Completions { shell } => completions(shell),

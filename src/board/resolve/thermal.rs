@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::{Chip, ChipKind, Fan, Hold, Point, Rail, Zone, file};
+use super::super::{Chip, ChipKind, Fan, Gpus, Hold, Point, Rail, Zone, file};
 use super::{Resolver, Use};
 use crate::chip::{Part, Setting};
 use crate::units::{Duty, Millicelsius, Rpm};
@@ -99,7 +99,11 @@ impl Resolver<'_> {
         let mut zones = Vec::new();
         for (name, zone) in &self.file.zone {
             let key = |field: &str| format!("zone.{name}.{field}");
-            let sensors = self.members(&key("sensors"), "sensor", &zone.sensors, &self.file.sensor);
+            let sensors = if zone.sensors.is_empty() && !zone.gpus.is_empty() {
+                Vec::new()
+            } else {
+                self.members(&key("sensors"), "sensor", &zone.sensors, &self.file.sensor)
+            };
             let members = self.members(&key("fans"), "fan", &zone.fans, &self.file.fan);
             for fan in members.iter().filter_map(|i| fans.get(*i)) {
                 if fan.zone.is_some() {
@@ -147,9 +151,34 @@ impl Resolver<'_> {
                 hysteresis: Millicelsius(zone.hysteresis_mc),
                 slew_per_s,
                 spare_fans,
+                gpus: self.gpus(name, zone),
             });
         }
         zones
+    }
+
+    /// `["all"]`, or PCI addresses: which cards a frame holds is nothing that a board file knows better.
+    fn gpus(&self, name: &str, zone: &file::Zone) -> Option<Gpus> {
+        let key = |field: &str| format!("zone.{name}.{field}");
+        if zone.gpus.is_empty() {
+            if zone.gpu_critical_mc.is_some() {
+                self.complain(&key("gpu_critical_mc"), "needs gpus");
+            }
+            return None;
+        }
+        let mut only = Vec::new();
+        for gpu in zone.gpus.iter().filter(|gpu| *gpu != "all") {
+            match gpu.parse() {
+                Ok(pci) if !only.contains(&pci) => only.push(pci),
+                Ok(_) => self.complain(&key("gpus"), format!("`{gpu}` is named twice")),
+                Err(error) => self.complain(&key("gpus"), format!("`{gpu}`: {error}, or `all`")),
+            }
+        }
+        let all = zone.gpus.iter().any(|gpu| gpu == "all");
+        if all && zone.gpus.len() > 1 {
+            self.complain(&key("gpus"), "`all` leaves none to be named");
+        }
+        Some(Gpus { only: (!all).then_some(only), critical: zone.gpu_critical_mc.map(Millicelsius) })
     }
 
     /// What the zone holds; gains that most zones of a frame of cards are steady with where the file gives none.

@@ -293,6 +293,7 @@ mod tests {
             hysteresis: Millicelsius(2_000),
             slew_per_s: percent(5),
             spare_fans: 0,
+            gpus: None,
         };
         for (target, celsius, hundredths) in [
             (None, 60_000, 0),

@@ -102,6 +102,7 @@ fn decide(board: &Board) {
             rails: &vec![power; board.rails.len()],
             curves: &[],
             quiet: (second % 3 == 0).then_some(Duty::OFF),
+            gpus: &[],
             request: None,
         };
         let (next, orders) = step(board, state, &inputs);

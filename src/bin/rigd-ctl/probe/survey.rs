@@ -93,7 +93,7 @@ pub(crate) fn sockets(directory: &Path, wanted: &[Selector]) -> anyhow::Result<S
         .filter_map(Result::ok)
         .filter(is_socket)
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name != CONTROL)
+        .filter(|name| !NO_BUSES.contains(&name.as_str()))
         .collect();
     names.sort();
     if names.is_empty() {
@@ -118,8 +118,8 @@ pub(crate) fn sockets(directory: &Path, wanted: &[Selector]) -> anyhow::Result<S
     Ok(Survey { places: places.collect(), left_out: Vec::new() })
 }
 
-/// The simulated rig's own socket, which is no bus.
-const CONTROL: &str = "control";
+/// Sockets of the simulated rig that are no bus: its own, and its cards' driver.
+const NO_BUSES: [&str; 2] = ["control", "nvml"];
 
 fn place(host: &Host, adapter: &AdapterInfo, names: &mut Names) -> Place {
     let first = adapter.name.split_whitespace().next().unwrap_or_default();

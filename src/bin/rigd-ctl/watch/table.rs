@@ -3,9 +3,10 @@
 use std::fmt::Write;
 use std::time::Instant;
 
+use rigd::gpu::{Driver, Presence};
 use rigd::reading::{Missing, Reading};
 use rigd::units::{Millicelsius, Milliwatts, Rpm};
-use rigd::wire::{Birth, Message, Power, RigId, Subject, Telemetry, Value};
+use rigd::wire::{Birth, Event, Message, Power, RigId, Subject, Telemetry, Value};
 
 use super::fleet::{Fleet, Rig};
 use crate::people::{amperes, celsius, milli, percent, volts, watts};
@@ -107,12 +108,51 @@ fn one(name: &RigId, rig: &Rig, now: Instant) -> String {
         });
         text += &air_row([&a, &b, &c, &d, &e, &f, &g, &h]);
     }
+    gpus(&mut text, birth, telemetry);
     alarms(&mut text, birth, telemetry);
     for event in rig.events.iter().rev() {
-        let edge = if event.raised { "raised" } else { "over" };
+        let edge = edge(event);
         text += &format!("event  {}: {} {edge} at {} s\n", event.name, event.alarm, event.uptime_ms / 1000);
     }
     text
+}
+
+/// How an event is told: a moment is not raised and cleared, it happens.
+const fn edge(event: &Event) -> &'static str {
+    match (event.alarm.is_moment(), event.raised) {
+        (true, _) => "happened",
+        (false, true) => "raised",
+        (false, false) => "over",
+    }
+}
+
+fn gpus(text: &mut String, birth: &Birth, telemetry: &Telemetry) {
+    if telemetry.driver == Driver::None && telemetry.gpus.is_empty() {
+        return;
+    }
+    let version = birth.driver.as_deref().map(|version| format!(" {version}")).unwrap_or_default();
+    *text += &format!("\nGPU driver{version}: {}\n", telemetry.driver);
+    if telemetry.gpus.is_empty() {
+        return;
+    }
+    *text += &format!(
+        "{:<13} {:<26} {:>4} {:>7} {:>6} {:>6} {:>5} {:>6}  {}\n",
+        "GPU", "", "°C", "W", "SM MHz", "memory", "load", "fan", "PROFILE"
+    );
+    for (info, gpu) in birth.gpus.iter().zip(&telemetry.gpus) {
+        let standing = if gpu.presence == Presence::Seen { gpu.profile.to_string() } else { gpu.presence.to_string() };
+        *text += &format!(
+            "{:<13} {:<26.26} {:>4} {:>7} {:>6} {:>6} {:>5} {:>6}  {standing}\n",
+            info.pci,
+            info.name,
+            cell(gpu.temperature, |t| milli(t.0, 0)),
+            cell(gpu.power, watts),
+            cell(gpu.sm_mhz, |clock| clock.0.to_string()),
+            cell(gpu.memory_mhz, |clock| clock.0.to_string()),
+            cell(gpu.load, |load| load.to_string()),
+            cell(gpu.fan_duty, percent),
+        );
+    }
 }
 
 fn air_row([a, b, c, d, e, f, g, h]: [&str; 8]) -> String {
@@ -170,6 +210,8 @@ fn subject(birth: &Birth, subject: Subject) -> &str {
         Subject::Rail(i) => birth.rails.get(usize::from(i)).map(|rail| &rail.name),
         Subject::Supply(i) => birth.supplies.get(usize::from(i)).map(|supply| &supply.name),
         Subject::Sensor(i) => birth.sensors.get(usize::from(i)).map(|sensor| &sensor.name),
+        Subject::Gpu(i) => birth.gpus.get(usize::from(i)).map(|gpu| &gpu.pci),
+        Subject::Driver => return "nvidia",
     };
     name.map_or("?", String::as_str)
 }
@@ -190,7 +232,7 @@ pub(super) fn line(fleet: &Fleet, name: &RigId, message: &Message) -> String {
             )
         }
         Message::Event(event) => {
-            let edge = if event.raised { "raised" } else { "over" };
+            let edge = edge(event);
             let cause = event.cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
             let rung = event.rung.map(|rung| format!(", {rung}")).unwrap_or_default();
             writeln!(line, "event {}: {} {edge}{cause}{rung}", event.name, event.alarm)

@@ -131,7 +131,7 @@ fn the_sockets_of_a_simulated_rig_are_its_buses() {
     fs::create_dir_all(&directory).unwrap();
     let error = sockets(&directory, &[]).unwrap_err().to_string();
     assert!(error.ends_with("holds no bus of a simulated rig: is it running?"), "{error}");
-    let _listeners = ["main", "air", "control"].map(|name| UnixListener::bind(directory.join(name)).unwrap());
+    let _listeners = ["main", "air", "control", "nvml"].map(|name| UnixListener::bind(directory.join(name)).unwrap());
     fs::write(directory.join("notes"), "").unwrap();
     assert_eq!(entries(&sockets(&directory, &[]).unwrap()), pairs(&[("air", "air"), ("main", "main")]));
     assert_eq!(entries(&sockets(&directory, &["air".parse().unwrap()]).unwrap()), pairs(&[("air", "air")]));

@@ -25,7 +25,7 @@ fn fleet(rigs: &[&str]) -> (Fleet, Instant) {
             chips: vec![(Health::Failed(Missing::NotPresent), rigd::reading::Faults::NONE)],
             ..Snapshot::default()
         };
-        let telemetry = Telemetry::new(birth.id, 0, 0, &snapshot, rigd::wire::Losses::default());
+        let telemetry = Telemetry::new(birth.id, 0, 0, &snapshot, rigd::wire::Losses::default(), 0);
         fleet.take(rig.clone(), (Header::new(Kind::Birth, 1, 0), Message::Birth(birth)), now);
         fleet.take(rig, (Header::new(Kind::Telemetry, 1, 1), Message::Telemetry(telemetry)), now);
     }

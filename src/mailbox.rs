@@ -1,61 +1,57 @@
-//! One order on its way to a bus thread: a newer one takes the place of one that was not begun, so that a slow bus is
-//! never driven by what control thought a pass ago.
+//! One order on its way from control to a thread that carries it out: a newer one takes the place of one that was not
+//! begun, so that a slow bus or a slow driver never does what control thought a pass ago.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::Order;
-
 /// The two ends share it; the sender's end closes it when it is dropped.
-#[derive(Default)]
-struct Shared {
-    slot: Mutex<Slot>,
+struct Shared<T> {
+    slot: Mutex<Slot<T>>,
     changed: Condvar,
 }
 
-#[derive(Default)]
-struct Slot {
-    order: Option<Order>,
+struct Slot<T> {
+    order: Option<T>,
     closed: bool,
 }
 
-impl Shared {
+impl<T> Shared<T> {
     /// A thread that panicked in here left nothing half-done: each change is one assignment.
-    fn lock(&self) -> MutexGuard<'_, Slot> {
+    fn lock(&self) -> MutexGuard<'_, Slot<T>> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Control's end.
-pub(super) struct Sender(Arc<Shared>);
+pub(crate) struct Sender<T>(Arc<Shared<T>>);
 
-/// The bus thread's end.
-pub(super) struct Inbox(Arc<Shared>);
+/// The other thread's end.
+pub(crate) struct Inbox<T>(Arc<Shared<T>>);
 
 /// A mailbox's two ends.
-pub(super) fn mailbox() -> (Sender, Inbox) {
-    let shared = Arc::new(Shared::default());
+pub(crate) fn mailbox<T>() -> (Sender<T>, Inbox<T>) {
+    let shared = Arc::new(Shared { slot: Mutex::new(Slot { order: None, closed: false }), changed: Condvar::new() });
     (Sender(Arc::clone(&shared)), Inbox(shared))
 }
 
-impl Sender {
-    /// Leaves the order for the bus thread in place of one that is still there. Never waits for the bus.
-    pub(super) fn put(&self, order: Order) {
+impl<T> Sender<T> {
+    /// Leaves the order in place of one that is still there. Never waits for it to be carried out.
+    pub(crate) fn put(&self, order: T) {
         self.0.lock().order = Some(order);
         self.0.changed.notify_one();
     }
 }
 
-impl Drop for Sender {
+impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
         self.0.lock().closed = true;
         self.0.changed.notify_one();
     }
 }
 
-impl Inbox {
+impl<T> Inbox<T> {
     /// Waits for the next order; `None` once the other end is closed, whatever still lay here.
-    pub(super) fn take(&self) -> Option<Order> {
-        let waiting = |slot: &mut Slot| slot.order.is_none() && !slot.closed;
+    pub(crate) fn take(&self) -> Option<T> {
+        let waiting = |slot: &mut Slot<T>| slot.order.is_none() && !slot.closed;
         let mut slot = self.0.changed.wait_while(self.0.lock(), waiting).unwrap_or_else(PoisonError::into_inner);
         slot.order.take().filter(|_| !slot.closed)
     }
@@ -64,24 +60,18 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::Duty;
-
-    fn order(duty: Duty) -> Order {
-        Order { duties: vec![(0, 0, duty)] }
-    }
-
     #[test]
     fn the_newest_order_is_carried_out_and_the_older_ones_are_forgotten() {
         let (sender, inbox) = mailbox();
-        sender.put(order(Duty::OFF));
-        sender.put(order(Duty::FULL));
-        assert_eq!(inbox.take(), Some(order(Duty::FULL)));
+        sender.put("off");
+        sender.put("full");
+        assert_eq!(inbox.take(), Some("full"));
     }
 
     #[test]
     fn an_order_that_still_lies_there_is_not_carried_out_on_the_way_out() {
         let (sender, inbox) = mailbox();
-        sender.put(order(Duty::OFF));
+        sender.put("off");
         drop(sender);
         assert_eq!(inbox.take(), None);
     }
@@ -90,7 +80,7 @@ mod tests {
     fn an_order_wakes_the_thread_that_waits() {
         let (sender, inbox) = mailbox();
         let thread = std::thread::spawn(move || inbox.take());
-        sender.put(order(Duty::FULL));
-        assert_eq!(thread.join().ok().flatten(), Some(order(Duty::FULL)));
+        sender.put("full");
+        assert_eq!(thread.join().ok().flatten(), Some("full"));
     }
 }

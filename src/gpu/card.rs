@@ -1,0 +1,224 @@
+//! One GPU in the GPU thread's hands: what is known of it, and what it is owed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::{error, info, warn};
+
+use super::keeper::{self, Act, Happening, Record, Rules, Seen};
+use super::profile::Profile;
+use super::wire::{Answer, Device, PciAddress, Read};
+use super::xid::{self, Action, Xids};
+use super::{Gpu, Presence, air};
+use crate::clock::now;
+use crate::reading::Missing;
+use crate::units::Duty;
+
+/// A call that did not come back is forgotten after so long without another.
+const FORGIVEN: Duration = Duration::from_secs(600);
+
+/// A GPU.
+pub(super) struct Card {
+    /// As it is published.
+    pub(super) now: Gpu,
+    /// Times that a helper was lost over it, and when it was the last.
+    hangs: u32,
+    hung: Option<Instant>,
+    xids: Xids,
+    /// The last drive that was ordered, while its fans are ours.
+    driven: bool,
+    /// What went wrong with its fans last, told once.
+    refused: Option<Read<()>>,
+    keeper: keeper::State,
+    /// The answer to the keeper's last act.
+    answer: Option<keeper::Answer>,
+    /// An Xid that the keeper has not seen.
+    news: Option<u64>,
+    /// The helper is a new one since the keeper's last step.
+    fresh: bool,
+    /// What the fan rule was made of.
+    rule: Option<u32>,
+}
+
+impl Card {
+    pub(super) fn new(pci: PciAddress) -> Self {
+        Self {
+            now: Gpu::unseen(pci),
+            hangs: 0,
+            hung: None,
+            xids: Xids::default(),
+            driven: false,
+            refused: None,
+            keeper: keeper::State::new(Record::default()),
+            answer: None,
+            news: None,
+            fresh: false,
+            rule: None,
+        }
+    }
+
+    /// It is there, or it is not: said once.
+    pub(super) fn turn(&mut self, presence: Presence) {
+        if self.now.presence == presence {
+            return;
+        }
+        match presence {
+            Presence::Lost | Presence::Hung => error!("GPU {}: {presence}", self.now.pci),
+            Presence::Unlisted => warn!("GPU {}: {presence}", self.now.pci),
+            Presence::Seen | Presence::Unseen => info!("GPU {}: {presence}", self.now.pci),
+        }
+        self.now.presence = presence;
+        if presence != Presence::Seen {
+            self.lose(Missing::Bus);
+        }
+    }
+
+    /// A new helper sees it; `record` is what is kept of a GPU by its UUID. One that took helpers along stays alone.
+    pub(super) fn listed(&mut self, device: Device, record: Record) {
+        self.fresh = true;
+        self.answer = None;
+        if self.now.device.as_deref() != Some(&device) {
+            info!("GPU {}: {} {}", device.pci, device.name, device.uuid);
+            if self.now.device.as_ref().is_none_or(|before| before.uuid != device.uuid) {
+                self.keeper = keeper::State::new(record);
+            }
+            self.now.device = Some(Arc::new(device));
+        }
+        if self.now.presence != Presence::Hung {
+            self.turn(Presence::Seen);
+        }
+        // A helper that was killed left its fans where they were: the first word to this one gives them back.
+        self.driven = true;
+    }
+
+    /// Nothing is known of it now.
+    pub(super) fn lose(&mut self, missing: Missing) {
+        self.now.sample = Err(missing);
+        self.now.processes.clear();
+        self.driven = false;
+    }
+
+    /// A helper was lost over it: how many times by now.
+    pub(super) fn hangs(&mut self, now: Instant) -> u32 {
+        if self.hung.is_none_or(|hung| now.saturating_duration_since(hung) >= FORGIVEN) {
+            self.hangs = 0;
+        }
+        self.hung = Some(now);
+        self.hangs += 1;
+        self.hangs
+    }
+
+    /// An Xid of it; what it asks for, where it is a new one.
+    pub(super) fn xid(&mut self, code: u64, now: Instant) -> Option<Action> {
+        let action = self.xids.note(code, now)?;
+        warn!("GPU {}: Xid {code} ({}): {action}", self.now.pci, xid::name(code));
+        self.now.xids = self.xids.count;
+        self.now.last_xid = Some(code);
+        self.news = Some(code);
+        Some(action)
+    }
+
+    /// What the helper must be told of its fans, if anything: each drive on every pass, for the helper gives them back
+    /// when it hears nothing; their return once.
+    pub(super) fn drive(&mut self, ordered: Option<Duty>) -> Option<Option<Duty>> {
+        let was = std::mem::replace(&mut self.driven, ordered.is_some());
+        (was || ordered.is_some()).then_some(ordered)
+    }
+
+    /// An answer about it.
+    pub(super) fn told(&mut self, answer: Answer) {
+        let lost = match &answer {
+            Answer::Sample(answer) => super::worker::lost(answer),
+            Answer::Set(answer) => super::worker::lost(answer),
+            Answer::Processes(answer) => super::worker::lost(answer),
+            Answer::Inventory(_) | Answer::Settings(_) | Answer::Selftest(_) => false,
+        };
+        if lost {
+            self.turn(Presence::Lost);
+            return;
+        }
+        match answer {
+            Answer::Sample(Ok(sample)) => {
+                if let Ok(width) = sample.pcie_width {
+                    self.now.widest = self.now.widest.max(Some(width));
+                }
+                self.now.sample = Ok(Arc::from(sample));
+            }
+            Answer::Sample(Err(code)) => self.now.sample = Err(code.into()),
+            Answer::Processes(Ok(processes)) => self.now.processes = processes,
+            Answer::Processes(Err(_)) => self.now.processes.clear(),
+            Answer::Set(done) => self.drove(done),
+            Answer::Inventory(_) | Answer::Settings(_) | Answer::Selftest(_) => {}
+        }
+    }
+
+    /// The next act for its profile, and what happened.
+    pub(super) fn keep(
+        &mut self,
+        rules: &Rules,
+        wanted: Option<&Profile>,
+        unix_s: u64,
+    ) -> (Option<Act>, Vec<Happening>) {
+        let Some(device) = self.now.device.clone() else { return (None, Vec::new()) };
+        let answer = self.answer.take();
+        let sample = self.now.sample.clone().ok();
+        let seen = Seen {
+            now: now(),
+            unix_s,
+            device: &device,
+            wanted,
+            cap: None,
+            sample: sample.as_deref(),
+            answer: answer.as_ref(),
+            xid: self.news.take(),
+            lost: matches!(self.now.presence, Presence::Lost | Presence::Hung),
+            fresh: std::mem::take(&mut self.fresh),
+        };
+        let before = std::mem::replace(&mut self.keeper, keeper::State::new(Record::default()));
+        let (state, act, told) = keeper::step(rules, before, &seen);
+        self.keeper = state;
+        for happening in &told {
+            info!("GPU {}: {happening}", self.now.pci);
+        }
+        self.show(&device);
+        (act, told)
+    }
+
+    /// What came of the keeper's act.
+    pub(super) fn answered(&mut self, answer: keeper::Answer) {
+        self.answer = Some(answer);
+    }
+
+    /// What is kept of it.
+    pub(super) const fn record(&self) -> &Record {
+        self.keeper.record()
+    }
+
+    /// Nothing of ours is on it.
+    pub(super) fn is_given_back(&self) -> bool {
+        self.now.device.is_none() || self.keeper.is_given_back()
+    }
+
+    fn show(&mut self, device: &Device) {
+        let profile = self.keeper.profile();
+        let digest = profile.map(Profile::digest);
+        if digest != self.rule || self.now.profile.name.is_some() != profile.is_some() {
+            self.rule = digest;
+            let rule = profile.and_then(|profile| profile.fans.as_ref());
+            self.now.air = air::zone(self.now.pci, rule, device).map(Arc::new);
+            self.now.profile.name = profile.map(|profile| Arc::from(profile.name.as_str()));
+        }
+        self.now.profile.phase = self.keeper.stage();
+        self.now.profile.quarantined = u16::try_from(self.keeper.record().quarantine().len()).unwrap_or(u16::MAX);
+    }
+
+    fn drove(&mut self, done: Read<()>) {
+        if self.refused == Some(done) {
+            return;
+        }
+        if let Err(code) = done {
+            warn!("GPU {}: its fans are left to the driver: {code}", self.now.pci);
+        }
+        self.refused = Some(done);
+    }
+}

@@ -1,0 +1,106 @@
+//! What is to be done next.
+
+use super::state::{Goal, Pending, Phase, State};
+use super::{Act, Seen};
+use crate::gpu::plan::{self, Knob};
+use crate::gpu::wire::Setting;
+use crate::units::Milliwatts;
+
+impl State {
+    /// The power limit that should hold now.
+    pub(super) fn effective(&self, seen: &Seen<'_>) -> Option<Milliwatts> {
+        if self.unable.contains(&Knob::PowerLimit) {
+            return None;
+        }
+        let planned = match self.plan.get(Knob::PowerLimit) {
+            Some(Setting::PowerLimit(limit)) => Some(limit),
+            Some(_) | None => self.found,
+        };
+        plan::limited(planned, seen.cap, seen.device)
+    }
+
+    /// The limit to set beside the transaction: at once where it falls, at rest where it may rise again.
+    fn cap(&self, seen: &Seen<'_>) -> Option<Milliwatts> {
+        if self.cap_again.is_some_and(|at| seen.now < at) {
+            return None;
+        }
+        let limit = self.effective(seen)?;
+        let at_rest = matches!(self.phase, Phase::Rest | Phase::Probation { .. })
+            && !self.gave_up
+            && !self.undone.contains(&Knob::PowerLimit);
+        match (&self.goal, self.limit) {
+            // Its own limit must be known first, and holds where it is lower.
+            (Goal::Untouched, None) => {
+                let found = self.found?;
+                (self.capped || seen.cap.is_some() && limit < found).then_some(limit)
+            }
+            (_, None) => seen.cap.map(|_| limit),
+            (_, Some(now)) => (limit < now || at_rest && limit != now).then_some(limit),
+        }
+    }
+
+    /// The next act, if there is one.
+    pub(super) fn next(&mut self, seen: &Seen<'_>) -> Option<Act> {
+        if self.pending.is_some() {
+            return None;
+        }
+        let (pending, act) = self.due(seen)?;
+        self.pending = Some(pending);
+        Some(act)
+    }
+
+    fn due(&mut self, seen: &Seen<'_>) -> Option<(Pending, Act)> {
+        if !seen.lost
+            && let Some(limit) = self.cap(seen)
+        {
+            return Some((Pending::Cap(limit), Act::Set(Setting::PowerLimit(limit))));
+        }
+        if let Phase::Away { until } = self.phase
+            && !seen.lost
+            && seen.now >= until
+        {
+            match self.starts.take(seen.now) {
+                Ok(()) => self.start(seen),
+                Err(at) => self.phase = Phase::Away { until: at },
+            }
+        }
+        if self.dirty && self.save_again.is_none_or(|at| seen.now >= at) {
+            self.dirty = false;
+            return Some((Pending::Save, Act::Save));
+        }
+        if seen.lost {
+            return None;
+        }
+        let read = Some((Pending::Read, Act::Read));
+        let time = self.read_at.is_none_or(|at| seen.now >= at);
+        if let Phase::Set(steps) = &mut self.phase {
+            if let Some(step) = steps.pop() {
+                return self.make(step, seen);
+            }
+            self.phase = Phase::Verify;
+            self.read_at = None;
+            return read;
+        }
+        match &self.phase {
+            // Not before `trying` is on the disk.
+            Phase::Start => read.filter(|_| !(self.trial && self.dirty)),
+            Phase::Verify | Phase::Probation { .. } => read.filter(|_| time),
+            Phase::Rest if self.gave_up => None,
+            Phase::Rest if self.goal == Goal::Untouched => {
+                let wanted = self.capped || seen.cap.is_some();
+                read.filter(|_| time && wanted)
+            }
+            Phase::Rest => read.filter(|_| time),
+            Phase::Set(_) | Phase::Away { .. } => None,
+        }
+    }
+
+    fn make(&mut self, step: Setting, seen: &Seen<'_>) -> Option<(Pending, Act)> {
+        let limit = if matches!(step, Setting::PowerLimit(_)) { self.effective(seen) } else { None };
+        let step = limit.map_or(step, Setting::PowerLimit);
+        if self.trial {
+            (self.exposed, self.at_stake) = (true, true);
+        }
+        Some((Pending::Step(step), Act::Set(step)))
+    }
+}

@@ -1,0 +1,262 @@
+//! The process around it: frames in, frames out, and an end in time whatever hangs.
+//!
+//! ```text
+//! stdin ── reader ── 256 calls ── main: NVML ──┐
+//!             └─ end of input ──> Ending       ├── 256 frames ── writer ── stdout
+//! SIGTERM ── signals ──────────> Ending   xid ─┘
+//! ```
+//!
+//! Only main calls NVML, and xid waits in it. The reader never waits for main, so that the end of the agent is seen while a
+//! call hangs; main never waits for the writer, so that fans are given back while the agent does not read. Whoever sees
+//! the end leaves main 1.8 s to give the fans back; then the process ends without it. It ends by `_exit`: the
+//! library's own clean-up may hang in the driver as well.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use log::{error, info, warn};
+
+use super::serve::Server;
+use super::{Nvml, xid};
+use crate::gpu::frame::{Frames, encode};
+use crate::gpu::wire::{Call, Hello, Message, PROTOCOL, Request};
+use crate::{clock, logger};
+
+/// Calls that wait, and frames that wait to be read. What comes beyond is dropped and said: the agent asks every second,
+/// and a call that is not answered runs into its deadline there.
+const QUEUE: usize = 256;
+/// For fans to be given back at the end; the agent waits for 2.5 s.
+const GRACE: Duration = Duration::from_millis(1_800);
+/// For the last frames to be taken.
+const LAST_FRAMES: Duration = Duration::from_millis(500);
+/// For the wait for Xids to end before NVML is let go.
+const LAST_WAIT: Duration = Duration::from_millis(1_500);
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// As it was asked to.
+    Done = 0,
+    /// There is no NVML, or it hung.
+    Failed = 1,
+}
+
+impl End {
+    /// Ends the process now; nothing of the library runs any more.
+    pub fn exit(self) -> ! {
+        logger::finish();
+        // SAFETY: `_exit` takes any number and does not return.
+        unsafe { libc::_exit(self as i32) }
+    }
+}
+
+enum Event {
+    Call(Call),
+    End,
+}
+
+/// Set once the process is to end; main is woken by an event.
+#[derive(Clone)]
+struct Ending {
+    came: Arc<AtomicBool>,
+    events: SyncSender<Event>,
+}
+
+impl Ending {
+    /// Says so, and ends the process if main does not.
+    fn begin(&self, why: &str) -> ! {
+        if !self.came.swap(true, Ordering::Relaxed) {
+            info!("{why}: giving the fans back");
+        }
+        // Where the queue is full, main is awake and looks at the flag before the next call.
+        let _ = self.events.try_send(Event::End);
+        thread::sleep(GRACE);
+        error!("a call of the driver hangs; ending without it");
+        End::Failed.exit()
+    }
+}
+
+/// Frames on their way out.
+#[derive(Clone)]
+struct Out(SyncSender<Vec<u8>>);
+
+impl Out {
+    fn send(&self, message: &Message) {
+        if self.0.try_send(encode(message)).is_err() {
+            warn!("nobody reads the answers; one is dropped");
+        }
+    }
+}
+
+/// Loads the library and speaks on these two until one of them ends or the agent says so. Signals must be blocked by
+/// [`block_signals`] before.
+///
+/// # Errors
+/// A thread cannot be started.
+pub fn run(input: File, output: File, library: Option<&Path>) -> io::Result<End> {
+    let (events, calls) = sync_channel(QUEUE);
+    let (frames, sent) = sync_channel(QUEUE);
+    let (out, came) = (Out(frames), Arc::new(AtomicBool::new(false)));
+    let ending = Ending { came: Arc::clone(&came), events };
+    // All before the library is loaded, which is the first call that may hang.
+    let written = start_writer(output, sent, ending.clone())?;
+    start("signals", ending.clone(), |ending| ending.begin(wait_for_signal()))?;
+    start("reader", (input, ending), |(input, ending)| read(input, &ending))?;
+    let nvml = Nvml::load(library);
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    out.send(&Message::Hello(Hello { protocol: PROTOCOL, version, nvml: nvml.map(Nvml::versions) }));
+    let Ok(nvml) = nvml else {
+        finish(out, &written);
+        return Ok(End::Failed);
+    };
+    let mut server = Server::new(nvml);
+    let xids = Xids::start(nvml, out.clone())?;
+    let Some(last) = serve(&mut server, &calls, &came, &out) else { return Ok(End::Done) };
+    if xids.stop() {
+        server.shut_down();
+    } else {
+        warn!("the wait for Xids hangs; ending without letting go of NVML first");
+    }
+    // The agent goes when it has read that, and is not to be waited for.
+    came.store(true, Ordering::Relaxed);
+    out.send(&last);
+    finish(out, &written);
+    Ok(End::Done)
+}
+
+/// Waits for the last frame to be taken; whoever has not taken it by then does not.
+fn finish(out: Out, written: &Receiver<()>) {
+    drop(out);
+    let _ = written.recv_timeout(LAST_FRAMES);
+}
+
+/// The thread that waits for Xids.
+struct Xids {
+    stop: Arc<AtomicBool>,
+    thread: Thread,
+    /// Nothing is ever sent: the other end is dropped when the thread ends.
+    done: Receiver<()>,
+}
+
+impl Xids {
+    fn start(nvml: Nvml, out: Out) -> io::Result<Self> {
+        let (stop, (ended, done)) = (Arc::new(AtomicBool::new(false)), sync_channel(1));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new().name("xid".to_owned()).spawn(move || {
+            xid::watch(nvml, &stopped, |message| out.send(message));
+            drop((out, ended));
+        })?;
+        Ok(Self { stop, thread: thread.thread().clone(), done })
+    }
+
+    /// True once it makes no more calls.
+    fn stop(self) -> bool {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.unpark();
+        self.done.recv_timeout(LAST_WAIT) == Err(RecvTimeoutError::Disconnected)
+    }
+}
+
+/// The answer to [`Request::Release`], for when NVML has been let go; nothing where the process is to end without.
+fn serve(server: &mut Server, calls: &Receiver<Event>, came: &AtomicBool, out: &Out) -> Option<Message> {
+    loop {
+        let event = match server.patience(clock::now()) {
+            Some(patience) => calls.recv_timeout(patience),
+            None => calls.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        let now = clock::now();
+        let ended = came.load(Ordering::Relaxed);
+        match event {
+            Ok(Event::Call(Call { id, request })) if !ended => {
+                let reply = Message::Reply { id, answer: server.answer(&request, now) };
+                if request == Request::Release {
+                    return Some(reply);
+                }
+                out.send(&reply);
+            }
+            Err(RecvTimeoutError::Timeout) if !ended => {}
+            Ok(_) | Err(_) => {
+                // Each failure is logged where it happens; there is nobody else to tell.
+                let _ = server.give_all_back(now);
+                return None;
+            }
+        }
+        server.give_overdue_back(clock::now());
+    }
+}
+
+fn read(mut input: File, ending: &Ending) -> ! {
+    let (mut frames, mut torn, mut bytes) = (Frames::default(), 0, [0; 4096]);
+    loop {
+        match input.read(&mut bytes) {
+            Ok(0) => ending.begin("the agent is gone"),
+            Ok(count) => frames.push(bytes.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => ending.begin(&format!("the agent cannot be read: {error}")),
+        }
+        while let Some(call) = frames.next() {
+            if ending.events.try_send(Event::Call(call)).is_err() {
+                warn!("{QUEUE} calls wait for the driver; one is dropped");
+            }
+        }
+        if frames.torn() > torn {
+            torn = frames.torn();
+            warn!("what came is no call; {torn} so far");
+        }
+    }
+}
+
+/// Writes frames until nobody sends or nobody reads; the receiver is disconnected when all is written.
+fn start_writer(mut output: File, frames: Receiver<Vec<u8>>, ending: Ending) -> io::Result<Receiver<()>> {
+    let (done, written) = sync_channel::<()>(1);
+    start("writer", done, move |done| {
+        for frame in frames {
+            if let Err(error) = output.write_all(&frame) {
+                ending.begin(&format!("the agent does not read: {error}"));
+            }
+        }
+        drop(done);
+    })?;
+    Ok(written)
+}
+
+fn start<T: Send + 'static>(name: &str, with: T, run: impl FnOnce(T) + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(move || run(with)).map(drop)
+}
+
+const SIGNALS: [(i32, &str); 3] = [(libc::SIGTERM, "SIGTERM"), (libc::SIGINT, "SIGINT"), (libc::SIGHUP, "SIGHUP")];
+
+fn signals() -> libc::sigset_t {
+    // SAFETY: all zeros are a valid set to initialize; sigemptyset and sigaddset write only there.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for (signal, _) in SIGNALS {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        set
+    }
+}
+
+/// Keeps the signals that end a process for the thread that waits for them. Before any other thread is started: each
+/// inherits it.
+pub fn block_signals() {
+    let set = signals();
+    // SAFETY: the set is a live value of ours, and the old one is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+}
+
+fn wait_for_signal() -> &'static str {
+    let (set, mut came) = (signals(), 0);
+    // SAFETY: both pointers are to live values of ours.
+    while unsafe { libc::sigwait(&raw const set, &raw mut came) } != 0 {
+        // EINTR is the only failure there is for a valid set (sigwait(3)).
+    }
+    SIGNALS.iter().find(|(signal, _)| *signal == came).map_or("a signal", |(_, name)| name)
+}

@@ -1,0 +1,415 @@
+//! The GPU thread: a pass over the GPUs for each order, everything back to the driver when orders end.
+//!
+//! A pass reads the kernel log, starts a helper where one is due, drives fans, samples every GPU and carries profiles on.
+//! It may take as long as the driver takes, up to a deadline per call: control goes on meanwhile with what it has, which
+//! goes stale. A GPU whose calls do not come back twice is not asked again, so that it cannot take its neighbours along.
+
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use log::{debug, error, info, warn};
+use tokio::sync::watch;
+
+use super::backoff::{self, Backoff};
+use super::card::Card;
+use super::config::GpuConfig;
+use super::helper::{Abandoned, Failure, Helper};
+use super::inventory::{self, How};
+use super::keeper::{self, Act, Rules};
+use super::kmsg::{self, Reader};
+use super::store::Store;
+use super::wire::{Answer, Code, Device, PciAddress, Read, Request};
+use super::xid::Action;
+use super::{Driver, GpuSnapshot, Happening, Order, Places, Presence, What};
+use crate::clock::{now, unix_ms};
+use crate::reading::Missing;
+
+/// Time between looks at the PCI bus.
+const LOOK: Duration = Duration::from_secs(30);
+/// Time between looks at the processes on each GPU.
+const PROCESSES: Duration = Duration::from_secs(10);
+/// Most GPUs that are kept; a main board has slots for fewer.
+const GPUS: usize = 32;
+/// So often a GPU's calls may not come back before it is left alone.
+const HANGS: u32 = 2;
+/// Acts for one GPU's profile in one pass: all its settings, read back.
+const ACTS: usize = 16;
+/// What giving all back may take, within control's own time to leave.
+const LEAVE: Duration = Duration::from_secs(3);
+
+/// The GPUs and the helper.
+pub(super) struct Worker {
+    places: Places,
+    publish: watch::Sender<Arc<GpuSnapshot>>,
+    tell: SyncSender<Happening>,
+    helper: Option<Helper>,
+    abandoned: Option<Abandoned>,
+    backoff: Backoff,
+    driver: Driver,
+    /// The failure that was logged last.
+    told: Option<String>,
+    log: Reader,
+    log_told: bool,
+    looked: Option<Instant>,
+    processes: Option<Instant>,
+    cards: Vec<Card>,
+    config: GpuConfig,
+    store: Store,
+}
+
+impl Worker {
+    pub(super) fn new(
+        places: Places,
+        (config, store): (GpuConfig, Store),
+        publish: watch::Sender<Arc<GpuSnapshot>>,
+        tell: SyncSender<Happening>,
+    ) -> Self {
+        Self {
+            log: Reader::new(places.kmsg.clone()),
+            places,
+            publish,
+            tell,
+            helper: None,
+            abandoned: None,
+            backoff: Backoff::default(),
+            driver: Driver::None,
+            told: None,
+            log_told: false,
+            looked: None,
+            processes: None,
+            cards: Vec::new(),
+            config,
+            store,
+        }
+    }
+
+    /// One pass.
+    pub(super) fn pass(&mut self, order: &Order) {
+        self.look();
+        self.read_log();
+        if self.cards.is_empty() {
+            self.driver = Driver::None;
+        } else {
+            self.bring_up();
+            self.ask(order);
+            self.keep();
+        }
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let snapshot = GpuSnapshot {
+            taken: Some(now()),
+            driver: self.driver,
+            versions: self.helper.as_ref().map(|helper| Arc::clone(&helper.versions)),
+            gpus: self.cards.iter().map(|card| card.now.clone()).collect(),
+        };
+        self.publish.send_replace(Arc::new(snapshot));
+    }
+
+    fn say(&self, gpu: usize, what: What) {
+        // The log has it in any case, and control has not looked for sixty of them.
+        if self.tell.try_send(Happening { gpu, what }).is_err() {
+            debug!("control does not take what happened to a GPU");
+        }
+    }
+
+    /// What the PCI bus has, which does not need the driver.
+    fn look(&mut self) {
+        if self.places.launch.is_none()
+            || self.looked.is_some_and(|looked| now().saturating_duration_since(looked) < LOOK)
+        {
+            return;
+        }
+        self.looked = Some(now());
+        let found = match inventory::cards(&self.places.sysfs) {
+            Ok(found) => found,
+            Err(error) => {
+                warn!("the PCI bus could not be looked at: {error}");
+                return;
+            }
+        };
+        for card in &found {
+            self.card(card.pci);
+        }
+        let expected: Vec<PciAddress> = self.cards.iter().map(|card| card.now.pci).collect();
+        let seen: Vec<PciAddress> =
+            self.cards.iter().filter(|card| card.now.presence == Presence::Seen).map(|card| card.now.pci).collect();
+        let lost = inventory::compare(&expected, &found, self.helper.as_ref().map(|_| seen.as_slice()));
+        for lost in lost {
+            let Some(card) = self.cards.iter_mut().find(|card| card.now.pci == lost.pci) else { continue };
+            let presence = match lost.how {
+                How::Gone | How::Dead => Presence::Lost,
+                How::Hidden if card.now.presence == Presence::Unseen => Presence::Unlisted,
+                How::Hidden => card.now.presence,
+            };
+            card.turn(presence);
+        }
+    }
+
+    /// The card that sits there, new where it was not known; none where there are too many already.
+    fn card(&mut self, pci: PciAddress) -> Option<&mut Card> {
+        let index = self.cards.iter().position(|card| card.now.pci == pci);
+        if index.is_none() && self.cards.len() < GPUS {
+            info!("GPU {pci}: found");
+            self.cards.push(Card::new(pci));
+        }
+        let index = index.unwrap_or_else(|| self.cards.len().saturating_sub(1));
+        self.cards.get_mut(index).filter(|card| card.now.pci == pci)
+    }
+
+    fn read_log(&mut self) {
+        let poll = self.log.poll();
+        if let Some(error) = poll.error
+            && !std::mem::replace(&mut self.log_told, true)
+            && !self.cards.is_empty()
+        {
+            warn!("{}: {error}: what the kernel says of GPUs there is not heard", self.places.kmsg.display());
+        }
+        if poll.lost {
+            warn!("{}: some of the kernel's log was overwritten before it was read", self.places.kmsg.display());
+        }
+        for event in poll.events {
+            let index = event.pci.and_then(|pci| self.cards.iter().position(|card| card.now.pci == pci));
+            match event.kind {
+                kmsg::Kind::Xid(code) => self.xid(event.pci, code),
+                kmsg::Kind::FellOff => {
+                    if let Some(card) = index.and_then(|index| self.cards.get_mut(index)) {
+                        card.turn(Presence::Lost);
+                    }
+                }
+                kmsg::Kind::NotStarted => {
+                    if let Some(card) = index.and_then(|index| self.cards.get_mut(index)) {
+                        card.turn(Presence::Unlisted);
+                    }
+                }
+                kmsg::Kind::Recovery(number) => {
+                    if let Some(index) = index {
+                        self.say(index, What::Asks(Action::of_recovery(number)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// An Xid of the event set or of the kernel's log. One that names no GPU is nobody's.
+    fn xid(&mut self, pci: Option<PciAddress>, code: u64) {
+        let index = pci.and_then(|pci| self.cards.iter().position(|card| card.now.pci == pci));
+        let Some((index, card)) = index.and_then(|index| Some((index, self.cards.get_mut(index)?))) else {
+            warn!("the GPUs' driver tells Xid {code} of no GPU");
+            return;
+        };
+        if let Some(action) = card.xid(code, now()) {
+            self.say(index, What::Xid { code, action });
+        }
+    }
+
+    /// Starts a helper where there is none and one is due.
+    fn bring_up(&mut self) {
+        if self.abandoned.as_mut().is_some_and(|abandoned| !abandoned.ended()) {
+            self.driver = Driver::Hung;
+            return;
+        }
+        self.abandoned = None;
+        if self.helper.is_some() || !self.backoff.may_start(now()) {
+            return;
+        }
+        let Some(launch) = self.places.launch.clone() else { return };
+        if self.driver == Driver::None {
+            self.driver = Driver::Starting;
+            self.publish();
+        }
+        match Helper::start(&launch) {
+            Ok(helper) => {
+                info!("the GPUs' driver is {} (NVML {})", helper.versions.driver, helper.versions.nvml);
+                self.backoff.started(now());
+                self.driver = Driver::Up;
+                self.told = None;
+                self.helper = Some(helper);
+                self.list();
+            }
+            Err((failure, abandoned)) => {
+                self.abandoned = abandoned;
+                self.failed(&failure);
+            }
+        }
+    }
+
+    /// What a new helper sees.
+    fn list(&mut self) {
+        let Some(answer) = self.call(None, Request::Inventory) else { return };
+        let Answer::Inventory(Ok(devices)) = answer else {
+            warn!("the GPUs' driver lists no GPUs: {answer:?}");
+            return;
+        };
+        for device in devices {
+            match device {
+                Ok(device) => self.listed(device),
+                Err(code) => warn!("the GPUs' driver does not tell of one of its GPUs: {code}"),
+            }
+        }
+    }
+
+    fn listed(&mut self, device: Device) {
+        let record = self.store.record(&device.uuid);
+        if let Some(card) = self.card(device.pci) {
+            card.listed(device, record);
+        }
+    }
+
+    /// Carries every GPU's profile on: a setting or two a pass, so that the next sample is not far.
+    fn keep(&mut self) {
+        for index in 0..self.cards.len() {
+            for _ in 0..ACTS {
+                if !self.act(index, false) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// One act of the keeper of one GPU; whether there was one.
+    fn act(&mut self, index: usize, leaving: bool) -> bool {
+        let rules = Rules { probation: self.config.probation };
+        let Some(card) = self.cards.get_mut(index) else { return false };
+        if self.helper.is_none() && card.now.presence == Presence::Seen {
+            return false;
+        }
+        let Some(device) = card.now.device.clone() else { return false };
+        let wanted = self.config.wanted(&device.uuid, device.pci).filter(|_| !leaving);
+        let (act, told) = card.keep(&rules, wanted, unix_ms() / 1000);
+        for what in told.iter().filter_map(What::of) {
+            self.say(index, what);
+        }
+        let answer = match act {
+            None => return false,
+            Some(Act::Save) => {
+                let Some(card) = self.cards.get(index) else { return false };
+                let saved = self.store.save(&device.uuid, card.record());
+                if let Err(error) = &saved {
+                    warn!("GPU {}: what is known of its profiles could not be kept: {error}", device.pci);
+                }
+                Some(keeper::Answer::Saved(saved.is_ok()))
+            }
+            Some(Act::Read) => match self.call(Some(index), Request::Settings(device.pci)) {
+                Some(Answer::Settings(settings)) => Some(keeper::Answer::Read(settings)),
+                _ => None,
+            },
+            Some(Act::Set(setting)) => match self.call(Some(index), Request::Set(device.pci, setting)) {
+                Some(Answer::Set(done)) => Some(keeper::Answer::Set(done)),
+                _ => None,
+            },
+        };
+        let Some((card, answer)) = self.cards.get_mut(index).zip(answer) else { return false };
+        card.answered(answer);
+        true
+    }
+
+    /// Everything back to the driver's defaults, for as long as [`LEAVE`] lasts; whether all of it got there.
+    pub(super) fn leave(mut self) -> bool {
+        let deadline = now() + LEAVE;
+        for index in 0..self.cards.len() {
+            while now() < deadline && self.act(index, true) {}
+        }
+        let back = self.cards.iter().all(Card::is_given_back);
+        if let Some(mut helper) = self.helper.take() {
+            let released = matches!(helper.call(Request::Release), Ok(Answer::Set(Ok(()))));
+            return helper.give_up().is_none() && released && back;
+        }
+        back
+    }
+
+    /// One call; the card that it is about, if it is about one, bears the blame where it does not come back.
+    fn call(&mut self, card: Option<usize>, request: Request) -> Option<Answer> {
+        match self.helper.as_mut()?.call(request) {
+            Ok(answer) => Some(answer),
+            Err(failure) => {
+                self.lose(card, &failure);
+                None
+            }
+        }
+    }
+
+    /// The helper is of no use any more. What it was asked about when it fell silent or died may be the reason.
+    fn lose(&mut self, card: Option<usize>, failure: &Failure) {
+        if let Some(card) = card.and_then(|card| self.cards.get_mut(card)) {
+            warn!("GPU {}: {failure}, while it was asked", card.now.pci);
+            if card.hangs(now()) >= HANGS {
+                error!("GPU {}: left alone from now on: it takes the driver's helper along", card.now.pci);
+                card.turn(Presence::Hung);
+            }
+        }
+        if let Some(helper) = self.helper.take() {
+            self.abandoned = helper.give_up();
+        }
+        for card in &mut self.cards {
+            card.lose(Missing::Bus);
+        }
+        self.failed(failure);
+    }
+
+    /// Said once per reason.
+    fn failed(&mut self, failure: &Failure) {
+        self.driver = if self.abandoned.is_some() { Driver::Hung } else { backoff::driver(failure) };
+        let hopeless = matches!(self.driver, Driver::Mismatch | Driver::Hung);
+        self.backoff.failed(hopeless, now());
+        let text = failure.to_string();
+        if self.told.as_ref() == Some(&text) {
+            return;
+        }
+        match self.driver {
+            Driver::Mismatch => error!("GPUs: {text}: the driver was upgraded under us, reboot needed"),
+            Driver::Hung => error!("GPUs: {text}, and the helper cannot be ended: driver hung, reboot needed"),
+            Driver::None | Driver::Starting | Driver::Up | Driver::Down(_) | Driver::Released => warn!("GPUs: {text}"),
+        }
+        self.told = Some(text);
+    }
+
+    /// Fans and samples of all GPUs, in one go.
+    fn ask(&mut self, order: &Order) {
+        let Some(helper) = self.helper.as_mut() else { return };
+        let mut requests = Vec::new();
+        let mut about = Vec::new();
+        for (index, card) in self.cards.iter_mut().enumerate().filter(|(_, card)| card.now.presence == Presence::Seen) {
+            let pci = card.now.pci;
+            if let Some(drive) = card.drive(order.fans.get(index).copied().flatten()) {
+                requests.push(Request::Drive(pci, drive));
+                about.push(index);
+            }
+            requests.push(Request::Sample(pci));
+            about.push(index);
+        }
+        let looks = self.processes.is_none_or(|looked| now().saturating_duration_since(looked) >= PROCESSES);
+        if looks {
+            self.processes = Some(now());
+            for (index, card) in self.cards.iter().enumerate().filter(|(_, card)| card.now.presence == Presence::Seen) {
+                requests.push(Request::Processes(card.now.pci));
+                about.push(index);
+            }
+        }
+        let cards = &mut self.cards;
+        let mut unloaded = false;
+        let asked = helper.calls(&requests, |request, answer| {
+            unloaded |= matches!(answer, Answer::Sample(Err(Code::UNINITIALIZED)));
+            if let Some(card) = about.get(request).and_then(|index| cards.get_mut(*index)) {
+                card.told(answer);
+            }
+        });
+        let xids = helper.xids();
+        match asked {
+            Err((request, failure)) => self.lose(about.get(request).copied(), &failure),
+            // The driver was reloaded under it: it must begin anew.
+            Ok(()) if unloaded => self.lose(None, &Failure::Nvml(Code::UNINITIALIZED)),
+            Ok(()) => {}
+        }
+        for (pci, code) in xids {
+            self.xid(pci, code);
+        }
+    }
+}
+
+/// A GPU that is lost says so in the code of any call.
+pub(super) fn lost<T>(answer: &Read<T>) -> bool {
+    matches!(answer, Err(Code::GPU_IS_LOST))
+}

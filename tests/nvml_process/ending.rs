@@ -1,0 +1,133 @@
+//! How it ends, and what it leaves.
+
+use std::net::Shutdown;
+use std::thread;
+use std::time::Duration;
+
+use rigd::clock::now;
+use rigd::gpu::wire::{FAN_PATIENCE, Request, Setting};
+use rigd::units::{Duty, MegahertzOffset};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::process::{DEADLINE, POLL, Process, Rig};
+
+/// A process that drives the fans of the first card.
+fn driving(rig: &Rig) -> Process {
+    let mut process = rig.start();
+    let gpu = process.first();
+    assert_eq!(process.set(Request::Drive(gpu, Duty::from_percent(60))), Ok(()));
+    assert!(!rig.settings("SetFanSpeed_v2").is_empty());
+    assert!(rig.settings("SetDefaultFanSpeed_v2").is_empty());
+    process
+}
+
+/// Each fan that was driven was given back.
+fn given_back(rig: &Rig) -> bool {
+    let driven = rig.settings("SetFanSpeed_v2").len();
+    let given = rig.settings("SetDefaultFanSpeed_v2");
+    driven > 0 && given.len() >= driven && given.iter().all(|line| line.ends_with("-> 0"))
+}
+
+fn until(condition: impl Fn() -> bool) -> Duration {
+    let began = now();
+    while !condition() {
+        assert!(now() - began < DEADLINE, "it does not happen");
+        thread::sleep(POLL);
+    }
+    now() - began
+}
+
+fn signal(process: &Process, signal: Signal) {
+    kill_process(Pid::from_child(&process.child), signal).unwrap();
+}
+
+#[test]
+fn the_end_of_the_agent_gives_the_fans_back() {
+    let rig = Rig::new("eof", "ampere");
+    let mut process = driving(&rig);
+    process.stream.shutdown(Shutdown::Both).unwrap();
+    let (status, said) = process.end();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(given_back(&rig), "{}", rig.say("get settings"));
+}
+
+#[test]
+fn so_does_a_signal() {
+    for (name, number) in [("term", Signal::TERM), ("int", Signal::INT), ("hup", Signal::HUP)] {
+        let rig = Rig::new(name, "ampere");
+        let mut process = driving(&rig);
+        signal(&process, number);
+        let (status, said) = process.end();
+        assert_eq!(status.code(), Some(0), "{name}: {said}");
+        assert!(given_back(&rig), "{name}: {}", rig.say("get settings"));
+    }
+}
+
+#[test]
+fn what_a_killed_one_left_is_given_back_by_the_first_word_to_the_next() {
+    let rig = Rig::new("killed", "ampere");
+    let mut process = driving(&rig);
+    signal(&process, Signal::KILL);
+    process.end();
+    assert!(!given_back(&rig));
+    let mut next = rig.start();
+    let gpu = next.first();
+    assert!(!given_back(&rig), "another one may drive them: starting is no reason to touch them");
+    assert_eq!(next.set(Request::Drive(gpu, None)), Ok(()));
+    until(|| given_back(&rig));
+    next.stream.shutdown(Shutdown::Both).unwrap();
+    next.end();
+}
+
+#[test]
+fn an_agent_that_says_nothing_more_loses_the_fans() {
+    let rig = Rig::new("patience", "ampere");
+    let mut process = driving(&rig);
+    let took = until(|| given_back(&rig));
+    assert!(took > FAN_PATIENCE - Duration::from_secs(1), "{took:?}");
+    let gpu = process.first();
+    assert!(process.sample(gpu).unwrap().fans.iter().all(|fan| fan.manual == Ok(false)));
+    process.stream.shutdown(Shutdown::Both).unwrap();
+    let (status, said) = process.end();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(said.contains("no drive for 5 s"), "{said}");
+}
+
+#[test]
+fn released_it_gives_the_fans_back_lets_go_and_ends() {
+    let rig = Rig::new("release", "ampere");
+    let mut process = driving(&rig);
+    assert_eq!(process.set(Request::Release), Ok(()));
+    assert!(given_back(&rig), "{}", rig.say("get settings"));
+    assert_eq!(process.message(), None, "that was the last frame");
+    let (status, said) = process.end();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(said.contains("let go of NVML"), "{said}");
+}
+
+#[test]
+fn a_call_that_hangs_does_not_keep_it() {
+    let rig = Rig::new("hang", "ampere");
+    let mut process = rig.start();
+    let gpu = process.first();
+    // The first half of the offset goes through, so it is known when the second hangs.
+    rig.say("fault gpu 0 SetClockOffsets hang after 1");
+    process.send(Request::Set(gpu, Setting::CoreOffset(MegahertzOffset(30))));
+    until(|| !rig.settings("SetClockOffsets").is_empty());
+    process.stream.shutdown(Shutdown::Both).unwrap();
+    let began = now();
+    let (status, said) = process.end();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(now() - began < Duration::from_millis(2_500), "{:?}", now() - began);
+}
+
+#[test]
+fn nor_does_a_driver_that_never_comes_up() {
+    let rig = Rig::new("init", "ampere");
+    rig.say("fault nvml init hang");
+    let mut process = rig.start_silent();
+    process.stream.shutdown(Shutdown::Both).unwrap();
+    let (status, said) = process.end();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("hangs"), "{said}");
+}
