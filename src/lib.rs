@@ -25,6 +25,7 @@
 //! | [`gpu`] | what is known of GPUs and ordered of them; profiles as transactions |
 //! | `statefile`, `digest` | files in the state directory; a number for a content |
 //! | [`control`] | the tick: read all, decide once, order once |
+//! | [`payload`] | what runs on the rig and earns |
 //! | [`history`] | the last hour in memory |
 //! | [`wire`] | the only types that reach the broker |
 //! | [`mqtt`] | outbox, publisher, link |
@@ -64,6 +65,7 @@ pub mod local;
 pub mod logger;
 mod mailbox;
 pub mod mqtt;
+pub mod payload;
 pub mod reading;
 pub mod source;
 mod statefile;

@@ -126,6 +126,11 @@ impl<'a> Table<'a> {
         self.source.complain(&self.path_of(key), text);
     }
 
+    /// Whether the key is there at all.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.value(key).is_some()
+    }
+
     /// A text that may be left out.
     pub(crate) fn text(&self, key: &str) -> Option<String> {
         let value = self.value(key)?;

@@ -76,6 +76,11 @@ unit!(
     Percent(u8), "%"
 );
 unit!(
+    /// Work of a payload in thousandths a second: of a hash, a token, a request or a job. Ends at 18 PH/s, which no rig of
+    /// graphics cards does.
+    MilliPerSecond(u64), "1/1000 s"
+);
+unit!(
     /// Shunt resistance in microohm, 1 to 4.2 kOhm.
     Microohms(u32), "µΩ"
 );

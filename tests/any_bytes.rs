@@ -1,4 +1,5 @@
-//! Whatever comes from outside, nothing panics: chips of any content, board files with any mistake, messages from anybody.
+//! Whatever comes from outside, nothing panics: chips of any content, board files with any mistake,
+//! answers of any payload, messages from anybody.
 //!
 //! The bytes are drawn by chance here; `cargo xtask fuzz` looks for those that lead somewhere new.
 
@@ -6,6 +7,8 @@
 mod boards;
 #[path = "fuzz/parts/chips.rs"]
 mod chips;
+#[path = "fuzz/parts/meters.rs"]
+mod meters;
 #[path = "fuzz/parts/tape.rs"]
 mod tape;
 #[path = "fuzz/parts/wire.rs"]
@@ -30,6 +33,19 @@ proptest! {
             let part = u8::try_from(part).unwrap_or(u8::MAX);
             chips::exercise(&[&[part], bytes.as_slice()].concat());
         }
+    }
+}
+
+proptest! {
+    // Each is eighteen meters.
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_answer_of_a_payload(bytes in bytes(300), json in r#"[\[\]{},:"a-z0-9.nif \\-]{0,200}"#, text in r#"[a-z_:{}="|; \\\n0-9]{0,200}"#) {
+        meters::exercise(&bytes);
+        meters::exercise(json.as_bytes());
+        meters::exercise(text.as_bytes());
+        meters::take(&text);
     }
 }
 
