@@ -1,7 +1,7 @@
 //! Where the time comes from: the only place that reads a clock. Shells ask here and hand it on; what decides takes it
 //! as an argument.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Now, on a clock that never jumps (CLOCK_MONOTONIC).
 #[must_use]
@@ -15,6 +15,13 @@ pub fn now() -> Instant {
 #[expect(clippy::disallowed_methods, reason = "the one place where it is read")]
 pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Since the rig was booted, sleep included (CLOCK_BOOTTIME): what one agent writes down, the next understands.
+#[must_use]
+pub fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// Minute of the local day, 0 to 1439, by the system's time zone; `None` where the clock was never set: before 2024.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::board::Board;
 use crate::bus::Host;
 use crate::gpu::config::GpuConfig;
+use crate::payload::config::PayloadConfig;
 use crate::source::{Problems, Source, Table};
 use crate::units::Duty;
 use crate::wire::{Encoding, RigId};
@@ -45,6 +46,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Profiles, and which GPU gets which.
     pub gpus: GpuConfig,
+    /// Where payloads come from.
+    pub payloads: PayloadConfig,
 }
 
 /// Hours of the local day in which fans are held down as long as nothing gets hot.
@@ -145,6 +148,7 @@ impl Config {
             "local",
             "gpu",
             "profile",
+            "payload",
         ]);
         let ranged = |table: &Table<'_>, key: &str, default: u32, low: u32, high: u32| {
             let value = table.number(key).unwrap_or(default);
@@ -192,6 +196,7 @@ impl Config {
             local.complain("socket", "must be a path from the root: /…");
         }
         let gpus = GpuConfig::read(&root);
+        let payloads = PayloadConfig::read(&root);
         source.finish()?;
         let (Ok(rig), Ok((host, port))) = (rig, address) else {
             // Never reached: what is missing here has complained, and `finish` has returned.
@@ -209,6 +214,7 @@ impl Config {
             outbox_bytes: usize::try_from(max_kib).unwrap_or(usize::MAX).saturating_mul(1024),
             socket,
             gpus,
+            payloads,
         })
     }
 }

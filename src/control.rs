@@ -30,6 +30,7 @@ use crate::calibration::FanCurve;
 use crate::clock::{self, now};
 use crate::config::Quiet;
 use crate::gpu;
+use crate::payload::supervisor::Payloads;
 use crate::reading::{BusSnapshot, Snapshot};
 use episodes::Episodes;
 pub use gather::{gather, gather_gpus};
@@ -71,6 +72,16 @@ pub struct Outputs {
     pub reports: mpsc::Sender<Report>,
 }
 
+/// What control looks at beside its buses.
+pub struct Sources {
+    /// The GPU thread.
+    pub gpus: gpu::Handle,
+    /// The payloads.
+    pub payloads: watch::Receiver<Arc<Payloads>>,
+    /// What people ask.
+    pub requests: mpsc::Receiver<Request>,
+}
+
 /// What control goes by.
 pub struct Policy {
     /// The board.
@@ -103,8 +114,7 @@ pub fn stale_after(tick: Duration) -> Duration {
 pub fn spawn(
     policy: Policy,
     host: &Host,
-    gpus: gpu::Handle,
-    requests: mpsc::Receiver<Request>,
+    sources: Sources,
     outputs: Outputs,
     stop: Stop,
 ) -> std::io::Result<JoinHandle<bool>> {
@@ -112,7 +122,7 @@ pub fn spawn(
     let buses = (0..board.buses.len()).map(|bus| bus::spawn(board, bus, host)).collect::<std::io::Result<Vec<_>>>()?;
     thread::Builder::new().name("control".to_owned()).stack_size(STACK).spawn(move || {
         claim_realtime();
-        let mut control = Control::new(policy, buses, gpus, requests, outputs);
+        let mut control = Control::new(policy, buses, sources, outputs);
         control.run(&stop);
         control.leave()
     })
@@ -121,8 +131,7 @@ pub fn spawn(
 struct Control {
     policy: Policy,
     buses: Vec<Handle>,
-    gpus: gpu::Handle,
-    requests: mpsc::Receiver<Request>,
+    sources: Sources,
     outputs: Outputs,
     notify: Notify,
     started: Instant,
@@ -132,18 +141,12 @@ struct Control {
 }
 
 impl Control {
-    fn new(
-        policy: Policy,
-        buses: Vec<Handle>,
-        gpus: gpu::Handle,
-        requests: mpsc::Receiver<Request>,
-        outputs: Outputs,
-    ) -> Self {
+    fn new(policy: Policy, buses: Vec<Handle>, sources: Sources, outputs: Outputs) -> Self {
         let started = now();
         let state = State::new(&policy.board, started);
         let notify = Notify::from_environment();
         let episodes = Episodes::default();
-        Self { policy, buses, gpus, requests, outputs, notify, started, state, episodes, ticks: 0 }
+        Self { policy, buses, sources, outputs, notify, started, state, episodes, ticks: 0 }
     }
 
     fn run(&mut self, stop: &Stop) {
@@ -173,7 +176,7 @@ impl Control {
             bus.order(Order::default());
         }
         // Not waited for: a driver takes up to a minute and a half.
-        self.gpus.order(gpu::Order::default());
+        self.sources.gpus.order(gpu::Order::default());
         let started = Moment::now();
         while started.elapsed() < FIRST_PASS
             && self.buses.iter().any(|bus| bus.snapshot().taken.is_none())
@@ -189,7 +192,8 @@ impl Control {
         let board = Arc::clone(&self.policy.board);
         let found: Vec<Arc<BusSnapshot>> = self.buses.iter().map(Handle::snapshot).collect();
         let mut snapshot = gather(&board, &found, self.started, now, stale_after(self.policy.tick));
-        snapshot.gpus = gather_gpus(self.gpus.snapshot(), self.started, now, stale_after(self.policy.tick));
+        snapshot.gpus = gather_gpus(self.sources.gpus.snapshot(), self.started, now, stale_after(self.policy.tick));
+        snapshot.payloads = Arc::clone(&self.sources.payloads.borrow());
         let inputs = Inputs {
             now,
             sensors: &snapshot.sensors,
@@ -198,21 +202,24 @@ impl Control {
             curves: &self.policy.curves,
             gpus: &snapshot.gpus.gpus,
             quiet: self.policy.quiet.and_then(|quiet| quiet.at(clock::local_minute()?)),
-            request: self.requests.try_recv().ok(),
+            request: self.sources.requests.try_recv().ok(),
         };
         let (state, orders) = step(&board, self.state.clone(), &inputs);
         self.state = state;
         for (bus, order) in self.buses.iter().zip(bus_orders(&board, &orders)) {
             bus.order(order);
         }
-        self.gpus.order(gpu::Order { fans: orders.gpus.iter().map(|zone| zone.duty.ok()).collect() });
+        self.sources.gpus.order(gpu::Order {
+            fans: orders.gpus.iter().map(|zone| zone.duty.ok()).collect(),
+            profiles: profiles(&snapshot.gpus.gpus, &snapshot.payloads),
+        });
         self.ticks += 1;
         let active = episodes::active(&board, &snapshot, &orders);
         for (fan, view) in snapshot.fans.iter_mut().zip(&orders.fans) {
             fan.rpm = view.rpm;
         }
         let turns = self.episodes.tick(&active, now);
-        let moments = self.gpus.happenings().map(Edge::from);
+        let moments = self.sources.gpus.happenings().map(Edge::from);
         let edges: Vec<Edge> = turns
             .into_iter()
             .map(|(alarm, raised, cause)| {
@@ -237,7 +244,7 @@ impl Control {
     }
 
     fn tell(&self, edge: Edge) {
-        let gpus = &self.gpus.snapshot().gpus;
+        let gpus = &self.sources.gpus.snapshot().gpus;
         let name = edge.alarm.subject.name(&self.policy.board, |gpu| gpus.get(gpu).map(|gpu| gpu.pci.to_string()));
         let kind = edge.alarm.kind;
         let rung = edge.rung.map(|rung| format!("; {rung}")).unwrap_or_default();
@@ -266,7 +273,7 @@ impl Control {
     /// The last deed on every way out: full air. All buses are told at once, then each is waited for.
     fn leave(self) -> bool {
         let deadline = now() + LEAVE;
-        let gpus = self.gpus.leave();
+        let gpus = self.sources.gpus.leave();
         let leaving: Vec<_> = self.buses.into_iter().map(Handle::leave).collect();
         let mut safe = true;
         for bus in leaving {
@@ -295,6 +302,16 @@ fn bus_orders(board: &Board, orders: &Orders) -> Vec<Order> {
         }
     }
     by_bus.into_values().collect()
+}
+
+/// The profile that each GPU's payload brings along, for as long as it is that payload's.
+fn profiles(gpus: &[gpu::Gpu], payloads: &Payloads) -> Vec<Option<String>> {
+    let of = |gpu: &gpu::Gpu| {
+        let uuid = &gpu.device.as_ref()?.uuid;
+        let owner = payloads.0.iter().find(|payload| !payload.phase.is_at_rest() && payload.gpus.contains(uuid))?;
+        owner.profile.clone()
+    };
+    gpus.iter().map(of).collect()
 }
 
 /// Full air on every fan that a zone drives, with no control thread: what systemd runs when the agent has ended in

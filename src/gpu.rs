@@ -326,6 +326,8 @@ impl Gpu {
 pub struct Order {
     /// The drive of each GPU's fans, in the order of the snapshot; none leaves them to the driver.
     pub fans: Vec<Option<Duty>>,
+    /// The profile that what runs on each GPU brings along; none leaves it at that of the configuration.
+    pub profiles: Vec<Option<String>>,
 }
 
 /// Where things are found on this machine.

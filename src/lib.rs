@@ -27,6 +27,7 @@
 //! | [`control`] | the tick: read all, decide once, order once |
 //! | [`payload`] | what runs on the rig and earns |
 //! | [`history`] | the last hour in memory |
+//! | [`payload`] | AI and mining programs: manifests, lifecycle, processes, logs |
 //! | [`wire`] | the only types that reach the broker |
 //! | [`mqtt`] | outbox, publisher, link |
 //! | [`local`] | the socket on the rig itself: what `rigd-ctl plot` asks |

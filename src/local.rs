@@ -34,10 +34,11 @@ use crate::board::Board;
 use crate::clock;
 use crate::control::step::{self, Report};
 use crate::history::History;
+use crate::payload::supervisor::{Order, Payloads};
 use crate::reading::Snapshot;
 use crate::wire::RigId;
 use connection::Connection;
-pub use protocol::{Calibration, Get, Gpu, Gpus, Head, MAX_REQUEST, Reply, Request, Series};
+pub use protocol::{Calibration, Get, Gpu, Gpus, Head, MAX_REQUEST, Payload, PayloadOrder, Reply, Request, Series};
 use socket::Socket;
 
 /// Clients at a time. One more is told so and sent away.
@@ -59,6 +60,10 @@ pub struct Inputs {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// The way to control.
     pub requests: mpsc::Sender<step::Request>,
+    /// The payloads, as they are now and not as of the last tick.
+    pub payloads: watch::Receiver<Arc<Payloads>>,
+    /// The way to payloads.
+    pub orders: mpsc::Sender<Order>,
     /// What control tells of a calibration.
     pub reports: broadcast::Sender<Report>,
 }
@@ -72,6 +77,8 @@ struct Rig {
     history: watch::Receiver<Arc<History>>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     requests: mpsc::Sender<step::Request>,
+    payloads: watch::Receiver<Arc<Payloads>>,
+    orders: mpsc::Sender<Order>,
     reports: broadcast::Sender<Report>,
     /// Held by the client whose calibration is under way.
     calibrating: Arc<Mutex<()>>,
@@ -111,7 +118,7 @@ struct Local {
 
 impl Local {
     fn new(inputs: Inputs, deadline: Duration) -> Self {
-        let Inputs { path: _, rig, board, started, snapshot, requests, reports } = inputs;
+        let Inputs { path: _, rig, board, started, snapshot, requests, payloads, orders, reports } = inputs;
         let calibrating = Arc::default();
         let (history, receiver) = watch::channel(Arc::new(History::new(&board)));
         let rig = Rig {
@@ -121,6 +128,8 @@ impl Local {
             history: receiver,
             snapshot: snapshot.clone(),
             requests,
+            payloads,
+            orders,
             reports,
             calibrating,
         };

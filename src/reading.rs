@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::alarm::Alarm;
 use crate::gpu::GpuSnapshot;
 use crate::identity::Identity;
+use crate::payload::supervisor::Payloads;
 use crate::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, OutOfRange, Rpm};
 
 /// A value, or the reason why it is missing.
@@ -351,4 +352,6 @@ pub struct Snapshot {
     pub gpus: Arc<GpuSnapshot>,
     /// One per GPU: the drive that its own fans were ordered, and why.
     pub gpu_air: Vec<Zone>,
+    /// The payloads.
+    pub payloads: Arc<Payloads>,
 }

@@ -183,6 +183,24 @@ impl<'a> Table<'a> {
         })
     }
 
+    /// A list of whole numbers; `None` where it is left out.
+    pub(crate) fn numbers<T: TryFrom<i64>>(&self, key: &str) -> Option<Vec<T>> {
+        self.value(key)?;
+        Some(self.list(key, |item| {
+            let DeValue::Integer(number) = item else { return self.not("a list of whole numbers", key, item) };
+            self.fits(key, number)
+        }))
+    }
+
+    /// The names and texts in the table of this name, by name.
+    pub(crate) fn named_texts(&self, key: &str) -> Vec<(String, String)> {
+        let table = self.table(key);
+        let names = table.keys.into_iter().flatten().map(|(name, _)| name.get_ref().to_string());
+        let mut found: Vec<_> = names.filter_map(|name| table.text(&name).map(|text| (name, text))).collect();
+        found.sort();
+        found
+    }
+
     /// A list of pairs of whole numbers; empty where it is left out.
     pub(crate) fn pairs<A: TryFrom<i64>, B: TryFrom<i64>>(&self, key: &str) -> Vec<(A, B)> {
         self.list(key, |item| {

@@ -17,7 +17,14 @@ mod wire;
 use proptest::prelude::*;
 use rigd::board::Board;
 use rigd::chip::PARTS;
+use rigd::payload::manifest::Manifest;
 use rigd::wire::{Birth, Encoding, Header, Kind, encode};
+
+const MANIFESTS: [&str; 3] = [
+    include_str!("../src/payload/examples/t-rex.toml"),
+    include_str!("../src/payload/examples/vllm.toml"),
+    include_str!("../src/payload/examples/open-webui.toml"),
+];
 
 fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(any::<u8>(), 0..most)
@@ -60,6 +67,21 @@ proptest! {
     #[test]
     fn no_board_file_at_all(text in ".{0,200}") {
         boards::take(&text);
+    }
+
+    #[test]
+    fn a_manifest_with_mistakes(which in 0..MANIFESTS.len(), edits in prop::collection::vec((any::<prop::sample::Index>(), any::<char>()), 0..8)) {
+        let mut text: Vec<char> = MANIFESTS.get(which).map(|text| text.chars().collect()).unwrap_or_default();
+        for (at, letter) in edits {
+            let at = at.index(text.len());
+            if let Some(slot) = text.get_mut(at) {
+                *slot = letter;
+            }
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(problems) = Manifest::parse("x.toml", "x", &text) {
+            prop_assert!(!problems.0.is_empty());
+        }
     }
 
     #[test]

@@ -99,12 +99,13 @@ fn telemetry() {
         driver: Driver::None,
         gpus: Vec::new(),
         gpu_detail: None,
+        payloads: Vec::new(),
     };
     check_appended(
         Header::new(Kind::Telemetry, BOOT, 0x0102),
         &body,
         &Message::Telemetry(body.clone()),
-        5,
+        6,
         "a1030100 ed5eedfe 0201000000000000
          f8acd191 01 fbd095ffbc31 e8fb 03
          02 00ef5d 00c313 0080d30e  0000 0000 03
@@ -187,12 +188,13 @@ fn birth() {
         serial: None,
         driver: None,
         gpus: Vec::new(),
+        payloads: Vec::new(),
     };
     check_appended(
         Header::new(Kind::Birth, BOOT, 0),
         &body,
         &Message::Birth(body.clone()),
-        3,
+        4,
         "a1020100 ed5eedfe 0000000000000000
          09 0172 05302e312e30 01 05 02 00 02 00 01 03 01 e807 00 01 02 03
          0162 0161
@@ -277,6 +279,7 @@ fn a_full_sample_is_small() {
         driver: Driver::None,
         gpus: Vec::new(),
         gpu_detail: None,
+        payloads: Vec::new(),
     };
     let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
     let json = encode(Encoding::Json, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
@@ -294,7 +297,7 @@ fn appended_fields() {
     telemetry.through_kernel = vec![2, 300];
     telemetry.tick_late_us = 129;
     let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1), &telemetry);
-    assert_eq!(tail(bytes, 9), "0202ac028101000000");
+    assert_eq!(tail(bytes, 10), "0202ac02810100000000");
     let event = |cause, rung| {
         let event = Event {
             birth: 7,

@@ -12,11 +12,12 @@ use rigd::bus::Host;
 use rigd::calibration::{self, FanCurve};
 use rigd::config::{self, Config, Place};
 use rigd::control::step::Report;
-use rigd::control::{self, Outputs, Policy, Stop};
+use rigd::control::{self, Outputs, Policy, Sources, Stop};
 use rigd::mqtt::{self, Inputs, Start};
+use rigd::payload::supervisor::{self, Payloads};
 use rigd::reading::Snapshot;
 use rigd::source::Problems;
-use rigd::{clock, gpu, local, logger};
+use rigd::{clock, gpu, local, logger, payload};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -183,13 +184,31 @@ async fn serve(rig: Rig) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let control = match control::spawn(policy, &host, gpus, asked, outputs, stop.clone()) {
+    let (payloads, supervised) = watch::channel(Arc::new(Payloads::default()));
+    let sources = Sources { gpus, payloads: supervised.clone(), requests: asked };
+    let control = match control::spawn(policy, &host, sources, outputs, stop.clone()) {
         Ok(control) => control,
         Err(error) => {
             error!("could not start the control thread: {error}");
             return ExitCode::FAILURE;
         }
     };
+    let (orders, ordered) = mpsc::channel(supervisor::ORDERS);
+    let (manifests, problems) = payload::config::manifests(&config);
+    for line in problems.iter().flat_map(|problems| problems.to_string().lines().map(str::to_owned).collect::<Vec<_>>())
+    {
+        error!("{line}");
+    }
+    let hooks = Arc::new(payload::rig::Rig::new(snapshots.clone(), supervised.clone(), &manifests));
+    let supervisor = supervisor::run(supervisor::Inputs {
+        state: config.state.clone(),
+        cgroup: config.payloads.cgroup.clone(),
+        manifests,
+        orders: ordered,
+        payloads,
+        hooks,
+        seed: start.seed.rotate_left(16),
+    });
     let local = local::run(local::Inputs {
         path: config.socket.clone(),
         rig: config.rig.clone(),
@@ -197,6 +216,8 @@ async fn serve(rig: Rig) -> ExitCode {
         started: start.at,
         snapshot: snapshots.clone(),
         requests,
+        payloads: supervised.clone(),
+        orders,
         reports: passed_on,
     });
     let inputs = Inputs { snapshot: snapshots, events: edges, lost_events };
@@ -211,7 +232,7 @@ async fn serve(rig: Rig) -> ExitCode {
     tokio::select! {
         () = publisher => {}
         () = end => {}
-        () = async { local.await; std::future::pending().await } => {}
+        () = async { tokio::join!(local, supervisor); std::future::pending().await } => {}
     }
     if !stop.stopped() {
         error!("the control thread has ended by itself");

@@ -68,6 +68,12 @@ impl GpuConfig {
         self.profiles.get(index?)
     }
 
+    /// The profile of this name.
+    #[must_use]
+    pub fn named_profile(&self, name: &str) -> Option<&Profile> {
+        self.profiles.iter().find(|profile| profile.name == name)
+    }
+
     /// Where this machine has its GPUs, or the simulated rig its own: there, without a library to load, there are none.
     #[must_use]
     pub fn places(&self, host: &Host) -> Places {

@@ -38,6 +38,15 @@ const ACTS: usize = 16;
 /// What giving all back may take, within control's own time to leave.
 const LEAVE: Duration = Duration::from_secs(3);
 
+/// Which profile a GPU is to have.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    /// None: everything is given back.
+    Nothing,
+    /// The one that a payload brought along, or else that of the configuration.
+    Of(Option<&'a str>),
+}
+
 /// The GPUs and the helper.
 pub(super) struct Worker {
     places: Places,
@@ -93,7 +102,7 @@ impl Worker {
         } else {
             self.bring_up();
             self.ask(order);
-            self.keep();
+            self.keep(order);
         }
         self.publish();
     }
@@ -259,10 +268,11 @@ impl Worker {
     }
 
     /// Carries every GPU's profile on: a setting or two a pass, so that the next sample is not far.
-    fn keep(&mut self) {
+    fn keep(&mut self, order: &Order) {
         for index in 0..self.cards.len() {
+            let brought = order.profiles.get(index).and_then(Option::as_deref);
             for _ in 0..ACTS {
-                if !self.act(index, false) {
+                if !self.act(index, Wanted::Of(brought)) {
                     break;
                 }
             }
@@ -270,14 +280,18 @@ impl Worker {
     }
 
     /// One act of the keeper of one GPU; whether there was one.
-    fn act(&mut self, index: usize, leaving: bool) -> bool {
+    fn act(&mut self, index: usize, wanted: Wanted<'_>) -> bool {
         let rules = Rules { probation: self.config.probation };
         let Some(card) = self.cards.get_mut(index) else { return false };
         if self.helper.is_none() && card.now.presence == Presence::Seen {
             return false;
         }
         let Some(device) = card.now.device.clone() else { return false };
-        let wanted = self.config.wanted(&device.uuid, device.pci).filter(|_| !leaving);
+        let wanted = match wanted {
+            Wanted::Nothing => None,
+            Wanted::Of(Some(brought)) => self.config.named_profile(brought),
+            Wanted::Of(None) => self.config.wanted(&device.uuid, device.pci),
+        };
         let (act, told) = card.keep(&rules, wanted, unix_ms() / 1000);
         for what in told.iter().filter_map(What::of) {
             self.say(index, what);
@@ -310,7 +324,7 @@ impl Worker {
     pub(super) fn leave(mut self) -> bool {
         let deadline = now() + LEAVE;
         for index in 0..self.cards.len() {
-            while now() < deadline && self.act(index, true) {}
+            while now() < deadline && self.act(index, Wanted::Nothing) {}
         }
         let back = self.cards.iter().all(Card::is_given_back);
         if let Some(mut helper) = self.helper.take() {

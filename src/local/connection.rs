@@ -7,15 +7,17 @@ use std::time::Duration;
 use log::{debug, info};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, oneshot};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::protocol::{Calibration, Get, Gpu, Gpus, Head, MAX_REQUEST, Reply, Request, Series};
+use super::protocol::{Calibration, Get, Gpu, Gpus, Head, MAX_REQUEST, Payload, PayloadOrder, Reply, Request, Series};
 use super::{Peer, Rig, uptime_ms};
 use crate::clock;
 use crate::control::step::{self, Report};
 use crate::history::series;
+use crate::payload::LOG_MOST;
+use crate::payload::supervisor::{Order, Refusal, What};
 
 /// A client that was let in.
 pub(super) struct Connection {
@@ -39,6 +41,9 @@ impl Connection {
             let answered = match serde_json::from_slice(&line) {
                 Ok(Request::Get(Get::History)) => self.in_time(Self::history).await,
                 Ok(Request::Get(Get::Gpus)) => self.in_time(Self::gpus).await,
+                Ok(Request::Get(Get::Payloads)) => self.in_time(Self::payloads).await,
+                Ok(Request::Payload { name, order }) => self.order(name, order).await,
+                Ok(Request::Log { name, from, bytes }) => self.log(name, from, bytes).await,
                 // Takes minutes; each of its lines is in time by itself.
                 Ok(Request::Calibrate { zone }) => self.calibrate(&zone).await,
                 Err(error) => self.refused(&format!("not understood: {error}")).await,
@@ -93,6 +98,55 @@ impl Connection {
             self.send(&Reply::Gpu(Box::new(gpu))).await?;
         }
         Ok(())
+    }
+
+    async fn payloads(&mut self) -> Result<()> {
+        let payloads = Arc::clone(&self.rig.payloads.borrow());
+        let now = clock::since_boot();
+        self.send(&Reply::Payloads(payloads.0.len())).await?;
+        for status in &payloads.0 {
+            self.send(&Reply::Payload(Box::new(Payload::new(status, now)))).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands an order to the supervisor. It is carried out whether or not the client waits for it.
+    async fn order(&mut self, name: String, order: PayloadOrder) -> Result<()> {
+        info!("local: {}: payload {name}: {order:?}", self.peer);
+        let (reply, done) = oneshot::channel();
+        let what = match order {
+            PayloadOrder::Start => What::Start(reply),
+            PayloadOrder::Stop => What::Stop(reply),
+            PayloadOrder::Restart => What::Restart(reply),
+            PayloadOrder::Drain(seconds) => What::Drain(Duration::from_secs(seconds.into()), reply),
+            PayloadOrder::Clear => What::Clear(reply),
+        };
+        match self.asked(Order { name, what }, done).await {
+            Ok(()) => self.in_time(async |this: &mut Self| this.send(&Reply::Done).await).await,
+            Err(why) => self.refused(&why).await,
+        }
+    }
+
+    async fn log(&mut self, name: String, from: Option<u64>, bytes: usize) -> Result<()> {
+        let (reply, read) = oneshot::channel();
+        match self.asked(Order { name, what: What::Log(from, bytes.min(LOG_MOST), reply) }, read).await {
+            Ok(part) => self.in_time(async |this: &mut Self| this.send(&Reply::Log(part)).await).await,
+            Err(why) => self.refused(&why).await,
+        }
+    }
+
+    /// What came of an order, or why nothing did.
+    async fn asked<T>(
+        &self,
+        order: Order,
+        done: oneshot::Receiver<std::result::Result<T, Refusal>>,
+    ) -> std::result::Result<T, String> {
+        let name = order.name.clone();
+        self.rig.orders.try_send(order).map_err(|_| "payloads take no order now; try again".to_owned())?;
+        match done.await {
+            Ok(done) => done.map_err(|refusal| format!("{name}: {refusal}")),
+            Err(_) => Err(format!("{name}: the agent is stopping")),
+        }
     }
 
     /// Hands the request to control and passes on what control tells, until it has ended or the client has left.

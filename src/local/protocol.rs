@@ -9,13 +9,17 @@
 //! > {"get":"gpus"}
 //! < {"gpus":{"driver":"up","version":"550.54.14","count":8}}
 //! < {"gpu":{"info":{"pci":"0000:01:00.0",…},"now":{…},"more":{…}}}
+//! > {"payload":{"name":"miner","order":"restart"}}
+//! < "done"
 //! > {"calibrate":{"zone":"cards"}}
 //! < {"calibration":{"begun":{"fans":["fan1","fan2"]}}}
 //! < {"calibration":{"point":{"fan":"fan1","duty":10000,"rpm":5820}}}
 //! < {"calibration":"done"}
 //! > {"fly":"home"}
-//! < {"error":"not understood: unknown variant `fly`, expected `get` or `calibrate` at line 1 column 6"}
+//! < {"error":"not understood: unknown variant `fly`, expected one of `get`, `payload`, `log`, `calibrate` at line 1 column 6"}
 //! ```
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +28,8 @@ use crate::calibration::FanCurve;
 use crate::control::step::{Report, Stopped};
 use crate::gpu::Driver;
 use crate::history::{History, Quantity, SLOT_MS, series};
+use crate::payload::LogPart;
+use crate::payload::supervisor::Status;
 use crate::reading::{Snapshot, Zone};
 use crate::units::{Duty, Rpm};
 use crate::wire::{self, RigId, Value};
@@ -37,11 +43,44 @@ pub const MAX_REQUEST: usize = 4_096;
 pub enum Request {
     /// Asks for something and changes nothing.
     Get(Get),
+    /// Orders something of a payload: answered by [`Reply::Done`].
+    Payload {
+        /// Its name.
+        name: String,
+        /// What.
+        order: PayloadOrder,
+    },
+    /// Asks for a part of a payload's log: answered by [`Reply::Log`].
+    Log {
+        /// Its name.
+        name: String,
+        /// Offset from which on; its end where there is none.
+        #[serde(default)]
+        from: Option<u64>,
+        /// Most bytes.
+        bytes: usize,
+    },
     /// Measures the fans of a zone. Ends with the connection.
     Calibrate {
         /// Its name on the board.
         zone: String,
     },
+}
+
+/// What may be ordered of a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PayloadOrder {
+    /// Run it.
+    Start,
+    /// End it.
+    Stop,
+    /// End it and run it again.
+    Restart,
+    /// End it within so many seconds, however long it takes otherwise.
+    Drain(u32),
+    /// Lift its quarantine and forget its restarts.
+    Clear,
 }
 
 /// What may be asked for.
@@ -52,6 +91,8 @@ pub enum Get {
     History,
     /// The GPUs as of the last tick: [`Gpus`], then so many [`Gpu`] as it says, a line each.
     Gpus,
+    /// The payloads: how many there are, then a [`Payload`] a line.
+    Payloads,
 }
 
 /// A line of the agent's.
@@ -66,10 +107,55 @@ pub enum Reply {
     Gpus(Gpus),
     /// One GPU of it.
     Gpu(Box<Gpu>),
+    /// The answer to [`Get::Payloads`] begins: so many follow.
+    Payloads(usize),
+    /// One payload of it.
+    Payload(Box<Payload>),
+    /// It is done.
+    Done,
+    /// A part of a log.
+    Log(LogPart),
     /// How a calibration goes; its last one is [`Calibration::Done`] or [`Calibration::Stopped`].
     Calibration(Calibration),
     /// The request could not be answered, and why, for people.
     Error(String),
+}
+
+/// One payload, in the words of the wire, and what only people want to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payload {
+    /// What does not change.
+    pub info: wire::PayloadInfo,
+    /// What every telemetry message says.
+    pub now: wire::Payload,
+    /// Its first process.
+    pub pid: Option<i32>,
+    /// The GPUs that it has.
+    pub gpus: Vec<String>,
+    /// How long it has been in its phase, s.
+    pub for_s: u64,
+    /// Why it was last not started.
+    pub error: Option<String>,
+    /// Limits of its manifest that do not hold here.
+    pub unlimited: Vec<String>,
+    /// Layers of its sandbox that hold, and those that are missing, in words.
+    pub layers: [String; 2],
+}
+
+impl Payload {
+    /// A payload; `since_boot` is now on the clock that its status counts by.
+    pub(super) fn new(status: &Status, since_boot: Duration) -> Self {
+        Self {
+            info: wire::PayloadInfo::new(status),
+            now: wire::Payload::new(status),
+            pid: status.pid,
+            gpus: status.gpus.clone(),
+            for_s: since_boot.saturating_sub(status.since).as_secs(),
+            error: status.error.clone(),
+            unlimited: status.unlimited.iter().map(|limit| (*limit).to_owned()).collect(),
+            layers: [status.layers.held.to_string(), status.layers.missing.to_string()],
+        }
+    }
 }
 
 /// How it stands with the GPUs' driver.

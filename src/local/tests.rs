@@ -34,11 +34,13 @@ fn inputs(path: &Path) -> (Control, Inputs) {
     let (sender, snapshot) = watch::channel(Arc::default());
     let (requests, asked) = mpsc::channel(4);
     let (reports, _) = broadcast::channel(8);
+    let (_, payloads) = watch::channel(Arc::default());
+    let (orders, _) = mpsc::channel(1);
     let control = Control { snapshot: sender, requests: asked, reports: reports.clone() };
     let board = Arc::new(Board::load("simulated-8gpu").unwrap());
     let rig = "rig-1".parse().unwrap();
     let path = path.to_owned();
-    (control, Inputs { path, rig, board, started: clock::now(), snapshot, requests, reports })
+    (control, Inputs { path, rig, board, started: clock::now(), snapshot, requests, payloads, orders, reports })
 }
 
 fn folder() -> PathBuf {

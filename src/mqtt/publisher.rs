@@ -269,7 +269,7 @@ impl Publisher {
         let serial = serial.or_else(|| self.birth.serial.clone());
         let another = serial != self.birth.serial;
         self.birth.serial = serial;
-        if (self.birth.learn(&snapshot.gpus) || another) && self.up.is_some() {
+        if (self.birth.learn(&snapshot.gpus, &snapshot.payloads) || another) && self.up.is_some() {
             self.bear();
         }
     }

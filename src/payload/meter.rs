@@ -195,6 +195,23 @@ pub struct Counters {
     age: Duration,
 }
 
+impl Counters {
+    /// As words to be kept over a restart of the agent; an absent total is all ones, which is no number.
+    #[must_use]
+    pub fn words(&self) -> Vec<u64> {
+        let bits = |total: Option<f64>| total.map_or(u64::MAX, f64::to_bits);
+        vec![bits(self.work), bits(self.uptime), u64::try_from(self.age.as_millis()).unwrap_or(u64::MAX)]
+    }
+
+    /// From such words; what cannot be is as if it had never been counted.
+    #[must_use]
+    pub fn from_words(words: &[u64]) -> Self {
+        let &[work, uptime, age] = words else { return Self::default() };
+        let total = |bits: u64| Some(f64::from_bits(bits)).filter(|total| total.is_finite() && *total >= 0.0);
+        Self { work: total(work), uptime: total(uptime), age: Duration::from_millis(age) }
+    }
+}
+
 // No total is ever NaN: `Document::number` lets none through.
 impl Eq for Counters {}
 

@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Encoding, GpuInfo, Kind, RigId};
+use super::{Encoding, GpuInfo, Kind, PayloadInfo, RigId};
 use crate::board::{Board, ChipKind, Point};
 use crate::digest::fnv1a;
 use crate::gpu::GpuSnapshot;
+use crate::payload::supervisor::Payloads;
 use crate::units::{Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 
 /// Body of `up/birth`.
@@ -56,6 +57,9 @@ pub struct Birth {
     /// GPUs, in the order in which they were first seen.
     #[serde(default)]
     pub gpus: Vec<GpuInfo>,
+    /// Payloads, by name.
+    #[serde(default)]
+    pub payloads: Vec<PayloadInfo>,
 }
 
 /// When a message leaves the outbox. Numbers are on the wire: only append.
@@ -200,6 +204,7 @@ impl Birth {
             serial: None,
             driver: None,
             gpus: Vec::new(),
+            payloads: Vec::new(),
         };
         birth.rails.extend(board.rails.iter().map(|rail| RailInfo {
             name: rail.name.clone(),
@@ -230,8 +235,9 @@ impl Birth {
         birth
     }
 
-    /// Takes in what became known of the GPUs; whether that made it another birth.
-    pub fn learn(&mut self, gpus: &GpuSnapshot) -> bool {
+    /// Takes in what became known of GPUs and payloads; whether that made it another birth.
+    pub fn learn(&mut self, gpus: &GpuSnapshot, payloads: &Payloads) -> bool {
+        self.payloads = payloads.0.iter().map(PayloadInfo::new).collect();
         let driver = gpus.versions.as_ref().map(|versions| versions.driver.clone()).or_else(|| self.driver.clone());
         let found: Vec<GpuInfo> = gpus.gpus.iter().map(GpuInfo::new).collect();
         let before = self.gpus.drain(..).map(Some).chain(std::iter::repeat_with(|| None));
@@ -247,8 +253,8 @@ impl Birth {
         let lists = (&self.board, &self.chips, &self.rails, &self.supplies, &self.sensors, &self.fans, &self.zones);
         // Fails for a body of unknown length only; lists have one.
         let mut bytes = postcard::to_allocvec(&lists).unwrap_or_default();
-        if !self.gpus.is_empty() {
-            bytes.extend(postcard::to_allocvec(&self.gpus).unwrap_or_default());
+        if !self.gpus.is_empty() || !self.payloads.is_empty() {
+            bytes.extend(postcard::to_allocvec(&(&self.gpus, &self.payloads)).unwrap_or_default());
         }
         fnv1a(&bytes)
     }

@@ -41,8 +41,8 @@ impl Kind {
         match self {
             Self::Online => 0,
             Self::Event => 2,
-            Self::Birth => 3,
-            Self::Telemetry => 5,
+            Self::Birth => 4,
+            Self::Telemetry => 6,
         }
     }
 

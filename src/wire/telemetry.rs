@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Gpu, GpuDetail, Subject, Value};
+use super::{Gpu, GpuDetail, Payload, Subject, Value};
 use crate::alarm;
 use crate::gpu::Driver;
 use crate::reading::{self, Faults, Health, Missing, Snapshot, Stage};
@@ -54,6 +54,9 @@ pub struct Telemetry {
     /// More of one GPU; with each message of the next.
     #[serde(default)]
     pub gpu_detail: Option<GpuDetail>,
+    /// One per payload.
+    #[serde(default)]
+    pub payloads: Vec<Payload>,
 }
 
 /// What was lost on the way to the broker since the agent's start.
@@ -169,6 +172,7 @@ impl Telemetry {
             driver: snapshot.gpus.driver,
             gpus: gpus.iter().zip(airs).map(|(gpu, air)| Gpu::new(gpu, air)).collect(),
             gpu_detail: turn.and_then(|index| Some(GpuDetail::new(index, gpus.get(index)?))),
+            payloads: snapshot.payloads.0.iter().map(Payload::new).collect(),
         }
     }
 }

@@ -148,6 +148,11 @@ impl Agent {
         kill_process(Pid::from_child(self.process.as_ref().unwrap()), signal).unwrap();
     }
 
+    /// Whether it was started and not ended.
+    pub(crate) const fn runs(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.process.as_ref().unwrap().id()

@@ -35,6 +35,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let host = config.place.host(&arguments.config, &board)?;
             config.broker.password()?;
             describe_config(&mut text, &arguments.config, &config)?;
+            payloads(&mut text, &config)?;
             (board, host)
         }
     };
@@ -52,6 +53,27 @@ fn describe_config(text: &mut String, path: &Path, config: &Config) -> std::fmt:
     writeln!(text, "  tick       {} ms", config.tick.as_millis())?;
     writeln!(text, "  telemetry  every {} ms", config.period.as_millis())?;
     writeln!(text, "  outbox     {} KiB\n", config.outbox_bytes / 1024)
+}
+
+fn payloads(text: &mut String, config: &Config) -> anyhow::Result<()> {
+    let (manifests, problems) = rigd::payload::config::manifests(config);
+    if let Some(wrong) = problems.into_iter().reduce(|mut all, more| {
+        all.0.extend(more.0);
+        all
+    }) {
+        return Err(wrong.into());
+    }
+    for manifest in &manifests {
+        let gpus = match usize::from(manifest.gpus.count).max(manifest.gpus.uuids.len()) {
+            0 => String::new(),
+            count => format!(" on {count} GPUs"),
+        };
+        writeln!(text, "Payload {}{gpus}: {}", manifest.name, manifest.command(&[]).join(" "))?;
+    }
+    if !manifests.is_empty() {
+        text.push('\n');
+    }
+    Ok(())
 }
 
 fn describe(text: &mut String, board: &Board, host: &Host) -> std::fmt::Result {

@@ -8,6 +8,7 @@ mod decode;
 mod gpu;
 mod identity;
 mod kernel;
+mod payload;
 mod people;
 mod plot;
 mod probe;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use rigd::local::PayloadOrder;
 
 /// Look after rigs: check their files, watch them, read their messages.
 #[derive(Parser)]
@@ -52,6 +54,20 @@ enum Verb {
     Calibrate(calibrate::Arguments),
     /// Show the GPUs, or test their driver
     Gpu(gpu::Arguments),
+    /// List the payloads of this rig
+    Ps(payload::Ps),
+    /// Start a payload
+    Start(payload::One),
+    /// Stop a payload: its stop signal, its grace, then all of it is killed
+    Stop(payload::One),
+    /// Stop a payload and start it again
+    Restart(payload::One),
+    /// Let a payload finish what it has begun, and stop it
+    Drain(payload::Drain),
+    /// Lift a payload's quarantine and forget its restarts
+    Clear(payload::One),
+    /// Show what a payload said
+    Logs(payload::Logs),
     /// Decode a message of a rig into JSON
     Decode(decode::Arguments),
     /// List the built-in boards, or print one to start from
@@ -74,6 +90,13 @@ fn main() -> ExitCode {
         Verb::Plot(arguments) => plot::run(&arguments),
         Verb::Calibrate(arguments) => calibrate::run(&arguments),
         Verb::Gpu(arguments) => gpu::run(&arguments),
+        Verb::Ps(arguments) => payload::ps(&arguments),
+        Verb::Start(one) => payload::order(&one, PayloadOrder::Start),
+        Verb::Stop(one) => payload::order(&one, PayloadOrder::Stop),
+        Verb::Restart(one) => payload::order(&one, PayloadOrder::Restart),
+        Verb::Drain(arguments) => payload::drain(&arguments),
+        Verb::Clear(one) => payload::order(&one, PayloadOrder::Clear),
+        Verb::Logs(arguments) => payload::logs(&arguments),
         Verb::Decode(arguments) => decode::run(&arguments),
         Verb::Boards(arguments) => boards::run(&arguments),
         Verb::Completions { shell } => completions(shell),

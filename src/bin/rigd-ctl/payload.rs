@@ -1,0 +1,255 @@
+//! `rigd-ctl ps`, `start`, `stop`, `restart`, `drain`, `clear`, `logs`: the programs that the agent runs on this rig.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use rigd::config;
+use rigd::local::{Get, Payload, PayloadOrder, Reply, Request};
+use rigd::units::MilliPerSecond;
+use rigd::wire::{PayloadCause, PayloadPhase, PayloadUnit};
+
+use crate::agent::{Agent, unexpected};
+
+/// A payload may take its whole grace to end, and its start-up to be refused.
+const PATIENCE: Duration = Duration::from_secs(900);
+/// Between two looks at a log that is followed.
+const FOLLOW: Duration = Duration::from_millis(250);
+/// A piece of log.
+const PIECE: usize = 64 * 1024;
+
+/// The command line of `ps`.
+#[derive(clap::Args)]
+pub(crate) struct Ps {
+    #[command(flatten)]
+    asked: Asked,
+    /// Print JSON, one payload a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// The command line of `start`, `stop`, `restart` and `clear`.
+#[derive(clap::Args)]
+pub(crate) struct One {
+    /// The payload's name, as in `rigd-ctl ps`
+    name: String,
+    #[command(flatten)]
+    asked: Asked,
+}
+
+/// The command line of `drain`.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  rigd-ctl drain trainer --within 30m")]
+pub(crate) struct Drain {
+    #[command(flatten)]
+    one: One,
+    /// How long it may take to end by itself; then all of it is killed
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    within: Duration,
+}
+
+/// The command line of `logs`.
+#[derive(clap::Args)]
+pub(crate) struct Logs {
+    #[command(flatten)]
+    one: One,
+    /// Go on as it grows, until Ctrl-C
+    #[arg(short, long)]
+    follow: bool,
+    /// So many bytes from its end; with --all everything that is kept
+    #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024)]
+    tail: usize,
+    /// Everything that is kept
+    #[arg(long, conflicts_with = "tail")]
+    all: bool,
+}
+
+#[derive(clap::Args)]
+struct Asked {
+    /// The agent's socket
+    #[arg(long, value_name = "PATH", default_value = config::SOCKET)]
+    socket: PathBuf,
+}
+
+pub(crate) fn ps(arguments: &Ps) -> anyhow::Result<()> {
+    let mut agent = Agent::ask(&arguments.asked.socket, &Request::Get(Get::Payloads), None)?;
+    let Reply::Payloads(count) = agent.reply()? else { return Err(unexpected()) };
+    let mut payloads = Vec::new();
+    for _ in 0..count {
+        let Reply::Payload(payload) = agent.reply()? else { return Err(unexpected()) };
+        payloads.push(*payload);
+    }
+    if arguments.json {
+        let mut text = String::new();
+        for payload in &payloads {
+            writeln!(text, "{}", serde_json::to_string(payload)?)?;
+        }
+        return crate::print(&text);
+    }
+    crate::print(&table(&payloads))
+}
+
+pub(crate) fn order(one: &One, order: PayloadOrder) -> anyhow::Result<()> {
+    let request = Request::Payload { name: one.name.clone(), order };
+    let mut agent = Agent::ask(&one.asked.socket, &request, Some(PATIENCE))?;
+    let Reply::Done = agent.reply()? else { return Err(unexpected()) };
+    Ok(())
+}
+
+pub(crate) fn drain(drain: &Drain) -> anyhow::Result<()> {
+    let seconds = u32::try_from(drain.within.as_secs()).unwrap_or(u32::MAX);
+    order(&drain.one, PayloadOrder::Drain(seconds))
+}
+
+pub(crate) fn logs(logs: &Logs) -> anyhow::Result<()> {
+    let mut from = logs.all.then_some(0);
+    let mut bytes = if logs.all { PIECE } else { logs.tail };
+    loop {
+        let request = Request::Log { name: logs.one.name.clone(), from, bytes };
+        let mut agent = Agent::ask(&logs.one.asked.socket, &request, None)?;
+        let Reply::Log(part) = agent.reply()? else { return Err(unexpected()) };
+        let (nothing, next) = (part.text.is_empty(), part.next);
+        if from.is_some_and(|from| part.from > from && from > 0) {
+            crate::print("[… older than what is kept …]\n")?;
+        }
+        crate::print(&harmless(&part.text))?;
+        // From its end on, the first piece is all that was asked for.
+        if !logs.follow && (nothing || from.is_none()) {
+            return Ok(());
+        }
+        (from, bytes) = (Some(next), PIECE);
+        if nothing {
+            thread::sleep(FOLLOW);
+        }
+    }
+}
+
+/// A payload's words move no cursor and change no title.
+fn harmless(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control() || matches!(letter, '\n' | '\t')).collect()
+}
+
+fn table(payloads: &[Payload]) -> String {
+    if payloads.is_empty() {
+        return "No payloads: put manifests into /etc/rigd/payloads.d and restart the agent.\n".to_owned();
+    }
+    let mut text = format!(
+        "{:<20} {:<7} {:<13} {:>9} {:>7} {:>8} {:>4} {:>16}  {}\n",
+        "NAME", "KIND", "STATE", "FOR", "PID", "RESTARTS", "GPUS", "RATE", ""
+    );
+    for payload in payloads {
+        let Payload { info, now, .. } = payload;
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "{:<20} {:<7} {:<13} {:>9} {:>7} {:>8} {:>4} {:>16}  {}",
+            info.name,
+            word(&info.kind),
+            word(&now.phase),
+            ago(payload.for_s),
+            payload.pid.map_or("-".to_owned(), |pid| pid.to_string()),
+            now.restarts,
+            now.gpus,
+            now.rate.0.map_or("-".to_owned(), |rate| speed(rate, info.unit)),
+            remark(payload)
+        );
+    }
+    text.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// A value's word on the wire, which is what people see everywhere.
+fn word<T: serde::Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word.replace('_', " "),
+        _ => "?".to_owned(),
+    }
+}
+
+fn ago(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// A rate with the prefix that leaves one to three digits before its point.
+fn speed(MilliPerSecond(milli): MilliPerSecond, unit: Option<PayloadUnit>) -> String {
+    const PREFIXES: [&str; 7] = ["m", "", "k", "M", "G", "T", "P"];
+    let mut scale = 1_u64;
+    let mut prefix = 0;
+    while milli / scale >= 1_000 && prefix + 1 < PREFIXES.len() {
+        scale = scale.saturating_mul(1_000);
+        prefix += 1;
+    }
+    let name = match unit {
+        Some(PayloadUnit::Hashes) => "H/s",
+        Some(PayloadUnit::Tokens) => "tok/s",
+        Some(PayloadUnit::Requests) => "req/s",
+        Some(PayloadUnit::Jobs) => "jobs/s",
+        None => "/s",
+    };
+    let prefix = PREFIXES.get(prefix).copied().unwrap_or_default();
+    format!("{}.{:02} {prefix}{name}", milli / scale, u128::from(milli % scale) * 100 / u128::from(scale))
+}
+
+/// What people should know of it beside its state.
+fn remark(payload: &Payload) -> String {
+    let mut remarks = Vec::new();
+    if let Some(held) = payload.now.held {
+        remarks.push(format!("held: {}", cause(held)));
+    } else if let Some(why) = payload.now.cause.filter(|_| payload.now.phase != PayloadPhase::Running) {
+        remarks.push(cause(why));
+    }
+    remarks.extend(payload.error.clone());
+    if !payload.unlimited.is_empty() {
+        remarks.push(format!("without limit of {}", payload.unlimited.join(", ")));
+    }
+    let [_, missing] = &payload.layers;
+    if !missing.is_empty() {
+        remarks.push(format!("sandbox without {missing}"));
+    }
+    remarks.join("; ")
+}
+
+fn cause(cause: PayloadCause) -> String {
+    match cause {
+        PayloadCause::NotStarted => "could not be started".to_owned(),
+        PayloadCause::Exited(code) => format!("ended with code {code}"),
+        PayloadCause::Signal(signal) => format!("ended by signal {signal}"),
+        PayloadCause::OutOfMemory => "killed for its memory".to_owned(),
+        PayloadCause::Unseen => "ended unseen".to_owned(),
+        PayloadCause::NeverReady => "was never ready".to_owned(),
+        PayloadCause::Unhealthy => "failed its probes".to_owned(),
+        PayloadCause::LowRate => "yields too little".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_have_a_prefix_that_fits() {
+        for (milli, unit, expected) in [
+            (0, Some(PayloadUnit::Hashes), "0.00 mH/s"),
+            (999, None, "999.00 m/s"),
+            (1_500, Some(PayloadUnit::Tokens), "1.50 tok/s"),
+            (61_430_000_000, Some(PayloadUnit::Hashes), "61.43 MH/s"),
+            (u64::MAX, Some(PayloadUnit::Jobs), "18.44 Pjobs/s"),
+        ] {
+            assert_eq!(speed(MilliPerSecond(milli), unit), expected);
+        }
+    }
+
+    #[test]
+    fn a_log_moves_no_cursor() {
+        assert_eq!(harmless("a\u{1b}[2Jb\r\n\tc\u{7}"), "a[2Jb\n\tc");
+        assert_eq!(
+            (ago(119), ago(120), ago(7_200), ago(200_000)),
+            ("119 s".into(), "2 min".into(), "2 h".into(), "2 d".into())
+        );
+    }
+}

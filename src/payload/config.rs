@@ -1,0 +1,64 @@
+//! What `rigd.toml` says of payloads: where their manifests are, and below which cgroup they live.
+//!
+//! ```toml
+//! [payload]
+//! manifests = "/etc/rigd/payloads.d"
+//! cgroup = "/sys/fs/cgroup/rigd"      # the agent's own, which systemd delegates, where it is left out
+//! ```
+
+use std::path::PathBuf;
+
+use super::manifest::Manifest;
+use super::meter::Meter;
+use crate::config::Config;
+use crate::source::{Problems, Table};
+
+/// Where manifests are looked for where nothing else is said.
+const MANIFESTS: &str = "/etc/rigd/payloads.d";
+
+/// Where payloads come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PayloadConfig {
+    /// A manifest each, `NAME.toml`.
+    pub manifests: PathBuf,
+    /// The cgroup below which each gets its own; the agent's own where none is given.
+    pub cgroup: Option<PathBuf>,
+}
+
+impl PayloadConfig {
+    /// Reads the table. What is wrong with it is complained of there.
+    pub(crate) fn read(root: &Table<'_>) -> Self {
+        let table = root.table("payload");
+        table.only(&["manifests", "cgroup"]);
+        let path = |key: &str| {
+            let path = table.text(key).map(PathBuf::from);
+            if path.as_ref().is_some_and(|path| !path.is_absolute()) {
+                table.complain(key, "must be a path from the root: /…");
+            }
+            path
+        };
+        Self { manifests: path("manifests").unwrap_or_else(|| MANIFESTS.into()), cgroup: path("cgroup") }
+    }
+}
+
+/// What may run here, and what is wrong with the rest: a manifest that is wrong keeps neither the others nor the rig from
+/// running.
+#[must_use]
+pub fn manifests(config: &Config) -> (Vec<Manifest>, Vec<Problems>) {
+    let (mut manifests, mut problems) = Manifest::load_all(&config.payloads.manifests);
+    manifests.retain(|manifest| {
+        let file = config.payloads.manifests.join(&manifest.name).with_extension("toml").display().to_string();
+        let profile = manifest.gpus.profile.as_ref().filter(|name| config.gpus.named_profile(name).is_none());
+        if let Some(name) = profile {
+            let text = format!("gpus.profile: there is no [profile.{name}] in the agent's configuration");
+            problems.push(Problems::one(&file, text));
+        }
+        let meter = manifest.meter.as_ref().and_then(|meter| Meter::load(&meter.name).err());
+        let measured = meter.is_none();
+        if let Some(meter) = meter {
+            problems.push(Problems::one(&file, format!("meter.name: {meter}")));
+        }
+        profile.is_none() && measured
+    });
+    (manifests, problems)
+}

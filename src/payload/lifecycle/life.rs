@@ -1,0 +1,349 @@
+//! What each event does to a state.
+
+use std::time::Duration;
+
+use super::{Action, Cause, Event, Exit, Failure, Phase, Policy, Restart, Rules, State, Then, wake};
+
+/// A kill that did not end it is repeated: a process in a driver's hands dies when the driver lets go of it.
+const KILL_AGAIN: Duration = Duration::from_secs(5);
+
+/// A state on its way to the next.
+pub(super) struct Life<'a> {
+    pub(super) rules: &'a Rules,
+    pub(super) state: State,
+    pub(super) now: Duration,
+    pub(super) random: u32,
+    pub(super) action: Option<Action>,
+}
+
+impl Life<'_> {
+    pub(super) fn take(&mut self, event: Event) {
+        match event {
+            Event::Start => {
+                self.state.wanted = true;
+                self.start();
+            }
+            Event::Stop => self.stop(self.rules.grace),
+            Event::Drain(grace) => self.stop(grace),
+            Event::Restart => {
+                self.state.wanted = true;
+                self.state.failures = 0;
+                match self.state.phase {
+                    Phase::Starting | Phase::Warming | Phase::Running | Phase::Degraded => {
+                        self.drain(Then::Start, self.rules.grace);
+                    }
+                    Phase::Stopped
+                    | Phase::Draining { .. }
+                    | Phase::BackingOff { .. }
+                    | Phase::Failed(_)
+                    | Phase::Quarantined => self.start(),
+                }
+            }
+            Event::Clear => self.clear(),
+            Event::Spawned => self.spawned(),
+            Event::NotSpawned { lasting } => self.not_spawned(lasting),
+            Event::Exited(exit) => self.exited(exit),
+            Event::Probe(passed) => self.probe(passed),
+            Event::Rate(rate) => self.rate(rate),
+            Event::Tick => self.tick(),
+        }
+    }
+
+    fn go(&mut self, phase: Phase) {
+        if self.state.phase != phase {
+            (self.state.phase, self.state.since) = (phase, self.now);
+        }
+    }
+
+    fn start(&mut self) {
+        match self.state.phase {
+            Phase::Stopped | Phase::Failed(_) | Phase::BackingOff { .. } => self.begin(),
+            Phase::Draining { then: Then::Stop | Then::Again, kill_at } => {
+                self.go(Phase::Draining { then: Then::Start, kill_at });
+            }
+            Phase::Draining { then: Then::Start | Then::Hold, .. }
+            | Phase::Starting
+            | Phase::Warming
+            | Phase::Running
+            | Phase::Degraded
+            | Phase::Quarantined => {}
+        }
+    }
+
+    fn stop(&mut self, grace: Duration) {
+        self.state.wanted = false;
+        match self.state.phase {
+            Phase::Starting | Phase::Warming | Phase::Running | Phase::Degraded => self.drain(Then::Stop, grace),
+            // A later order may shorten the time that is left, never lengthen it.
+            Phase::Draining { kill_at, .. } => {
+                self.go(Phase::Draining { then: Then::Stop, kill_at: kill_at.min(self.now + grace) });
+            }
+            Phase::Stopped | Phase::BackingOff { .. } | Phase::Failed(_) | Phase::Quarantined => {
+                self.go(Phase::Stopped);
+            }
+        }
+    }
+
+    fn drain(&mut self, then: Then, grace: Duration) {
+        self.go(Phase::Draining { then, kill_at: self.now + grace });
+        self.action = Some(Action::Signal);
+    }
+
+    fn clear(&mut self) {
+        let phase = self.state.phase;
+        let state = &mut self.state;
+        (state.held, state.failures, state.suspect) = (None, 0, None);
+        state.starts.clear();
+        match phase {
+            Phase::Quarantined | Phase::Failed(_) => self.go(Phase::Stopped),
+            Phase::Draining { then: Then::Hold, kill_at } => self.go(Phase::Draining { then: Then::Stop, kill_at }),
+            Phase::Stopped
+            | Phase::Starting
+            | Phase::Warming
+            | Phase::Running
+            | Phase::Degraded
+            | Phase::Draining { .. }
+            | Phase::BackingOff { .. } => {}
+        }
+    }
+
+    /// When the window has room for a start; `None` where it has it now.
+    fn room(&mut self) -> Option<Duration> {
+        let Restart { budget, window, .. } = self.rules.restart;
+        let now = self.now;
+        self.state.starts.retain(|start| *start + window > now);
+        let most = usize::try_from(budget.max(1)).unwrap_or(usize::MAX);
+        let full = self.state.starts.len().checked_sub(most)?;
+        self.state.starts.get(full).map(|oldest| *oldest + window)
+    }
+
+    /// Starts now, or when the window has room.
+    fn begin(&mut self) {
+        if self.state.held.is_some() {
+            return self.go(Phase::Quarantined);
+        }
+        if let Some(until) = self.room() {
+            return self.go(Phase::BackingOff { until });
+        }
+        let state = &mut self.state;
+        state.starts.push(self.now);
+        (state.up, state.ready, state.low, state.misses) = (None, None, None, 0);
+        self.go(Phase::Starting);
+        self.action = Some(Action::Spawn);
+    }
+
+    /// Starts again by itself, where the budget allows.
+    fn again(&mut self, cause: Cause) {
+        self.state.cause = Some(cause);
+        let ran = self.state.up.map_or(Duration::ZERO, |up| self.now.saturating_sub(up));
+        if ran >= self.rules.restart.stable {
+            self.state.failures = 0;
+        }
+        self.state.failures = self.state.failures.saturating_add(1);
+        if self.room().is_some() {
+            return self.go(Phase::Failed(Failure::Budget));
+        }
+        let wait = wait(&self.rules.restart, self.state.failures, self.random);
+        if wait.is_zero() {
+            self.state.restarts = self.state.restarts.saturating_add(1);
+            self.begin();
+        } else {
+            self.go(Phase::BackingOff { until: self.now + wait });
+        }
+    }
+
+    fn spawned(&mut self) {
+        match self.state.phase {
+            Phase::Starting => {
+                // Told again by an agent that has adopted it: its time to get ready does not begin anew.
+                self.state.up.get_or_insert(self.now);
+                if self.rules.probe.is_none() {
+                    self.ready();
+                }
+            }
+            // Told to end before it was there.
+            Phase::Draining { .. } => self.action = Some(Action::Signal),
+            Phase::Stopped
+            | Phase::Warming
+            | Phase::Running
+            | Phase::Degraded
+            | Phase::BackingOff { .. }
+            | Phase::Failed(_)
+            | Phase::Quarantined => {}
+        }
+    }
+
+    fn not_spawned(&mut self, lasting: bool) {
+        match self.state.phase {
+            Phase::Starting if lasting => {
+                self.state.cause = Some(Cause::NotStarted);
+                self.go(Phase::Failed(Failure::Start));
+            }
+            Phase::Starting => self.again(Cause::NotStarted),
+            Phase::Draining { then, .. } => self.drained(then),
+            Phase::Stopped
+            | Phase::Warming
+            | Phase::Running
+            | Phase::Degraded
+            | Phase::BackingOff { .. }
+            | Phase::Failed(_)
+            | Phase::Quarantined => {}
+        }
+    }
+
+    fn exited(&mut self, exit: Exit) {
+        match self.state.phase {
+            Phase::Draining { then, .. } => self.drained(then),
+            Phase::Starting | Phase::Warming | Phase::Running | Phase::Degraded => self.ended(exit),
+            Phase::Stopped | Phase::BackingOff { .. } | Phase::Failed(_) | Phase::Quarantined => {}
+        }
+    }
+
+    fn ended(&mut self, exit: Exit) {
+        let cause = Cause::Exit(exit);
+        let done = exit == Exit::Code(0);
+        match (self.rules.restart.policy, done) {
+            (Policy::Always, _) | (Policy::OnFailure, false) => self.again(cause),
+            (Policy::OnFailure | Policy::Never, true) => {
+                (self.state.cause, self.state.wanted) = (Some(cause), false);
+                self.go(Phase::Stopped);
+            }
+            (Policy::Never, false) => {
+                self.state.cause = Some(cause);
+                self.go(Phase::Failed(Failure::Ended));
+            }
+        }
+    }
+
+    fn drained(&mut self, then: Then) {
+        match then {
+            Then::Stop => self.go(Phase::Stopped),
+            Then::Start => self.begin(),
+            Then::Again => {
+                let cause = self.state.cause.unwrap_or(Cause::Unhealthy);
+                self.again(cause);
+            }
+            Then::Hold => self.go(Phase::Quarantined),
+        }
+    }
+
+    fn ready(&mut self) {
+        self.state.ready = Some(self.now);
+        self.healthy();
+    }
+
+    /// Warming up or running, by how long it has been ready.
+    fn healthy(&mut self) {
+        let warmup = self.rules.expect.as_ref().map_or(Duration::ZERO, |expect| expect.warmup);
+        let ready = self.state.ready.unwrap_or(self.now);
+        let warm = self.now.saturating_sub(ready) >= warmup;
+        self.go(if warm { Phase::Running } else { Phase::Warming });
+    }
+
+    /// Ends it because something is wrong with it.
+    fn fail(&mut self, cause: Cause, then: Then) {
+        self.state.cause = Some(cause);
+        self.drain(then, self.rules.grace);
+    }
+
+    fn probe(&mut self, passed: bool) {
+        let Some((_, most)) = self.rules.probe else { return };
+        match (self.state.phase, passed) {
+            (Phase::Starting, true) => {
+                self.state.misses = 0;
+                if self.state.up.is_some() {
+                    self.ready();
+                }
+            }
+            (Phase::Warming | Phase::Running | Phase::Degraded, true) => {
+                self.state.misses = 0;
+                if self.state.low.is_none() {
+                    self.healthy();
+                }
+            }
+            (Phase::Warming | Phase::Running | Phase::Degraded, false) => {
+                self.state.misses = self.state.misses.saturating_add(1);
+                if self.state.misses >= most {
+                    self.fail(Cause::Unhealthy, Then::Again);
+                } else {
+                    self.go(Phase::Degraded);
+                }
+            }
+            // What is starting has its own time for it, and what ends need not answer.
+            (
+                Phase::Starting
+                | Phase::Draining { .. }
+                | Phase::Stopped
+                | Phase::BackingOff { .. }
+                | Phase::Failed(_)
+                | Phase::Quarantined,
+                _,
+            ) => {}
+        }
+    }
+
+    fn rate(&mut self, rate: u64) {
+        let Some(expect) = &self.rules.expect else { return };
+        match self.state.phase {
+            Phase::Running | Phase::Degraded => {}
+            Phase::Stopped
+            | Phase::Starting
+            | Phase::Warming
+            | Phase::Draining { .. }
+            | Phase::BackingOff { .. }
+            | Phase::Failed(_)
+            | Phase::Quarantined => return,
+        }
+        let least = expect.rate / 100 * u64::from(expect.min_pct) + expect.rate % 100 * u64::from(expect.min_pct) / 100;
+        if rate >= least {
+            self.state.low = None;
+            let window = self.rules.restart.window;
+            self.state.suspect = self.state.suspect.filter(|at| *at + window > self.now);
+            if self.state.misses == 0 {
+                self.healthy();
+            }
+            return;
+        }
+        let low = *self.state.low.get_or_insert(self.now);
+        if self.now.saturating_sub(low) < expect.low {
+            self.go(Phase::Degraded);
+        } else if self.state.suspect.is_none() {
+            self.state.suspect = Some(self.now);
+            self.fail(Cause::LowRate, Then::Again);
+        } else {
+            // A restart did not help: it would only be started for ever, and harm what is next to it.
+            self.state.held = Some(Cause::LowRate);
+            self.fail(Cause::LowRate, Then::Hold);
+        }
+    }
+
+    fn tick(&mut self) {
+        if wake(self.rules, &self.state).is_none_or(|at| at > self.now) {
+            return;
+        }
+        match self.state.phase {
+            Phase::Starting => self.fail(Cause::NeverReady, Then::Again),
+            Phase::Warming => self.healthy(),
+            Phase::Draining { then, .. } => {
+                let since = self.state.since;
+                self.go(Phase::Draining { then, kill_at: self.now + KILL_AGAIN });
+                self.state.since = since;
+                self.action = Some(Action::Kill);
+            }
+            Phase::BackingOff { .. } => {
+                self.state.restarts = self.state.restarts.saturating_add(1);
+                self.begin();
+            }
+            Phase::Stopped | Phase::Running | Phase::Degraded | Phase::Failed(_) | Phase::Quarantined => {}
+        }
+    }
+}
+
+/// Before the n-th restart in a row: none before the first, then from the shortest wait up, doubled each time; the upper half
+/// of it by chance, so that what failed together does not come back together.
+pub(super) fn wait(restart: &Restart, failures: u32, random: u32) -> Duration {
+    let Some(doublings) = failures.checked_sub(2) else { return Duration::ZERO };
+    let factor = 1_u32.checked_shl(doublings.min(31)).unwrap_or(u32::MAX);
+    let half = restart.min.saturating_mul(factor).min(restart.max) / 2;
+    half + half.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}

@@ -1,0 +1,321 @@
+//! A payload's process: made ready, started in its cgroup, asked to end, killed with all that it started, found again.
+//!
+//! Its end is seen on a pidfd, which stands for this process and never for another one with its number. Whose child it is says only
+//! how its end is learnt: our own is waited for; another agent's is read of in `/proc` while it is a zombie and asked about later
+//! (`PIDFD_GET_INFO`, Linux 6.15). On an older kernel whose init was faster, it has ended in a way that nobody knows.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::{debug, warn};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, waitid};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::cgroup::{Group, Root};
+use super::lifecycle::Exit;
+use super::record::{Known, dead, started};
+use super::sandbox::Layers;
+use super::spawn::{self, Failed, Launch};
+use super::watch;
+
+/// For what is left in a cgroup after it was killed. More, and a driver has hold of it.
+const EMPTIED: Duration = Duration::from_secs(2);
+
+/// Where payloads live on this rig.
+#[derive(Clone, Debug)]
+pub(super) struct Site {
+    /// `payloads` in the agent's state directory.
+    pub(super) directory: PathBuf,
+    /// Where there are cgroups.
+    pub(super) root: Option<Root>,
+    /// This boot of the rig.
+    pub(super) boot: String,
+}
+
+/// Why a payload was not started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NotStarted {
+    /// For people.
+    pub(super) text: String,
+    /// Whether trying again is of no use.
+    pub(super) lasting: bool,
+}
+
+impl NotStarted {
+    pub(super) fn io(what: &str, error: &io::Error) -> Self {
+        let lasting = [
+            io::ErrorKind::NotFound,
+            io::ErrorKind::PermissionDenied,
+            io::ErrorKind::ReadOnlyFilesystem,
+            io::ErrorKind::NotADirectory,
+            io::ErrorKind::InvalidInput,
+        ];
+        Self { text: format!("{what}: {error}"), lasting: lasting.contains(&error.kind()) }
+    }
+
+    pub(super) fn refused(text: impl Into<String>) -> Self {
+        Self { text: text.into(), lasting: true }
+    }
+}
+
+impl From<Failed> for NotStarted {
+    fn from(failed: Failed) -> Self {
+        Self { text: failed.to_string(), lasting: failed.lasting() }
+    }
+}
+
+impl Site {
+    /// A payload's own directory.
+    #[must_use]
+    pub(super) fn home(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Its cgroup, made or not.
+    #[must_use]
+    pub(super) fn group(&self, name: &str) -> Option<Group> {
+        self.root.as_ref().map(|root| root.group(name))
+    }
+
+    /// The cgroup of who writes its log down.
+    #[must_use]
+    pub(super) fn log_group(&self, name: &str) -> Option<Group> {
+        self.root.as_ref().map(|root| root.group(&format!("{name}.log")))
+    }
+
+    /// Makes a payload's directory; others may pass through it and see nothing.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn make_home(&self, name: &str) -> Result<(), NotStarted> {
+        for directory in [&self.directory, &self.home(name)] {
+            make(directory, 0o711)
+                .map_err(|error| NotStarted::io(&format!("could not make {}", directory.display()), &error))?;
+        }
+        Ok(())
+    }
+}
+
+/// A directory with this mode; whether it was made.
+pub(super) fn make(directory: &Path, mode: u32) -> io::Result<bool> {
+    match DirBuilder::new().mode(mode).create(directory) {
+        Ok(()) => {
+            // The agent's umask has taken bits away.
+            fs::set_permissions(directory, fs::Permissions::from_mode(mode))?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// A process that runs, or did a moment ago.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) known: Known,
+    pid: Pid,
+    pidfd: AsyncFd<OwnedFd>,
+    group: Option<Group>,
+    /// Whether this agent has started it.
+    ours: bool,
+}
+
+impl Process {
+    /// Starts it. `write_down` is called when its process exists and nothing of it runs yet.
+    ///
+    /// # Errors
+    /// What is in the way, for people. Then nothing of it is left.
+    pub(super) async fn start(
+        launch: &Launch,
+        group: Option<Group>,
+        write_down: impl FnOnce(Known) -> io::Result<()>,
+    ) -> Result<Self, NotStarted> {
+        let oom_kills = group.as_ref().map_or(0, Group::oom_kills);
+        let waiting = launch.fork()?;
+        let pid = waiting.pid.as_raw_nonzero().get();
+        let known = Known {
+            pid,
+            start: started(pid).unwrap_or(0),
+            grouped: group.is_some(),
+            oom_kills,
+            layers: Layers::default(),
+        };
+        if let Err(error) = write_down(known) {
+            // Without the word it ends by itself.
+            drop(Reaped(Some(waiting.pidfd)));
+            return Err(NotStarted::io("could not be written down", &error));
+        }
+        let (pid, pidfd, ran) = waiting.go().await;
+        match ran {
+            Ok(layers) => {
+                let pidfd = watch(pidfd, Interest::READABLE);
+                let pidfd = pidfd.map_err(|error| NotStarted::io("could not be watched", &error))?;
+                Ok(Self { known: Known { layers, ..known }, pid, pidfd, group, ours: true })
+            }
+            Err(failed) => {
+                drop(Reaped(Some(pidfd)));
+                Err(failed.into())
+            }
+        }
+    }
+
+    /// Finds it again; `None` where it is gone.
+    #[must_use]
+    pub(super) fn adopt(known: Known, group: Option<Group>) -> Option<Self> {
+        let pid = Pid::from_raw(known.pid)?;
+        // First the descriptor, then the question who that is: it cannot become another in between.
+        let pidfd = spawn::open(pid).ok()?;
+        let same = started(known.pid) == Some(known.start);
+        let grouped = !known.grouped || group.as_ref().is_some_and(|group| group.has(known.pid));
+        if !same || !grouped {
+            return None;
+        }
+        let pidfd = watch(pidfd, Interest::READABLE).ok()?;
+        Some(Self { known, pid, pidfd, group: group.filter(|_| known.grouped), ours: false })
+    }
+
+    /// Waits until its first process has ended.
+    pub(super) async fn ended(&self) {
+        match self.pidfd.readable().await {
+            Ok(mut ready) => ready.retain_ready(),
+            // The runtime is going away, and we with it.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// How it ended, and clears up what it left behind. `Err` where something is left that cannot be killed yet.
+    pub(super) async fn finish(&self) -> Result<Exit, Exit> {
+        if self.group.is_none() {
+            // What has left its session is lost to us. Its number is nobody else's yet: a child of ours is still to be waited for, and
+            // after another's the kernel gives out all other numbers first.
+            let _ = kill_process_group(self.pid, Signal::KILL);
+        }
+        let exit = self.exit().await;
+        let Some(group) = &self.group else { return Ok(exit) };
+        let killed = group.oom_kills() > self.known.oom_kills;
+        let exit = if killed && matches!(exit, Exit::Signal(libc::SIGKILL) | Exit::Unknown) {
+            Exit::OutOfMemory
+        } else {
+            exit
+        };
+        if group.populated() {
+            debug!("payloads: killing what process {} left behind", self.known.pid);
+            if let Err(error) = group.kill() {
+                warn!("payloads: could not kill what process {} left behind: {error}", self.known.pid);
+            }
+            if group.emptied(EMPTIED).await.is_err() {
+                return Err(exit);
+            }
+        }
+        Ok(exit)
+    }
+
+    /// Whether anything of it is left that could not be killed.
+    #[must_use]
+    pub(super) fn lingers(&self) -> bool {
+        self.group.as_ref().is_some_and(Group::populated)
+    }
+
+    async fn exit(&self) -> Exit {
+        if self.ours {
+            let status =
+                waitid(WaitId::PidFd(self.pidfd.get_ref().as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+            let Ok(Some(status)) = status else { return Exit::Unknown };
+            return match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal(signal),
+                (None, None) => Exit::Unknown,
+            };
+        }
+        // Until its parent has waited for it, its line in /proc says it; afterwards the pidfd does.
+        for _ in 0..20 {
+            let zombie = || {
+                dead(self.known.pid)
+                    .filter(|(start, _)| *start == self.known.start)
+                    .map(|(_, status)| status)
+                    .filter(|status| *status != 0)
+            };
+            if let Some(status) = zombie().or_else(|| exit_status(self.pidfd.get_ref())) {
+                return exit_of(status);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Exit::Unknown
+    }
+
+    /// Sends a signal to its first process.
+    pub(super) fn signal(&self, number: i32) {
+        if let Some(signal) = Signal::from_named_raw(number)
+            && let Err(error) = pidfd_send_signal(self.pidfd.get_ref(), signal)
+        {
+            debug!("payloads: process {} takes no signal: {error}", self.known.pid);
+        }
+    }
+
+    /// Kills all of it.
+    pub(super) fn kill(&self) {
+        let group = self.group.as_ref().map(Group::kill);
+        if let Some(Err(error)) = &group {
+            warn!("payloads: the cgroup of process {} could not be killed: {error}", self.known.pid);
+        }
+        if !matches!(group, Some(Ok(()))) {
+            let _ = kill_process_group(self.pid, Signal::KILL);
+        }
+        let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
+    }
+}
+
+/// How a process ended, from the status that wait(2) gives.
+const fn exit_of(status: i32) -> Exit {
+    match (status & 0x7f, status >> 8 & 0xff) {
+        (0, code) => Exit::Code(code),
+        (signal, _) => Exit::Signal(signal),
+    }
+}
+
+/// What the kernel keeps of an ended process for whoever holds its pidfd (linux/pidfd.h, PIDFD_GET_INFO).
+fn exit_status(pidfd: &OwnedFd) -> Option<i32> {
+    /// `struct pidfd_info`, first version: 64 bytes.
+    #[repr(C)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const GET_INFO: libc::c_ulong = 0xc040_ff0b;
+    const EXIT: u64 = 1 << 3;
+    let mut info = Info { mask: EXIT, cgroup: 0, ids: [0; 11], exit_code: 0 };
+    // SAFETY: the request says 64 bytes, which is what the kernel reads and writes here.
+    let result = unsafe { libc::syscall(libc::SYS_ioctl, pidfd.as_raw_fd(), GET_INFO, &raw mut info) };
+    (result >= 0 && info.mask & EXIT != 0).then_some(info.exit_code)
+}
+
+/// A child of ours that nobody waits for any more: killed, and waited for in the background.
+#[derive(Debug)]
+pub(super) struct Reaped(pub(super) Option<OwnedFd>);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        let Some(pidfd) = self.0.take() else { return };
+        let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+        // Where the runtime is going away so is the agent, and its children have another parent.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(reap(pidfd));
+        }
+    }
+}
+
+/// Waits for a child in the background.
+pub(super) async fn reap(pidfd: OwnedFd) {
+    if let Ok(pidfd) = watch(pidfd, Interest::READABLE)
+        && pidfd.readable().await.is_ok()
+    {
+        let _ = waitid(WaitId::PidFd(pidfd.get_ref().as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    }
+}

@@ -1,0 +1,286 @@
+//! Ties it together: one task for each payload, which owns its life, its process and its log; one that hands out orders.
+//!
+//! ```text
+//! mpsc<Order>, 16 ── run ── mpsc, 8 each ── Worker ── lifecycle::next ── Process, Keeper
+//!                                             │ ^
+//!           watch<Arc<Payloads>> <────────────┘ └── probes, meter: mpsc, 4, a new one for each run
+//! ```
+//!
+//! From SIGKILL to running again: pidfd readable, waitid, one look at the cgroup, `next`, a record of 1 KiB without fsync, clone3, exec.
+//! No timer is in it, and what can be made ready was.
+//!
+//! When the last sender of orders is gone it ends, and payloads go on: the next agent adopts them.
+
+mod watchers;
+mod worker;
+
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{info, warn};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::Grant;
+use super::cgroup::Root;
+use super::lifecycle::{Cause, Exit, Phase, State};
+use super::log::Part;
+use super::manifest::{Kind, Manifest};
+use super::meter;
+use super::process::Site;
+use super::sandbox::Layers;
+use worker::Worker;
+
+/// Orders that wait for the supervisor. One more waits with its sender.
+pub const ORDERS: usize = 16;
+/// Orders that wait for one payload, which may be starting. One more is refused as busy.
+const WAITING: usize = 8;
+
+/// What it takes in.
+pub struct Inputs {
+    /// The agent's state directory; payloads are in `payloads` below it.
+    pub state: PathBuf,
+    /// The cgroup below which payloads get theirs; the agent's own where it is left out.
+    pub cgroup: Option<PathBuf>,
+    /// What may run here.
+    pub manifests: Vec<Manifest>,
+    /// What is ordered.
+    pub orders: mpsc::Receiver<Order>,
+    /// What everybody may know.
+    pub payloads: watch::Sender<Arc<Payloads>>,
+    /// What others know and do.
+    pub hooks: Arc<dyn Hooks>,
+    /// Spreads waits.
+    pub seed: u64,
+}
+
+/// What the supervisor asks of others.
+pub trait Hooks: Send + Sync {
+    /// The GPUs for a payload that is about to start. Asked at a start that was ordered; a restart keeps them, and whoever gave them
+    /// sees in [`Payloads`] when it has left.
+    ///
+    /// # Errors
+    /// Why there are none.
+    fn grant(&self, manifest: &Manifest) -> Result<Grant, NoGrant>;
+
+    /// The meter of a payload, told what the last one counted; `None` where there is none.
+    fn meter(&self, manifest: &Manifest, counters: &[u64]) -> Option<Box<dyn Meter>>;
+}
+
+/// Why a payload does not get its GPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoGrant {
+    /// For people.
+    pub why: String,
+    /// They will not come by themselves: another attempt would fail in the same way.
+    pub lasting: bool,
+}
+
+/// Measures a payload's work.
+pub trait Meter: Send {
+    /// What its rate counts.
+    fn unit(&self) -> meter::Unit;
+
+    /// Reads once. `None` where there was no answer; never waits for longer than its payload's interval.
+    fn read(&mut self) -> Pin<Box<dyn Future<Output = Option<Sample>> + Send + '_>>;
+}
+
+/// What a meter says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// Now, in thousandths of the meter's unit a second; `None` where it does not say.
+    pub rate: Option<u64>,
+    /// What it has counted, in its own order. Kept over restarts of payload and agent.
+    pub counters: Vec<u64>,
+    /// All that it says.
+    pub told: Option<Arc<meter::Sample>>,
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub struct Order {
+    /// Which payload.
+    pub name: String,
+    /// What.
+    pub what: What,
+}
+
+/// What to do. Who ordered it may have stopped listening; it is done all the same.
+#[derive(Debug)]
+pub enum What {
+    /// Run it.
+    Start(oneshot::Sender<Result<(), Refusal>>),
+    /// End it.
+    Stop(oneshot::Sender<Result<(), Refusal>>),
+    /// End it and run it again.
+    Restart(oneshot::Sender<Result<(), Refusal>>),
+    /// End it within this time.
+    Drain(Duration, oneshot::Sender<Result<(), Refusal>>),
+    /// A person forgives it everything.
+    Clear(oneshot::Sender<Result<(), Refusal>>),
+    /// Read its log from this offset, or its end, and so many bytes at most.
+    Log(Option<u64>, usize, oneshot::Sender<Result<Part, Refusal>>),
+}
+
+/// Why an order was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No manifest has this name.
+    #[error("there is no such payload")]
+    Unknown,
+    /// Too many orders wait.
+    #[error("too many orders wait for it")]
+    Busy,
+    /// It must be cleared first.
+    #[error("it is in quarantine")]
+    Quarantined,
+    /// It could not be started.
+    #[error("{0}")]
+    NotStarted(String),
+    /// Its log could not be read.
+    #[error("its log could not be read: {0}")]
+    Log(String),
+}
+
+/// Every payload of the rig, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Payloads(pub Vec<Status>);
+
+/// What everybody may know of a payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Its name.
+    pub name: String,
+    /// What it earns with.
+    pub kind: Kind,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Since when, since boot.
+    pub since: Duration,
+    /// What last went wrong.
+    pub cause: Option<Cause>,
+    /// Why it was last not started, for people.
+    pub error: Option<String>,
+    /// In quarantine for this.
+    pub held: Option<Cause>,
+    /// Starts that nobody ordered.
+    pub restarts: u32,
+    /// Its first process.
+    pub pid: Option<i32>,
+    /// Started by an earlier agent.
+    pub adopted: bool,
+    /// What keeps it to itself.
+    pub layers: Layers,
+    /// Limits of its manifest that do not hold here.
+    pub unlimited: Vec<&'static str>,
+    /// How it last ended.
+    pub exit: Option<Exit>,
+    /// The GPUs it has.
+    pub gpus: Vec<String>,
+    /// The profile that these get while it runs.
+    pub profile: Option<String>,
+    /// What its rate counts; none where it has no meter.
+    pub unit: Option<meter::Unit>,
+    /// What its meter said last.
+    pub sample: Option<Sample>,
+}
+
+impl Status {
+    fn new(manifest: &Manifest, state: &State) -> Self {
+        Self {
+            name: manifest.name.clone(),
+            kind: manifest.kind,
+            phase: state.phase,
+            since: state.since,
+            cause: state.cause,
+            error: None,
+            held: state.held,
+            restarts: state.restarts,
+            pid: None,
+            adopted: false,
+            layers: Layers::default(),
+            unlimited: Vec::new(),
+            exit: None,
+            gpus: Vec::new(),
+            profile: manifest.gpus.profile.clone(),
+            unit: None,
+            sample: None,
+        }
+    }
+}
+
+/// Runs payloads until nobody can order anything any more.
+pub async fn run(inputs: Inputs) {
+    let Inputs { state, cgroup, manifests, mut orders, payloads, hooks, seed } = inputs;
+    let site = Arc::new(site(&state, cgroup.as_deref()));
+    let mut manifests = manifests;
+    manifests.sort_by(|a, b| a.name.cmp(&b.name));
+    manifests.dedup_by(|a, b| a.name == b.name);
+    strangers(&site, &manifests);
+    let statuses = manifests.iter().map(|manifest| Status::new(manifest, &State::default())).collect();
+    payloads.send_replace(Arc::new(Payloads(statuses)));
+    let payloads = Arc::new(payloads);
+    let mut tasks = JoinSet::new();
+    let mut ways = Vec::new();
+    for (index, manifest) in manifests.into_iter().enumerate() {
+        let (way, waiting) = mpsc::channel(WAITING);
+        ways.push((manifest.name.clone(), way));
+        let random = seed.wrapping_add(u64::try_from(index).unwrap_or(0));
+        let worker = Worker::new(index, manifest, Arc::clone(&site), Arc::clone(&payloads), Arc::clone(&hooks), random);
+        tasks.spawn(worker.run(waiting));
+    }
+    while let Some(Order { name, what }) = orders.recv().await {
+        match ways.iter().find(|(known, _)| *known == name) {
+            None => what.refuse(Refusal::Unknown),
+            Some((_, way)) => {
+                if let Err(error) = way.try_send(what) {
+                    error.into_inner().refuse(Refusal::Busy);
+                }
+            }
+        }
+    }
+    drop(ways);
+    // Each writes down what it knows.
+    while tasks.join_next().await.is_some() {}
+}
+
+impl What {
+    fn refuse(self, refusal: Refusal) {
+        // Nobody listens where the sender has gone away.
+        match self {
+            Self::Start(reply)
+            | Self::Stop(reply)
+            | Self::Restart(reply)
+            | Self::Drain(_, reply)
+            | Self::Clear(reply) => {
+                let _ = reply.send(Err(refusal));
+            }
+            Self::Log(_, _, reply) => {
+                let _ = reply.send(Err(refusal));
+            }
+        }
+    }
+}
+
+fn site(state: &Path, cgroup: Option<&Path>) -> Site {
+    let root = Root::make(cgroup).map_err(|reason| {
+        warn!("payloads: no cgroups, what a payload detaches from itself is not ended with it: {reason}");
+    });
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    Site { directory: state.join("payloads"), root: root.ok(), boot: boot.trim().to_owned() }
+}
+
+/// What runs here and has no manifest is left alone, and told: it may be one whose file has a mistake since yesterday.
+fn strangers(site: &Site, manifests: &[Manifest]) {
+    let groups = site.root.as_ref().map(Root::groups).unwrap_or_default();
+    let names = groups.iter().filter(|name| !name.ends_with(".log"));
+    for name in names.filter(|name| manifests.iter().all(|manifest| manifest.name != **name)) {
+        if site.group(name).is_some_and(|group| group.populated()) {
+            warn!("payload {name}: runs, and has no manifest that can be read; it is left alone");
+        } else {
+            info!("payload {name}: has no manifest any more");
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! One payload's task.
+
+mod start;
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{debug, info, warn};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::sleep;
+
+use super::super::Grant;
+use super::super::lifecycle::{Action, Event, Exit, Phase, Rules, State, Then, next, wake};
+use super::super::log::{Keeper, Ring};
+use super::super::manifest::Manifest;
+use super::super::prepare::{self, Prepared};
+use super::super::process::{Process, Site, reap};
+use super::super::record::{Record, Shelf};
+use super::watchers::{Heard, hear, metering, probing};
+use super::{Hooks, Payloads, Refusal, Status, What};
+use crate::clock;
+
+/// What probes and meter have told and nobody has heard. They wait then.
+const HEARD: usize = 4;
+/// For the keeper of an earlier run to write down the last of it.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+/// What a meter has counted is written down so often: a killed agent forgets no more than this.
+const COUNTED: Duration = Duration::from_secs(60);
+/// What cannot be killed is looked at so often.
+const LINGER: Duration = Duration::from_secs(1);
+
+pub(super) struct Worker {
+    index: usize,
+    manifest: Arc<Manifest>,
+    rules: Rules,
+    site: Arc<Site>,
+    payloads: Arc<watch::Sender<Arc<Payloads>>>,
+    hooks: Arc<dyn Hooks>,
+    random: u64,
+    shelf: Shelf,
+    ring: Ring,
+    state: State,
+    status: Status,
+    grant: Option<Grant>,
+    counters: Vec<u64>,
+    /// When it was last written down, since boot.
+    saved: Duration,
+    prepared: Option<Prepared>,
+    process: Option<Process>,
+    /// It has ended like this, and something of it is left.
+    lingering: Option<Exit>,
+    keeper: Option<Keeper>,
+    watchers: JoinSet<()>,
+    heard: Option<mpsc::Receiver<Heard>>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        index: usize,
+        manifest: Manifest,
+        site: Arc<Site>,
+        payloads: Arc<watch::Sender<Arc<Payloads>>>,
+        hooks: Arc<dyn Hooks>,
+        random: u64,
+    ) -> Self {
+        let rules = Rules {
+            restart: manifest.restart.clone(),
+            grace: manifest.stop.grace,
+            probe: manifest.probe.as_ref().map(|probe| (probe.startup, probe.failures)),
+            expect: manifest.expect.clone(),
+        };
+        let home = site.home(&manifest.name);
+        let state = State::default();
+        Self {
+            index,
+            rules,
+            payloads,
+            hooks,
+            // Odd, and spread over all bits: see `mqtt/backoff.rs`.
+            random: random.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            shelf: Shelf::new(&home, &site.boot),
+            ring: Ring::new(&home.join("log"), &manifest.log),
+            status: Status::new(&manifest, &state),
+            state,
+            manifest: Arc::new(manifest),
+            site,
+            grant: None,
+            counters: Vec::new(),
+            saved: Duration::ZERO,
+            prepared: None,
+            process: None,
+            lingering: None,
+            keeper: None,
+            watchers: JoinSet::new(),
+            heard: None,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<What>) {
+        self.take_up().await;
+        loop {
+            let now = clock::since_boot();
+            let wait = wake(&self.rules, &self.state).map(|at| at.saturating_sub(now));
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(what) => self.order(what).await,
+                    None => break,
+                },
+                () = ended(self.process.as_ref(), self.lingering.is_some()) => self.ended().await,
+                () = after(self.lingering.is_some().then_some(LINGER)) => self.linger().await,
+                heard = hear(self.heard.as_mut()) => self.heard(heard).await,
+                () = after(wait) => self.event(Event::Tick).await,
+            }
+        }
+        self.save(false).await;
+    }
+
+    /// What an earlier agent has left: its process, or what there is to know.
+    async fn take_up(&mut self) {
+        let record = self.shelf.load();
+        let first = record.is_none();
+        let Record { state, process, grant, counters, .. } = record.unwrap_or_default();
+        (self.state, self.counters) = (state, counters);
+        let name = &self.manifest.name;
+        let group = self.site.group(name);
+        let adopted = process.and_then(|known| Process::adopt(known, group.clone()));
+        if let Some(process) = adopted.filter(|_| self.state.alive()) {
+            info!("payload {name}: adopted, process {}", process.known.pid);
+            self.grant = Some(grant);
+            (self.status.adopted, self.status.layers) = (true, process.known.layers);
+            self.process = Some(process);
+            self.listen();
+            // The agent before may have died between any two steps: ready or signalled, it is so at least now.
+            return self.event(Event::Spawned).await;
+        }
+        // Nothing may run that nobody knows.
+        if let Some(group) = group.filter(|group| group.populated()) {
+            warn!("payload {name}: killing what was left of it");
+            if let Err(error) = group.kill() {
+                warn!("payload {name}: could not kill what was left of it: {error}");
+            }
+            let _ = group.emptied(LAST_WORDS).await;
+        }
+        if self.state.alive() {
+            self.grant = Some(grant);
+            self.status.exit = Some(Exit::Unknown);
+            self.event(Event::Exited(Exit::Unknown)).await;
+        } else if self.state.phase == Phase::Stopped && (self.state.wanted || first && self.manifest.autostart) {
+            self.event(Event::Start).await;
+        } else {
+            self.event(Event::Tick).await;
+        }
+    }
+
+    async fn order(&mut self, what: What) {
+        let (event, reply) = match what {
+            What::Log(from, most, reply) => {
+                let mask = self.prepared.as_ref().map(|prepared| prepared.mask.clone());
+                // A payload of an earlier agent: its secrets are read for this only.
+                let mask = mask.unwrap_or_else(|| prepare::mask(&self.manifest));
+                let part = self
+                    .ring
+                    .read(from, most, self.process.is_none(), &mask)
+                    .map_err(|error| Refusal::Log(error.to_string()));
+                let _ = reply.send(part);
+                return;
+            }
+            What::Start(reply) => (Event::Start, reply),
+            What::Stop(reply) => (Event::Stop, reply),
+            What::Restart(reply) => (Event::Restart, reply),
+            What::Drain(grace, reply) => (Event::Drain(grace), reply),
+            What::Clear(reply) => (Event::Clear, reply),
+        };
+        info!("payload {}: ordered to {}", self.manifest.name, verb(event));
+        // What was changed since is read again: secrets, users, GPUs.
+        if matches!(event, Event::Start | Event::Restart) && !self.state.alive() {
+            (self.prepared, self.grant) = (None, None);
+        }
+        self.event(event).await;
+        let refusal = match (event, self.state.phase) {
+            (Event::Start | Event::Restart, Phase::Quarantined) => Err(Refusal::Quarantined),
+            (Event::Start | Event::Restart, Phase::Failed(_)) => {
+                Err(Refusal::NotStarted(self.status.error.clone().unwrap_or_else(|| "it failed at once".to_owned())))
+            }
+            _ => Ok(()),
+        };
+        let _ = reply.send(refusal);
+    }
+
+    async fn heard(&mut self, heard: Heard) {
+        match heard {
+            Heard::Probe(passed) => self.event(Event::Probe(passed)).await,
+            Heard::Sample(sample) => {
+                let rate = sample.rate;
+                self.counters.clone_from(&sample.counters);
+                self.status.sample = Some(sample);
+                match rate {
+                    Some(rate) => self.event(Event::Rate(rate)).await,
+                    None => self.publish(),
+                }
+                if clock::since_boot().saturating_sub(self.saved) >= COUNTED {
+                    self.save(false).await;
+                }
+            }
+        }
+    }
+
+    async fn ended(&mut self) {
+        self.stop_listening();
+        let Some(process) = &self.process else { return };
+        match process.finish().await {
+            Ok(exit) => self.gone(exit).await,
+            Err(exit) => {
+                warn!("payload {}: has ended and cannot be killed; a driver has hold of it", self.manifest.name);
+                self.lingering = Some(exit);
+            }
+        }
+    }
+
+    async fn linger(&mut self) {
+        if let Some(process) = &self.process
+            && process.lingers()
+        {
+            return process.kill();
+        }
+        if let Some(exit) = self.lingering.take() {
+            self.gone(exit).await;
+        }
+    }
+
+    async fn gone(&mut self, exit: Exit) {
+        self.process = None;
+        (self.status.exit, self.status.pid, self.status.adopted) = (Some(exit), None, false);
+        // What nobody does is no work.
+        self.status.sample = None;
+        self.event(Event::Exited(exit)).await;
+    }
+
+    /// Takes an event, does what comes of it, and lets it be known. Each start is counted against the budget, so this ends.
+    async fn event(&mut self, event: Event) {
+        let (wanted, held) = (self.state.wanted, self.state.held);
+        let before = self.state.clone();
+        let mut following = Some(event);
+        while let Some(event) = following.take() {
+            let phase = self.state.phase;
+            let random = self.random();
+            let state = std::mem::take(&mut self.state);
+            let (state, action) = next(&self.rules, state, event, clock::since_boot(), random);
+            self.state = state;
+            self.tell(phase);
+            match action {
+                None => {}
+                Some(Action::Spawn) => following = Some(self.spawn().await),
+                Some(Action::Signal) => {
+                    if let Some(process) = &self.process {
+                        process.signal(self.manifest.stop.signal.number());
+                    }
+                }
+                Some(Action::Kill) => {
+                    warn!("payload {}: does not end, killed", self.manifest.name);
+                    if let Some(process) = &self.process {
+                        process.kill();
+                    }
+                }
+            }
+        }
+        if !self.state.alive() && !matches!(self.state.phase, Phase::BackingOff { .. }) {
+            self.rest();
+        }
+        if self.state != before {
+            self.save((wanted, held) != (self.state.wanted, self.state.held)).await;
+        }
+        self.publish();
+    }
+
+    /// Nothing runs and nothing is about to.
+    fn rest(&mut self) {
+        (self.prepared, self.grant) = (None, None);
+        if let Some(keeper) = self.keeper.take() {
+            tokio::spawn(reap(keeper.release()));
+        }
+    }
+
+    /// Begins to probe and to meter.
+    fn listen(&mut self) {
+        self.watchers.abort_all();
+        let (tell, heard) = mpsc::channel(HEARD);
+        self.heard = Some(heard);
+        if let Some(probe) = self.manifest.probe.clone() {
+            let (site, manifest) = (Arc::clone(&self.site), Arc::clone(&self.manifest));
+            let grant = self.grant.clone().unwrap_or_default();
+            self.watchers.spawn(probing(site, manifest, grant, probe, tell.clone()));
+        }
+        if let (Some(used), Some(meter)) = (&self.manifest.meter, self.hooks.meter(&self.manifest, &self.counters)) {
+            self.status.unit = Some(meter.unit());
+            self.watchers.spawn(metering(meter, used.interval, tell));
+        }
+    }
+
+    fn stop_listening(&mut self) {
+        self.watchers.abort_all();
+        // Aborted ones are forgotten as they end.
+        while self.watchers.try_join_next().is_some() {}
+        self.heard = None;
+    }
+
+    async fn save(&mut self, lasting: bool) {
+        self.saved = clock::since_boot();
+        let record = Record {
+            state: self.state.clone(),
+            process: self.process.as_ref().map(|process| process.known),
+            grant: self.grant.clone().unwrap_or_default(),
+            counters: self.counters.clone(),
+            ..Record::default()
+        };
+        // A payload that was never started has no directory yet.
+        let saved = if !self.site.home(&self.manifest.name).exists() {
+            Ok(())
+        } else if lasting {
+            // What was ordered must survive a power cut. Only this payload waits for the disk.
+            let shelf = self.shelf.clone();
+            spawn_blocking(move || shelf.save(&record, true)).await.unwrap_or_else(|error| Err(error.into()))
+        } else {
+            self.shelf.save(&record, false)
+        };
+        if let Err(error) = saved {
+            warn!("payload {}: its state could not be written down: {error}", self.manifest.name);
+        }
+    }
+
+    fn publish(&mut self) {
+        let State { phase, since, cause, held, restarts, .. } = &self.state;
+        let grant = self.grant.iter().flat_map(|grant| &grant.gpus);
+        let status = Status {
+            phase: *phase,
+            since: *since,
+            cause: *cause,
+            held: *held,
+            restarts: *restarts,
+            pid: self.process.as_ref().map(|process| process.known.pid),
+            gpus: grant.map(|gpu| gpu.uuid.clone()).collect(),
+            ..self.status.clone()
+        };
+        self.payloads.send_if_modified(|payloads| {
+            let changed = payloads.0.get(self.index).is_some_and(|known| *known != status);
+            if changed && let Some(known) = Arc::make_mut(payloads).0.get_mut(self.index) {
+                known.clone_from(&status);
+            }
+            changed
+        });
+        self.status = status;
+    }
+
+    /// A line for each turn that matters; a rate on the edge of its limit is not one.
+    fn tell(&self, before: Phase) {
+        let name = &self.manifest.name;
+        let State { phase, cause, .. } = &self.state;
+        if std::mem::discriminant(&before) == std::mem::discriminant(phase) {
+            return;
+        }
+        let why = cause.as_ref().map(ToString::to_string).unwrap_or_default();
+        match phase {
+            Phase::Failed(failure) => warn!("payload {name}: {failure}; last: {why}"),
+            Phase::Quarantined => warn!("payload {name}: in quarantine: {why}"),
+            Phase::BackingOff { until } => {
+                info!("payload {name}: {why}; again in {:.1?}", until.saturating_sub(self.state.since));
+            }
+            Phase::Draining { then: Then::Stop | Then::Start, .. } => info!("payload {name}: told to end"),
+            Phase::Draining { then: Then::Again | Then::Hold, .. } => warn!("payload {name}: told to end: {why}"),
+            Phase::Stopped => match &self.status.exit {
+                Some(exit) => info!("payload {name}: stopped: {exit}"),
+                None => info!("payload {name}: stopped"),
+            },
+            Phase::Starting if before != Phase::Stopped => info!("payload {name}: starting again: {why}"),
+            Phase::Starting | Phase::Warming | Phase::Running | Phase::Degraded => debug!("payload {name}: {phase:?}"),
+        }
+    }
+
+    /// Marsaglia, "Xorshift RNGs", 2003: jitter needs no more.
+    fn random(&mut self) -> u32 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let [a, b, c, d, ..] = self.random.to_be_bytes();
+        u32::from_be_bytes([a, b, c, d])
+    }
+}
+
+const fn verb(event: Event) -> &'static str {
+    match event {
+        Event::Start => "start",
+        Event::Stop => "stop",
+        Event::Restart => "start again",
+        Event::Drain(_) => "drain",
+        Event::Clear => "be cleared",
+        Event::Spawned
+        | Event::NotSpawned { .. }
+        | Event::Exited(_)
+        | Event::Probe(_)
+        | Event::Rate(_)
+        | Event::Tick => "go on",
+    }
+}
+
+async fn ended(process: Option<&Process>, lingering: bool) {
+    match process.filter(|_| !lingering) {
+        Some(process) => process.ended().await,
+        None => pending().await,
+    }
+}
+
+async fn after(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => sleep(wait).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,149 @@
+//! An agent that is killed, again and again: its payload does not notice, and is never there twice.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rigd::payload::lifecycle::{Exit, Phase};
+use rigd::payload::supervisor;
+use rustix::process::Signal;
+
+use super::rig::{Rig, block_on, cgroup, clean, directory, inputs, kill, lives, procs, root, script, until};
+
+const PLACE: &str = "RIGD_TEST_PLACE";
+const GROUP: &str = "RIGD_TEST_GROUP";
+
+/// Writes a line at each start, and one word more each 10 ms.
+const BODY: &str = "echo $$ >> starts; while :; do echo tick; sleep 0.01; done";
+
+fn manifest() -> rigd::payload::manifest::Manifest {
+    script("kept", BODY, "autostart = true\n[restart]\nbudget = 100\nstable_s = 1\nmin_s = 1")
+}
+
+#[test]
+#[ignore = "run as an agent by the others"]
+fn agent_that_is_killed() {
+    let place = PathBuf::from(std::env::var(PLACE).unwrap());
+    let group = std::env::var(GROUP).ok().map(PathBuf::from);
+    block_on(async {
+        let (inputs, orders, _seen) = inputs(&place, group, vec![manifest()]);
+        supervisor::run(inputs).await;
+        drop(orders);
+    });
+}
+
+fn agent(place: &Path, group: Option<&Path>) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "agent::agent_that_is_killed", "--ignored"]).env(PLACE, place);
+    if let Some(group) = group {
+        command.env(GROUP, group);
+    }
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn starts(place: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(place.join("payloads/kept/state/starts")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// Numbers from a generator that is the same each time.
+fn times() -> impl Iterator<Item = Duration> {
+    let mut random = 0x9e37_79b9_u64;
+    std::iter::repeat_with(move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        Duration::from_micros(random % 20_000)
+    })
+}
+
+#[test]
+fn a_payload_survives_its_agents_and_is_never_doubled() {
+    let place = directory("agents");
+    let group = root().then(|| cgroup("agents")).flatten();
+    let mut first = agent(&place, group.as_deref());
+    until("it runs", || starts(&place).len() == 1);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let pid = starts(&place)[0];
+    for time in times().take(30) {
+        let mut next = agent(&place, group.as_deref());
+        std::thread::sleep(time);
+        next.kill().unwrap();
+        next.wait().unwrap();
+        assert!(lives(pid), "after {time:?}");
+        assert_eq!(starts(&place), [pid], "after {time:?}");
+    }
+    if let Some(group) = &group {
+        assert!(procs(group, "kept").contains(&pid));
+    }
+    block_on(async {
+        let rig = Rig::with(place, group, vec![manifest()], |_| {});
+        let status = rig.until("kept", |status| status.phase == Phase::Running).await;
+        assert_eq!((status.pid, status.adopted), (Some(pid), true));
+        // Its output has been written down all the while.
+        let before = rig.log("kept").await.len();
+        until("it goes on", || {
+            fs::metadata(rig.directory.join("payloads/kept/log/0000000000000000")).unwrap().len()
+                > before.try_into().unwrap()
+        });
+        // It is not our child, and its end is seen all the same.
+        kill(pid, Signal::KILL);
+        let status = rig.until("kept", |status| status.phase == Phase::Running && status.pid != Some(pid)).await;
+        assert_eq!(status.exit, Some(Exit::Signal(9)));
+        assert!(!status.adopted);
+        until("it has started", || starts(&rig.directory).len() == 2);
+        rig.stop("kept").await;
+        rig.end().await;
+    });
+}
+
+#[test]
+fn an_agent_that_is_killed_while_it_starts_leaves_one_or_none() {
+    let place = directory("early");
+    let group = root().then(|| cgroup("early")).flatten();
+    for time in times().take(40) {
+        let mut next = agent(&place, group.as_deref());
+        // Most of this is the agent's own start.
+        std::thread::sleep(time / 2);
+        next.kill().unwrap();
+        next.wait().unwrap();
+        let alive: Vec<i32> = starts(&place).into_iter().filter(|pid| lives(*pid)).collect();
+        assert!(alive.len() <= 1, "{alive:?} after {time:?}");
+    }
+    block_on(async {
+        let rig = Rig::with(place, group, vec![manifest()], |_| {});
+        let status = rig.until("kept", |status| status.phase == Phase::Running).await;
+        until("it has said so", || starts(&rig.directory).contains(&status.pid.unwrap()));
+        let alive: Vec<i32> = starts(&rig.directory).into_iter().filter(|pid| lives(*pid)).collect();
+        assert_eq!(alive, [status.pid.unwrap()]);
+        rig.stop("kept").await;
+        rig.end().await;
+    });
+}
+
+#[test]
+fn what_was_stopped_stays_stopped_and_what_died_alone_runs_again() {
+    block_on(async {
+        let rig =
+            Rig::with(directory("stopped"), root().then(|| cgroup("stopped")).flatten(), vec![manifest()], |_| {});
+        let pid = rig.until("kept", |status| status.phase == Phase::Running).await.pid.unwrap();
+        rig.until_said("kept", "tick").await;
+        let (place, group) = rig.leave().await;
+        assert!(lives(pid));
+        kill(pid, Signal::KILL);
+        let rig = Rig::with(place, group, vec![manifest()], |_| {});
+        // As it is our own child it may be found as a zombie first.
+        rig.until("kept", |status| status.phase == Phase::Running && status.pid != Some(pid)).await;
+        rig.stop("kept").await;
+        let (place, group) = rig.leave().await;
+        let before = starts(&place).len();
+        let rig = Rig::with(place, group, vec![manifest()], |_| {});
+        assert_eq!(rig.until("kept", |_| true).await.phase, Phase::Stopped);
+        assert!(!rig.log("kept").await.is_empty());
+        assert_eq!(starts(&rig.directory).len(), before);
+        let (place, group) = rig.leave().await;
+        clean(&place, group.as_deref());
+    });
+}
