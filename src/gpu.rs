@@ -34,13 +34,13 @@ pub mod xid;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::board;
 use crate::config::Config;
@@ -57,6 +57,8 @@ use xid::Action;
 
 /// Happenings on their way to control; more are dropped, and the log has them.
 const HAPPENINGS: usize = 64;
+/// Commands that wait; one more is refused.
+const COMMANDS: usize = 4;
 /// Frames are taken apart on the heap; what is left is small.
 const STACK: usize = 256 * 1024;
 
@@ -330,6 +332,57 @@ pub struct Order {
     pub profiles: Vec<Option<String>>,
 }
 
+/// What an operator may ask of the GPU thread.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Lets a profile out of quarantine on one GPU, or all of them: how many were; none where the GPU is not known.
+    Clear {
+        /// Where it sits.
+        pci: PciAddress,
+        /// The profile's name; none for all.
+        profile: Option<String>,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Option<usize>>,
+    },
+    /// Lets go of the driver for so long, so that somebody may reset a GPU.
+    Release {
+        /// How long; none takes it up again at once.
+        time: Duration,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Released>,
+    },
+}
+
+/// How letting go of the driver went. The names are those of the local socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Released {
+    /// Settings and fans are the driver's again, and nobody of ours holds it.
+    Clean,
+    /// Nobody of ours holds it, and not every setting or fan is known to be the driver's again.
+    Partly,
+    /// The helper hangs in the driver and still holds it.
+    Hung,
+}
+
+/// An operator's way to the GPU thread; the end of the commands is that of the thread.
+#[derive(Clone, Debug)]
+pub struct Desk(SyncSender<Command>);
+
+impl Desk {
+    /// One with its other end, for tests of whoever asks.
+    #[cfg(test)]
+    pub(crate) fn pair() -> (Self, Receiver<Command>) {
+        let (ask, commands) = sync_channel(1);
+        (Self(ask), commands)
+    }
+
+    /// Asks for it; whether there was room. The next pass carries it out.
+    pub(crate) fn ask(&self, command: Command) -> bool {
+        self.0.try_send(command).is_ok()
+    }
+}
+
 /// Where things are found on this machine.
 #[derive(Clone, Debug)]
 pub struct Places {
@@ -347,6 +400,7 @@ pub struct Handle {
     snapshot: watch::Receiver<Arc<GpuSnapshot>>,
     happenings: Receiver<Happening>,
     finished: Receiver<bool>,
+    desk: Desk,
 }
 
 impl Handle {
@@ -367,6 +421,12 @@ impl Handle {
         self.happenings.try_iter()
     }
 
+    /// An operator's way to it.
+    #[must_use]
+    pub fn desk(&self) -> Desk {
+        self.desk.clone()
+    }
+
     /// Ends the thread: settings and fans go back to the driver's defaults. Its last word is whether they did.
     #[must_use]
     pub fn leave(self) -> Receiver<bool> {
@@ -383,16 +443,17 @@ pub fn spawn(places: Places, config: &Config) -> std::io::Result<Handle> {
     let (publish, snapshot) = watch::channel(Arc::new(GpuSnapshot::default()));
     let (tell, happenings) = sync_channel(HAPPENINGS);
     let (finish, finished) = sync_channel(1);
+    let (ask, commands) = sync_channel(COMMANDS);
     let rules = (config.gpus.clone(), Store::load(&config.state));
     thread::Builder::new().name("gpu".to_owned()).stack_size(STACK).spawn(move || {
-        let mut worker = Worker::new(places, rules, publish, tell);
+        let mut worker = Worker::new(places, rules, publish, tell, commands);
         while let Some(order) = inbox.take() {
             worker.pass(&order);
         }
         // Nobody waits for it where control has given up on it.
         let _ = finish.try_send(worker.leave());
     })?;
-    Ok(Handle { orders, snapshot, happenings, finished })
+    Ok(Handle { orders, snapshot, happenings, finished, desk: Desk(ask) })
 }
 
 impl fmt::Display for Presence {

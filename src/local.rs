@@ -33,12 +33,15 @@ use tokio::sync::{Mutex, broadcast, mpsc, watch};
 use crate::board::Board;
 use crate::clock;
 use crate::control::step::{self, Report};
+use crate::gpu::Desk;
 use crate::history::History;
 use crate::payload::supervisor::{Order, Payloads};
 use crate::reading::Snapshot;
 use crate::wire::RigId;
 use connection::Connection;
-pub use protocol::{Calibration, Get, Gpu, Gpus, Head, MAX_REQUEST, Payload, PayloadOrder, Reply, Request, Series};
+pub use protocol::{
+    Calibration, Get, Gpu, Gpus, Head, MAX_RELEASE, MAX_REQUEST, Payload, PayloadOrder, Reply, Request, Series,
+};
 use socket::Socket;
 
 /// Clients at a time. One more is told so and sent away.
@@ -66,6 +69,8 @@ pub struct Inputs {
     pub orders: mpsc::Sender<Order>,
     /// What control tells of a calibration.
     pub reports: broadcast::Sender<Report>,
+    /// The way to the GPU thread.
+    pub gpus: Desk,
 }
 
 /// What every connection needs to answer.
@@ -80,6 +85,7 @@ struct Rig {
     payloads: watch::Receiver<Arc<Payloads>>,
     orders: mpsc::Sender<Order>,
     reports: broadcast::Sender<Report>,
+    gpus: Desk,
     /// Held by the client whose calibration is under way.
     calibrating: Arc<Mutex<()>>,
 }
@@ -118,7 +124,7 @@ struct Local {
 
 impl Local {
     fn new(inputs: Inputs, deadline: Duration) -> Self {
-        let Inputs { path: _, rig, board, started, snapshot, requests, payloads, orders, reports } = inputs;
+        let Inputs { path: _, rig, board, started, snapshot, requests, payloads, orders, reports, gpus } = inputs;
         let calibrating = Arc::default();
         let (history, receiver) = watch::channel(Arc::new(History::new(&board)));
         let rig = Rig {
@@ -131,6 +137,7 @@ impl Local {
             payloads,
             orders,
             reports,
+            gpus,
             calibrating,
         };
         Self { snapshot, history, rig, deadline, clients: Clients(Vec::new()), paused: false, told: false }

@@ -16,6 +16,9 @@ use rigd::wire::{
     Zone, ZoneInfo, decode, encode,
 };
 
+#[path = "wire_v1/gpus.rs"]
+mod gpus;
+
 const BOOT: u32 = 0xfeed_5eed;
 
 fn check<T: serde::Serialize>(header: Header, body: &T, message: &Message, postcard: &str, json: &str) {

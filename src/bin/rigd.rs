@@ -184,6 +184,7 @@ async fn serve(rig: Rig) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let desk = gpus.desk();
     let (payloads, supervised) = watch::channel(Arc::new(Payloads::default()));
     let sources = Sources { gpus, payloads: supervised.clone(), requests: asked };
     let control = match control::spawn(policy, &host, sources, outputs, stop.clone()) {
@@ -219,6 +220,7 @@ async fn serve(rig: Rig) -> ExitCode {
         payloads: supervised.clone(),
         orders,
         reports: passed_on,
+        gpus: desk,
     });
     let inputs = Inputs { snapshot: snapshots, events: edges, lost_events };
     let publisher = mqtt::run(&config, password, board, start, inputs);

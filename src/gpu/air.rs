@@ -8,7 +8,7 @@ use crate::units::{Duty, Millicelsius};
 /// What a card may reach where it does not tell itself: below every slowdown threshold of the last ten years' cards.
 const CRITICAL: Millicelsius = Millicelsius(85_000);
 /// Full air so far below the temperature at which a card slows down by itself.
-const BEFORE_SLOWDOWN: i32 = 3_000;
+pub(crate) const BEFORE_SLOWDOWN: i32 = 3_000;
 /// Cards step in whole degrees: a fan that follows each of them is heard.
 const HYSTERESIS: Millicelsius = Millicelsius(2_000);
 /// A card's heat sink warms within seconds, a frame's air within minutes.

@@ -7,13 +7,18 @@ use log::{error, info, warn};
 
 use super::keeper::{self, Act, Happening, Record, Rules, Seen};
 use super::profile::Profile;
-use super::wire::{Answer, Device, PciAddress, Read};
+use super::wire::{Answer, Code, Device, PciAddress, Read};
+use super::worker::lost;
 use super::xid::{self, Action, Xids};
 use super::{Gpu, Presence, air};
 use crate::clock::now;
 use crate::reading::Missing;
 use crate::units::Duty;
 
+/// First wait before a GPU that is on the bus and does not answer is asked again; each further one waits twice as long.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// The longest such wait: each attempt may cost a helper where the card hangs.
+const LONGEST: Duration = Duration::from_secs(3_600);
 /// A call that did not come back is forgotten after so long without another.
 const FORGIVEN: Duration = Duration::from_secs(600);
 
@@ -25,8 +30,15 @@ pub(super) struct Card {
     hangs: u32,
     hung: Option<Instant>,
     xids: Xids,
-    /// The last drive that was ordered, while its fans are ours.
-    driven: bool,
+    /// Its fans may be where we put them: they are given back until that is known to have been done.
+    ours: bool,
+    /// The drive that was ordered last; none gives the fans back.
+    ordered: Option<Duty>,
+    /// It was left alone with its fans driven: one attempt to give them back is owed.
+    owed: bool,
+    /// When it is looked for again, while it is there and does not answer, and how long to wait after that.
+    again: Option<Instant>,
+    wait: Duration,
     /// What went wrong with its fans last, told once.
     refused: Option<Read<()>>,
     keeper: keeper::State,
@@ -47,7 +59,11 @@ impl Card {
             hangs: 0,
             hung: None,
             xids: Xids::default(),
-            driven: false,
+            ours: false,
+            ordered: None,
+            owed: false,
+            again: None,
+            wait: LOOK_AGAIN,
             refused: None,
             keeper: keeper::State::new(Record::default()),
             answer: None,
@@ -57,11 +73,13 @@ impl Card {
         }
     }
 
-    /// It is there, or it is not: said once.
+    /// It is there, or it is not: said once. One that takes helpers along stays alone, whatever else is heard of it, until
+    /// it is forgiven: a helper that lists it would be the next one to hang.
     pub(super) fn turn(&mut self, presence: Presence) {
-        if self.now.presence == presence {
+        if self.now.presence == presence || self.now.presence == Presence::Hung {
             return;
         }
+        self.owed = presence == Presence::Hung && self.ours;
         match presence {
             Presence::Lost | Presence::Hung => error!("GPU {}: {presence}", self.now.pci),
             Presence::Unlisted => warn!("GPU {}: {presence}", self.now.pci),
@@ -73,29 +91,61 @@ impl Card {
         }
     }
 
-    /// A new helper sees it; `record` is what is kept of a GPU by its UUID. One that took helpers along stays alone.
+    /// A new helper sees it; `record` is what is kept of a GPU by its UUID. Another card in the same slot begins anew.
     pub(super) fn listed(&mut self, device: Device, record: Record) {
-        self.fresh = true;
-        self.answer = None;
         if self.now.device.as_deref() != Some(&device) {
             info!("GPU {}: {} {}", device.pci, device.name, device.uuid);
-            if self.now.device.as_ref().is_none_or(|before| before.uuid != device.uuid) {
+            if self.now.device.as_ref().is_some_and(|before| before.uuid != device.uuid) {
+                *self = Self::new(device.pci);
+            }
+            if self.now.device.is_none() {
+                // An agent and a helper that were killed left fans where they were. A card without anything of ours on it
+                // is not touched: somebody else may drive its fans.
+                self.ours = record.ours();
                 self.keeper = keeper::State::new(record);
             }
             self.now.device = Some(Arc::new(device));
+            // Its fan rule depends on what the card can take.
+            self.rule = None;
         }
-        if self.now.presence != Presence::Hung {
-            self.turn(Presence::Seen);
+        self.fresh = true;
+        self.answer = None;
+        (self.again, self.wait) = (None, LOOK_AGAIN);
+        self.turn(Presence::Seen);
+    }
+
+    /// Whether it is time to look for it again, which is asked while it is on the bus and does not answer.
+    pub(super) fn may_look(&mut self, now: Instant) -> bool {
+        if !matches!(self.now.presence, Presence::Lost | Presence::Unlisted | Presence::Unseen) {
+            return false;
         }
-        // A helper that was killed left its fans where they were: the first word to this one gives them back.
-        self.driven = true;
+        let due = self.again.is_some_and(|again| now >= again);
+        if due {
+            self.wait = (self.wait * 2).min(LONGEST);
+        }
+        if due || self.again.is_none() {
+            self.again = Some(now + self.wait);
+        }
+        due
+    }
+
+    /// The operator has let somebody reset it: it is asked again as if for the first time.
+    pub(super) fn forgive(&mut self) {
+        (self.hangs, self.hung, self.again, self.wait) = (0, None, None, LOOK_AGAIN);
+        if self.now.presence != Presence::Seen {
+            self.now.presence = Presence::Unseen;
+        }
+    }
+
+    /// Lets a profile out of quarantine, or all: how many were.
+    pub(super) fn clear(&mut self, profile: Option<&str>) -> usize {
+        self.keeper.clear(profile)
     }
 
     /// Nothing is known of it now.
     pub(super) fn lose(&mut self, missing: Missing) {
         self.now.sample = Err(missing);
         self.now.processes.clear();
-        self.driven = false;
     }
 
     /// A helper was lost over it: how many times by now.
@@ -119,21 +169,28 @@ impl Card {
     }
 
     /// What the helper must be told of its fans, if anything: each drive on every pass, for the helper gives them back
-    /// when it hears nothing; their return once.
+    /// when it hears nothing; their return until it is done. Of a GPU that is left alone their return once: it may hang.
     pub(super) fn drive(&mut self, ordered: Option<Duty>) -> Option<Option<Duty>> {
-        let was = std::mem::replace(&mut self.driven, ordered.is_some());
-        (was || ordered.is_some()).then_some(ordered)
+        self.ordered = match self.now.presence {
+            Presence::Seen => ordered,
+            Presence::Hung if std::mem::take(&mut self.owed) => None,
+            Presence::Hung | Presence::Lost | Presence::Unlisted | Presence::Unseen => return None,
+        };
+        self.ours |= self.ordered.is_some();
+        self.ours.then_some(self.ordered)
     }
 
     /// An answer about it.
     pub(super) fn told(&mut self, answer: Answer) {
-        let lost = match &answer {
-            Answer::Sample(answer) => super::worker::lost(answer),
-            Answer::Set(answer) => super::worker::lost(answer),
-            Answer::Processes(answer) => super::worker::lost(answer),
+        let gone = match &answer {
+            // A handle may outlive its card: then each value says it.
+            Answer::Sample(Ok(sample)) => [lost(&sample.temperature), lost(&sample.power)].contains(&true),
+            Answer::Sample(answer) => lost(answer),
+            Answer::Set(answer) => lost(answer),
+            Answer::Processes(answer) => lost(answer),
             Answer::Inventory(_) | Answer::Settings(_) | Answer::Selftest(_) => false,
         };
-        if lost {
+        if gone {
             self.turn(Presence::Lost);
             return;
         }
@@ -171,7 +228,7 @@ impl Card {
             sample: sample.as_deref(),
             answer: answer.as_ref(),
             xid: self.news.take(),
-            lost: matches!(self.now.presence, Presence::Lost | Presence::Hung),
+            lost: !matches!(self.now.presence, Presence::Seen | Presence::Unseen),
             fresh: std::mem::take(&mut self.fresh),
         };
         let before = std::mem::replace(&mut self.keeper, keeper::State::new(Record::default()));
@@ -213,12 +270,22 @@ impl Card {
     }
 
     fn drove(&mut self, done: Read<()>) {
+        let unable = |code| matches!(code, Code::NOT_SUPPORTED | Code::FUNCTION_NOT_FOUND | Code::DEPRECATED);
+        if self.ordered.is_none() && done.err().is_none_or(unable) {
+            self.ours = false;
+        }
         if self.refused == Some(done) {
             return;
         }
         if let Err(code) = done {
-            warn!("GPU {}: its fans are left to the driver: {code}", self.now.pci);
+            match self.ordered {
+                Some(_) => warn!("GPU {}: its fans are left to the driver: {code}", self.now.pci),
+                None => error!("GPU {}: its fans are not given back, and are tried again: {code}", self.now.pci),
+            }
         }
         self.refused = Some(done);
     }
 }
+
+#[cfg(test)]
+mod tests;

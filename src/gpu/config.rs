@@ -4,12 +4,13 @@
 //! [gpu]
 //! profile = "eco"                    # of every GPU; none is touched where it is left out
 //! probation_s = 60
-//! helper = "/usr/libexec/rigd-nvml"  # or unix:/run/rigd/nvml.sock; beside the agent's own file where it is left out
+//! helper = "/usr/libexec/rigd-nvml"  # or unix:/run/rigd-nvml.sock. Left out: that socket where it is, else the program
+//!                                    # beside the agent's own file
 //! [gpu.card."0000:01:00.0"]          # or by UUID, which goes first where both are given
 //! profile = "none"                   # this one is left alone
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Places;
@@ -18,6 +19,9 @@ use super::profile::Profile;
 use super::wire::PciAddress;
 use crate::bus::Host;
 use crate::source::Table;
+
+/// Where `rigd-nvml.socket` listens.
+const SOCKET: &str = "/run/rigd-nvml.sock";
 
 /// Stands for no profile at all.
 const NONE: &str = "none";
@@ -29,7 +33,7 @@ pub struct GpuConfig {
     pub profiles: Vec<Profile>,
     /// How long a new profile is watched before it is good, 10 s to 1 h.
     pub probation: Duration,
-    /// How `rigd-nvml` is had; beside the agent's own file where none is given.
+    /// How `rigd-nvml` is had; where none is given, by `rigd-nvml.socket` or beside the agent's own file.
     pub helper: Option<Program>,
     /// The library that it loads in place of the driver's own.
     pub library: Option<PathBuf>,
@@ -79,7 +83,11 @@ impl GpuConfig {
     pub fn places(&self, host: &Host) -> Places {
         let beside = || std::env::current_exe().ok().map(|agent| Program::Run(agent.with_file_name("rigd-nvml")));
         let real = host.simulation.is_none() || self.library.is_some();
-        let program = self.helper.clone().or_else(beside).filter(|_| real);
+        let listening = || {
+            Some(Program::Connect(SOCKET.into()))
+                .filter(|_| self.library.is_none() && host.simulation.is_none() && Path::new(SOCKET).exists())
+        };
+        let program = self.helper.clone().or_else(listening).or_else(beside).filter(|_| real);
         let launch = program.map(|program| Launch {
             program,
             library: self.library.clone(),
@@ -113,6 +121,9 @@ impl GpuConfig {
             None => Program::Run(helper.into()),
         });
         config.library = gpu.text("library").map(PathBuf::from);
+        if config.library.is_some() && matches!(config.helper, Some(Program::Connect(_))) {
+            gpu.complain("library", "is for a helper that rigd starts itself; whoever listens there chooses its own");
+        }
         config.all = gpu.text("profile").and_then(|name| config.named(&gpu, &name));
         for (name, table) in gpu.tables("card") {
             table.only(&["profile"]);
@@ -205,6 +216,10 @@ mod tests {
         for (text, expected) in [
             ("[gpu]\nprofile = \"x\"", "rigd.toml:3: gpu.profile: there is no [profile.x]"),
             ("[gpu]\nprobation_s = 5", "rigd.toml:3: gpu.probation_s: must be 10 to 3600, not 5"),
+            (
+                "[gpu]\nhelper = \"unix:/x\"\nlibrary = \"/y\"",
+                "rigd.toml:4: gpu.library: is for a helper that rigd starts itself",
+            ),
             ("[gpu]\nproflie = \"x\"", "rigd.toml:3: gpu.proflie: unknown key"),
             ("[gpu.card.x]\nprofile = \"none\"", "rigd.toml:2: gpu.card.x: must be like GPU-"),
             ("[gpu.card.GPU-1]", "rigd.toml:2: gpu.card.GPU-1.profile: is missing"),

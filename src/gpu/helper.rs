@@ -8,6 +8,7 @@
 //! and after that it is given up ([`Abandoned`]) and never waited for.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -91,13 +92,16 @@ pub struct Helper {
     pub versions: Arc<Versions>,
 }
 
-/// A helper that did not go when it was told to.
-pub struct Abandoned(Child);
+/// A helper that did not go when it was told to: our child, or whoever is at the other end of this socket.
+pub struct Abandoned(Result<Child, UnixStream>);
 
 impl Abandoned {
     /// Whether it has ended by now.
     pub fn ended(&mut self) -> bool {
-        self.0.try_wait().is_ok_and(|status| status.is_some())
+        match &mut self.0 {
+            Ok(child) => child.try_wait().is_ok_and(|status| status.is_some()),
+            Err(stream) => closed_within(stream, Duration::from_millis(1)),
+        }
     }
 }
 
@@ -255,18 +259,40 @@ impl Helper {
         Failure::Gone(status)
     }
 
-    /// Lets it go: by the end of its input, then by SIGKILL. Handed out where not even that ended it in time.
+    /// Lets it go: by the end of its input, then by SIGKILL. Handed out where not even that ended it in time. One that is
+    /// not our child cannot be killed; its end of the socket is closed when it has ended, and not before.
     pub fn give_up(self) -> Option<Abandoned> {
-        let Self { stream, child, .. } = self;
+        let Self { mut stream, child, .. } = self;
+        let Some(mut child) = child else {
+            // An error is that the other end is closed already.
+            let _ = stream.shutdown(Shutdown::Write);
+            return if closed_within(&mut stream, GRACE) { None } else { Some(Abandoned(Err(stream))) };
+        };
         drop(stream);
-        let mut child = child?;
         if patiently(&mut child, GRACE).is_some() {
             return None;
         }
         // An error is that it has ended meanwhile.
         let _ = child.kill();
         let killed = patiently(&mut child, Duration::from_millis(500)).is_some();
-        if killed { None } else { Some(Abandoned(child)) }
+        if killed { None } else { Some(Abandoned(Ok(child))) }
+    }
+}
+
+/// Whether the other end closes within that time; what it still says is not heard.
+fn closed_within(stream: &mut UnixStream, limit: Duration) -> bool {
+    let (deadline, mut bytes) = (now() + limit, [0; 1024]);
+    loop {
+        let left = deadline.saturating_duration_since(now());
+        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
+            return false;
+        }
+        match stream.read(&mut bytes) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) if again(&error) => {}
+            Err(_) => return true,
+        }
     }
 }
 
@@ -286,5 +312,44 @@ fn patiently(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
             return None;
         }
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::gpu::wire::Hello;
+
+    /// Whoever listens there cannot be killed by us: only the end of its socket says that it has ended.
+    #[test]
+    fn one_behind_a_socket_has_ended_when_its_end_is_closed_and_not_before() {
+        let path = std::env::temp_dir().join(format!("rigd-helper-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        let launch = Launch { program: Program::Connect(path.clone()), library: None, simulation: None };
+        let (hand, held) = std::sync::mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            for _ in 0..2 {
+                let (mut theirs, _) = listener.accept().unwrap();
+                let nvml = Ok(Versions { driver: "1".to_owned(), nvml: "2".to_owned() });
+                let hello = Message::Hello(Hello { protocol: PROTOCOL, version: String::new(), nvml });
+                theirs.write_all(&encode(&hello)).unwrap();
+                hand.send(theirs).unwrap();
+            }
+        });
+        let helper = Helper::start(&launch).map_err(|(failure, _)| failure).unwrap();
+        let theirs = held.recv().unwrap();
+        let mut abandoned = helper.give_up().expect("it has not closed its end");
+        assert!(!abandoned.ended());
+        drop(theirs);
+        assert!(abandoned.ended());
+        let helper = Helper::start(&launch).map_err(|(failure, _)| failure).unwrap();
+        let mut theirs = held.recv().unwrap();
+        let polite = std::thread::spawn(move || theirs.read(&mut [0; 64]).unwrap());
+        assert!(helper.give_up().is_none(), "it ends when its input does");
+        assert_eq!(polite.join().unwrap(), 0);
+        let _ = std::fs::remove_file(&path);
     }
 }

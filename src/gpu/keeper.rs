@@ -168,7 +168,7 @@ impl fmt::Display for Happening {
         match self {
             Self::Began { profile, trial: true } => write!(f, "is set to {}, on probation", name(profile)),
             Self::Began { profile, trial: false } => write!(f, "is set to {}", name(profile)),
-            Self::Adapted(Note::Clamped { asked, given }) => write!(f, "does not take {asked:?}: {given:?} instead"),
+            Self::Adapted(Note::Clamped { asked, given }) => write!(f, "does not take {asked}: {given} instead"),
             Self::Adapted(Note::Unable { knob, code }) => write!(f, "takes no {knob}: {code}"),
             Self::Adapted(Note::Unlocked(knob)) => write!(f, "gets no {knob}: it was meant for a locked clock"),
             Self::Refused { knob, code } => write!(f, "refused its {knob}: {code}"),
@@ -179,11 +179,11 @@ impl fmt::Display for Happening {
             Self::Instead { wanted, given } => {
                 write!(f, "gets {} and not `{wanted}`, which is in quarantine", name(given))
             }
-            Self::Drift { expected, found: Found::Set(found) } => write!(f, "had {found:?} and not {expected:?}"),
+            Self::Drift { expected, found: Found::Set(found) } => write!(f, "had {found} and not {expected}"),
             Self::Drift { expected, found: Found::Clock(clock) } => {
-                write!(f, "runs at {clock} in spite of {expected:?}")
+                write!(f, "runs at {clock} in spite of {expected}")
             }
-            Self::Drift { expected, found: Found::Nothing } => write!(f, "did not take {expected:?} before"),
+            Self::Drift { expected, found: Found::Nothing } => write!(f, "did not take {expected} before"),
             Self::Reloaded => f.write_str("had lost its settings"),
             Self::GaveUp(knob) => write!(f, "does not give back its default {knob}"),
             Self::Unrecorded => f.write_str("waits for its profile: the record cannot be written"),

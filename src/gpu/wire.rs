@@ -395,6 +395,25 @@ pub enum Setting {
     Persistence(bool),
 }
 
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lock = |f: &mut fmt::Formatter<'_>, what: &str, lock: Option<(Megahertz, Megahertz)>| match lock {
+            Some((low, high)) if low == high => write!(f, "a {what} lock of {high}"),
+            Some((low, high)) => write!(f, "a {what} lock of {} to {high}", low.0),
+            None => write!(f, "no {what} lock"),
+        };
+        match self {
+            Self::PowerLimit(limit) => write!(f, "a power limit of {limit}"),
+            Self::CoreLock(range) => lock(f, "core", *range),
+            Self::MemoryLock(range) => lock(f, "memory", *range),
+            Self::CoreOffset(offset) => write!(f, "a core offset of {offset}"),
+            Self::MemoryOffset(offset) => write!(f, "a memory offset of {offset}"),
+            Self::Persistence(true) => f.write_str("persistence"),
+            Self::Persistence(false) => f.write_str("no persistence"),
+        }
+    }
+}
+
 /// A process on a GPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {

@@ -5,7 +5,7 @@
 //! goes stale. A GPU whose calls do not come back twice is not asked again, so that it cannot take its neighbours along.
 
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
@@ -15,28 +15,23 @@ use super::backoff::{self, Backoff};
 use super::card::Card;
 use super::config::GpuConfig;
 use super::helper::{Abandoned, Failure, Helper};
-use super::inventory::{self, How};
 use super::keeper::{self, Act, Rules};
-use super::kmsg::{self, Reader};
+use super::kmsg::Reader;
 use super::store::Store;
 use super::wire::{Answer, Code, Device, PciAddress, Read, Request};
-use super::xid::Action;
-use super::{Driver, GpuSnapshot, Happening, Order, Places, Presence, What};
+use super::{Command, Driver, GpuSnapshot, Happening, Order, Places, Presence, What};
 use crate::clock::{now, unix_ms};
 use crate::reading::Missing;
 
-/// Time between looks at the PCI bus.
-const LOOK: Duration = Duration::from_secs(30);
+mod bus;
+mod operator;
+
 /// Time between looks at the processes on each GPU.
 const PROCESSES: Duration = Duration::from_secs(10);
-/// Most GPUs that are kept; a main board has slots for fewer.
-const GPUS: usize = 32;
 /// So often a GPU's calls may not come back before it is left alone.
 const HANGS: u32 = 2;
 /// Acts for one GPU's profile in one pass: all its settings, read back.
 const ACTS: usize = 16;
-/// What giving all back may take, within control's own time to leave.
-const LEAVE: Duration = Duration::from_secs(3);
 
 /// Which profile a GPU is to have.
 #[derive(Clone, Copy)]
@@ -65,6 +60,9 @@ pub(super) struct Worker {
     cards: Vec<Card>,
     config: GpuConfig,
     store: Store,
+    commands: Receiver<Command>,
+    /// Let go of the driver until then.
+    released: Option<Instant>,
 }
 
 impl Worker {
@@ -73,6 +71,7 @@ impl Worker {
         (config, store): (GpuConfig, Store),
         publish: watch::Sender<Arc<GpuSnapshot>>,
         tell: SyncSender<Happening>,
+        commands: Receiver<Command>,
     ) -> Self {
         Self {
             log: Reader::new(places.kmsg.clone()),
@@ -90,11 +89,14 @@ impl Worker {
             cards: Vec::new(),
             config,
             store,
+            commands,
+            released: None,
         }
     }
 
     /// One pass.
     pub(super) fn pass(&mut self, order: &Order) {
+        self.commanded();
         self.look();
         self.read_log();
         if self.cards.is_empty() {
@@ -124,96 +126,6 @@ impl Worker {
         }
     }
 
-    /// What the PCI bus has, which does not need the driver.
-    fn look(&mut self) {
-        if self.places.launch.is_none()
-            || self.looked.is_some_and(|looked| now().saturating_duration_since(looked) < LOOK)
-        {
-            return;
-        }
-        self.looked = Some(now());
-        let found = match inventory::cards(&self.places.sysfs) {
-            Ok(found) => found,
-            Err(error) => {
-                warn!("the PCI bus could not be looked at: {error}");
-                return;
-            }
-        };
-        for card in &found {
-            self.card(card.pci);
-        }
-        let expected: Vec<PciAddress> = self.cards.iter().map(|card| card.now.pci).collect();
-        let seen: Vec<PciAddress> =
-            self.cards.iter().filter(|card| card.now.presence == Presence::Seen).map(|card| card.now.pci).collect();
-        let lost = inventory::compare(&expected, &found, self.helper.as_ref().map(|_| seen.as_slice()));
-        for lost in lost {
-            let Some(card) = self.cards.iter_mut().find(|card| card.now.pci == lost.pci) else { continue };
-            let presence = match lost.how {
-                How::Gone | How::Dead => Presence::Lost,
-                How::Hidden if card.now.presence == Presence::Unseen => Presence::Unlisted,
-                How::Hidden => card.now.presence,
-            };
-            card.turn(presence);
-        }
-    }
-
-    /// The card that sits there, new where it was not known; none where there are too many already.
-    fn card(&mut self, pci: PciAddress) -> Option<&mut Card> {
-        let index = self.cards.iter().position(|card| card.now.pci == pci);
-        if index.is_none() && self.cards.len() < GPUS {
-            info!("GPU {pci}: found");
-            self.cards.push(Card::new(pci));
-        }
-        let index = index.unwrap_or_else(|| self.cards.len().saturating_sub(1));
-        self.cards.get_mut(index).filter(|card| card.now.pci == pci)
-    }
-
-    fn read_log(&mut self) {
-        let poll = self.log.poll();
-        if let Some(error) = poll.error
-            && !std::mem::replace(&mut self.log_told, true)
-            && !self.cards.is_empty()
-        {
-            warn!("{}: {error}: what the kernel says of GPUs there is not heard", self.places.kmsg.display());
-        }
-        if poll.lost {
-            warn!("{}: some of the kernel's log was overwritten before it was read", self.places.kmsg.display());
-        }
-        for event in poll.events {
-            let index = event.pci.and_then(|pci| self.cards.iter().position(|card| card.now.pci == pci));
-            match event.kind {
-                kmsg::Kind::Xid(code) => self.xid(event.pci, code),
-                kmsg::Kind::FellOff => {
-                    if let Some(card) = index.and_then(|index| self.cards.get_mut(index)) {
-                        card.turn(Presence::Lost);
-                    }
-                }
-                kmsg::Kind::NotStarted => {
-                    if let Some(card) = index.and_then(|index| self.cards.get_mut(index)) {
-                        card.turn(Presence::Unlisted);
-                    }
-                }
-                kmsg::Kind::Recovery(number) => {
-                    if let Some(index) = index {
-                        self.say(index, What::Asks(Action::of_recovery(number)));
-                    }
-                }
-            }
-        }
-    }
-
-    /// An Xid of the event set or of the kernel's log. One that names no GPU is nobody's.
-    fn xid(&mut self, pci: Option<PciAddress>, code: u64) {
-        let index = pci.and_then(|pci| self.cards.iter().position(|card| card.now.pci == pci));
-        let Some((index, card)) = index.and_then(|index| Some((index, self.cards.get_mut(index)?))) else {
-            warn!("the GPUs' driver tells Xid {code} of no GPU");
-            return;
-        };
-        if let Some(action) = card.xid(code, now()) {
-            self.say(index, What::Xid { code, action });
-        }
-    }
-
     /// Starts a helper where there is none and one is due.
     fn bring_up(&mut self) {
         if self.abandoned.as_mut().is_some_and(|abandoned| !abandoned.ended()) {
@@ -221,6 +133,17 @@ impl Worker {
             return;
         }
         self.abandoned = None;
+        match self.released {
+            Some(until) if now() < until => {
+                self.driver = Driver::Released;
+                return;
+            }
+            Some(_) => {
+                info!("the GPUs' driver is taken up again");
+                (self.released, self.backoff, self.driver) = (None, Backoff::default(), Driver::None);
+            }
+            None => {}
+        }
         if self.helper.is_some() || !self.backoff.may_start(now()) {
             return;
         }
@@ -236,7 +159,9 @@ impl Worker {
                 self.driver = Driver::Up;
                 self.told = None;
                 self.helper = Some(helper);
-                self.list();
+                self.list(None);
+                // What it does not list is told in the next pass, not half a minute later.
+                self.looked = None;
             }
             Err((failure, abandoned)) => {
                 self.abandoned = abandoned;
@@ -245,17 +170,23 @@ impl Worker {
         }
     }
 
-    /// What a new helper sees.
-    fn list(&mut self) {
-        let Some(answer) = self.call(None, Request::Inventory) else { return };
-        let Answer::Inventory(Ok(devices)) = answer else {
-            warn!("the GPUs' driver lists no GPUs: {answer:?}");
-            return;
+    /// What a new helper sees, or what it sees of one GPU that answers again.
+    fn list(&mut self, only: Option<PciAddress>) {
+        let devices = match self.call(None, Request::Inventory) {
+            Some(Answer::Inventory(Ok(devices))) => devices,
+            // Without a list there is nobody to ask about: the next helper may have one.
+            Some(Answer::Inventory(Err(code))) => return self.lose(None, &Failure::Nvml(code)),
+            Some(_) => return self.lose(None, &Failure::Confused),
+            None => return,
         };
         for device in devices {
             match device {
-                Ok(device) => self.listed(device),
-                Err(code) => warn!("the GPUs' driver does not tell of one of its GPUs: {code}"),
+                Ok(device) if only.is_none_or(|pci| pci == device.pci) => self.listed(device),
+                Ok(_) => {}
+                Err(code) if only.is_none() => {
+                    warn!("the GPUs' driver does not tell of one of its GPUs: {code}");
+                }
+                Err(_) => {}
             }
         }
     }
@@ -283,7 +214,13 @@ impl Worker {
     fn act(&mut self, index: usize, wanted: Wanted<'_>) -> bool {
         let rules = Rules { probation: self.config.probation };
         let Some(card) = self.cards.get_mut(index) else { return false };
-        if self.helper.is_none() && card.now.presence == Presence::Seen {
+        let waits = match card.now.presence {
+            // Nobody knows yet whether it is there.
+            Presence::Unseen => true,
+            Presence::Seen => self.helper.is_none(),
+            Presence::Lost | Presence::Hung | Presence::Unlisted => false,
+        };
+        if waits {
             return false;
         }
         let Some(device) = card.now.device.clone() else { return false };
@@ -308,11 +245,13 @@ impl Worker {
             }
             Some(Act::Read) => match self.call(Some(index), Request::Settings(device.pci)) {
                 Some(Answer::Settings(settings)) => Some(keeper::Answer::Read(settings)),
-                _ => None,
+                Some(_) => self.confused(),
+                None => None,
             },
             Some(Act::Set(setting)) => match self.call(Some(index), Request::Set(device.pci, setting)) {
                 Some(Answer::Set(done)) => Some(keeper::Answer::Set(done)),
-                _ => None,
+                Some(_) => self.confused(),
+                None => None,
             },
         };
         let Some((card, answer)) = self.cards.get_mut(index).zip(answer) else { return false };
@@ -320,18 +259,10 @@ impl Worker {
         true
     }
 
-    /// Everything back to the driver's defaults, for as long as [`LEAVE`] lasts; whether all of it got there.
-    pub(super) fn leave(mut self) -> bool {
-        let deadline = now() + LEAVE;
-        for index in 0..self.cards.len() {
-            while now() < deadline && self.act(index, Wanted::Nothing) {}
-        }
-        let back = self.cards.iter().all(Card::is_given_back);
-        if let Some(mut helper) = self.helper.take() {
-            let released = matches!(helper.call(Request::Release), Ok(Answer::Set(Ok(()))));
-            return helper.give_up().is_none() && released && back;
-        }
-        back
+    /// An answer to something else: what it was asked is never answered, so the keeper waits for another helper.
+    fn confused(&mut self) -> Option<keeper::Answer> {
+        self.lose(None, &Failure::Confused);
+        None
     }
 
     /// One call; the card that it is about, if it is about one, bears the blame where it does not come back.
@@ -385,14 +316,19 @@ impl Worker {
         let Some(helper) = self.helper.as_mut() else { return };
         let mut requests = Vec::new();
         let mut about = Vec::new();
-        for (index, card) in self.cards.iter_mut().enumerate().filter(|(_, card)| card.now.presence == Presence::Seen) {
+        // Last what may hang: the fans of a GPU that is left alone.
+        let mut cards: Vec<(usize, &mut Card)> = self.cards.iter_mut().enumerate().collect();
+        cards.sort_by_key(|(_, card)| card.now.presence == Presence::Hung);
+        for (index, card) in cards {
             let pci = card.now.pci;
             if let Some(drive) = card.drive(order.fans.get(index).copied().flatten()) {
                 requests.push(Request::Drive(pci, drive));
                 about.push(index);
             }
-            requests.push(Request::Sample(pci));
-            about.push(index);
+            if card.now.presence == Presence::Seen {
+                requests.push(Request::Sample(pci));
+                about.push(index);
+            }
         }
         let looks = self.processes.is_none_or(|looked| now().saturating_duration_since(looked) >= PROCESSES);
         if looks {
@@ -405,7 +341,15 @@ impl Worker {
         let cards = &mut self.cards;
         let mut unloaded = false;
         let asked = helper.calls(&requests, |request, answer| {
-            unloaded |= matches!(answer, Answer::Sample(Err(Code::UNINITIALIZED)));
+            unloaded |= match &answer {
+                Answer::Sample(Ok(sample)) => sample.temperature == Err(Code::UNINITIALIZED),
+                Answer::Sample(Err(code)) => *code == Code::UNINITIALIZED,
+                Answer::Inventory(_)
+                | Answer::Settings(_)
+                | Answer::Processes(_)
+                | Answer::Set(_)
+                | Answer::Selftest(_) => false,
+            };
             if let Some(card) = about.get(request).and_then(|index| cards.get_mut(*index)) {
                 card.told(answer);
             }

@@ -11,13 +11,21 @@ use tokio::sync::{broadcast, oneshot};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::protocol::{Calibration, Get, Gpu, Gpus, Head, MAX_REQUEST, Payload, PayloadOrder, Reply, Request, Series};
+use super::protocol::{
+    Calibration, Get, Gpu, Gpus, Head, MAX_RELEASE, MAX_REQUEST, Payload, PayloadOrder, Reply, Request, Series,
+};
 use super::{Peer, Rig, uptime_ms};
 use crate::clock;
 use crate::control::step::{self, Report};
+use crate::gpu::Command;
 use crate::history::series;
 use crate::payload::LOG_MOST;
 use crate::payload::supervisor::{Order, Refusal, What};
+
+/// The GPU thread gives everything back within 20 s and lets the helper go within 14; it may be in the middle of a call.
+const GPU_ANSWER: Duration = Duration::from_secs(45);
+const NO_ANSWER: &str =
+    "the GPUs' driver keeps the agent waiting; what was asked may still be done: see `rigd-ctl gpu list`";
 
 /// A client that was let in.
 pub(super) struct Connection {
@@ -44,6 +52,8 @@ impl Connection {
                 Ok(Request::Get(Get::Payloads)) => self.in_time(Self::payloads).await,
                 Ok(Request::Payload { name, order }) => self.order(name, order).await,
                 Ok(Request::Log { name, from, bytes }) => self.log(name, from, bytes).await,
+                Ok(Request::GpuClear { gpu, profile }) => self.clear(&gpu, profile).await,
+                Ok(Request::GpuRelease { seconds }) => self.release(seconds).await,
                 // Takes minutes; each of its lines is in time by itself.
                 Ok(Request::Calibrate { zone }) => self.calibrate(&zone).await,
                 Err(error) => self.refused(&format!("not understood: {error}")).await,
@@ -60,8 +70,7 @@ impl Connection {
     }
 
     async fn refused(&mut self, why: &str) -> Result<()> {
-        let reply = Reply::Error(why.to_owned());
-        self.in_time(async |this: &mut Self| this.send(&reply).await).await
+        self.say(&Reply::Error(why.to_owned())).await
     }
 
     /// Says why, where it can be said without waiting, and ends.
@@ -147,6 +156,44 @@ impl Connection {
             Ok(done) => done.map_err(|refusal| format!("{name}: {refusal}")),
             Err(_) => Err(format!("{name}: the agent is stopping")),
         }
+    }
+
+    async fn clear(&mut self, gpu: &str, profile: Option<String>) -> Result<()> {
+        let Ok(pci) = gpu.parse() else {
+            return self.refused(&format!("`{gpu}` is no PCI address")).await;
+        };
+        info!("local: {}: clears the quarantine of GPU {gpu}", self.peer);
+        match self.command(|answer| Command::Clear { pci, profile, answer }).await {
+            Some(Some(cleared)) => self.say(&Reply::GpuCleared(cleared)).await,
+            Some(None) => self.refused(&format!("the driver has not told of any GPU {gpu} yet")).await,
+            None => self.refused(NO_ANSWER).await,
+        }
+    }
+
+    async fn release(&mut self, seconds: u32) -> Result<()> {
+        if seconds > MAX_RELEASE {
+            return self.refused(&format!("at most {MAX_RELEASE} s")).await;
+        }
+        info!("local: {}: lets go of the GPUs' driver for {seconds} s", self.peer);
+        let time = Duration::from_secs(seconds.into());
+        match self.command(|answer| Command::Release { time, answer }).await {
+            Some(released) => self.say(&Reply::GpuReleased(released)).await,
+            None => self.refused(NO_ANSWER).await,
+        }
+    }
+
+    /// Asks the GPU thread; none where it takes no command or is too busy with the driver to answer.
+    async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        if !self.rig.gpus.ask(command(answer)) {
+            return None;
+        }
+        timeout(GPU_ANSWER, answered).await.ok()?.ok()
+    }
+
+    /// One reply that must be taken before the deadline.
+    async fn say(&mut self, reply: &Reply) -> Result<()> {
+        self.in_time(async |this: &mut Self| this.send(reply).await).await
     }
 
     /// Hands the request to control and passes on what control tells, until it has ended or the client has left.

@@ -11,6 +11,10 @@
 //! < {"gpu":{"info":{"pci":"0000:01:00.0",…},"now":{…},"more":{…}}}
 //! > {"payload":{"name":"miner","order":"restart"}}
 //! < "done"
+//! > {"gpu_clear":{"gpu":"0000:01:00.0","profile":"eco"}}
+//! < {"gpu_cleared":1}
+//! > {"gpu_release":{"seconds":300}}
+//! < {"gpu_released":"clean"}
 //! > {"calibrate":{"zone":"cards"}}
 //! < {"calibration":{"begun":{"fans":["fan1","fan2"]}}}
 //! < {"calibration":{"point":{"fan":"fan1","duty":10000,"rpm":5820}}}
@@ -26,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::board::Board;
 use crate::calibration::FanCurve;
 use crate::control::step::{Report, Stopped};
-use crate::gpu::Driver;
+use crate::gpu::{Driver, Released};
 use crate::history::{History, Quantity, SLOT_MS, series};
 use crate::payload::LogPart;
 use crate::payload::supervisor::Status;
@@ -36,6 +40,9 @@ use crate::wire::{self, RigId, Value};
 
 /// Longest line that a client may send, with its newline. A longer one is answered with an error, and the connection ends.
 pub const MAX_REQUEST: usize = 4_096;
+
+/// Longest time for which the agent lets go of the GPUs' driver, s: their fan rules and profiles stand still meanwhile.
+pub const MAX_RELEASE: u32 = 3_600;
 
 /// What a client may send.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +66,19 @@ pub enum Request {
         from: Option<u64>,
         /// Most bytes.
         bytes: usize,
+    },
+    /// Lets a profile out of quarantine on a GPU, or all of them: [`Reply::GpuCleared`].
+    GpuClear {
+        /// The GPU's PCI address.
+        gpu: String,
+        /// The profile's name; all where it is left out.
+        #[serde(default)]
+        profile: Option<String>,
+    },
+    /// Gives GPUs back to their driver and lets go of it for a time: [`Reply::GpuReleased`].
+    GpuRelease {
+        /// How long, at most [`MAX_RELEASE`]; 0 ends it at once.
+        seconds: u32,
     },
     /// Measures the fans of a zone. Ends with the connection.
     Calibrate {
@@ -115,6 +135,10 @@ pub enum Reply {
     Done,
     /// A part of a log.
     Log(LogPart),
+    /// So many profiles were in quarantine on the GPU and are not any more.
+    GpuCleared(usize),
+    /// How letting go of the GPUs' driver went.
+    GpuReleased(Released),
     /// How a calibration goes; its last one is [`Calibration::Done`] or [`Calibration::Stopped`].
     Calibration(Calibration),
     /// The request could not be answered, and why, for people.

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
+use crate::gpu::{Command, Released};
 use crate::history::{Quantity, SLOT_MS, SLOTS};
 use crate::reading::{Fan, Missing, Power, Stage, Zone};
 use crate::units::{Duty, Millicelsius, Milliwatts};
@@ -28,6 +29,8 @@ struct Control {
     snapshot: watch::Sender<Arc<Snapshot>>,
     requests: mpsc::Receiver<step::Request>,
     reports: broadcast::Sender<Report>,
+    /// The GPU thread's end.
+    commands: Option<std::sync::mpsc::Receiver<Command>>,
 }
 
 fn inputs(path: &Path) -> (Control, Inputs) {
@@ -36,11 +39,13 @@ fn inputs(path: &Path) -> (Control, Inputs) {
     let (reports, _) = broadcast::channel(8);
     let (_, payloads) = watch::channel(Arc::default());
     let (orders, _) = mpsc::channel(1);
-    let control = Control { snapshot: sender, requests: asked, reports: reports.clone() };
+    let mut control = Control { snapshot: sender, requests: asked, reports: reports.clone(), commands: None };
     let board = Arc::new(Board::load("simulated-8gpu").unwrap());
     let rig = "rig-1".parse().unwrap();
     let path = path.to_owned();
-    (control, Inputs { path, rig, board, started: clock::now(), snapshot, requests, payloads, orders, reports })
+    let (gpus, commands) = Desk::pair();
+    control.commands = Some(commands);
+    (control, Inputs { path, rig, board, started: clock::now(), snapshot, requests, payloads, orders, reports, gpus })
 }
 
 fn folder() -> PathBuf {
@@ -318,5 +323,42 @@ async fn a_calibration_is_handed_to_control_and_told_line_by_line() {
     third.send(b"{\"calibrate\":{\"zone\":\"cards\"}}\n").await;
     assert_eq!(third.error().await, "a calibration is under way already");
     lab.control.reports.send(Report::Stopped(step::Stopped::Asked)).unwrap();
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn what_an_operator_asks_of_gpus_is_handed_to_their_thread() {
+    let mut lab = Lab::new(PATIENCE).await;
+    let commands = lab.control.commands.take().unwrap();
+    let thread = std::thread::spawn(move || {
+        for command in commands {
+            match command {
+                Command::Clear { pci, profile, answer } => {
+                    let known = pci.bus == 1 && profile.as_deref() == Some("eco");
+                    answer.send(known.then_some(2)).unwrap();
+                }
+                Command::Release { time, answer } => {
+                    assert_eq!(time, Duration::from_secs(300));
+                    answer.send(Released::Clean).unwrap();
+                    return;
+                }
+            }
+        }
+    });
+    let mut client = lab.client().await;
+    client.send(b"{\"gpu_clear\":{\"gpu\":\"0000:01:00.0\",\"profile\":\"eco\"}}\n").await;
+    assert_eq!(client.reply().await, Reply::GpuCleared(2));
+    client.send(b"{\"gpu_clear\":{\"gpu\":\"0000:02:00.0\"}}\n").await;
+    assert_eq!(client.error().await, "the driver has not told of any GPU 0000:02:00.0 yet");
+    client.send(b"{\"gpu_clear\":{\"gpu\":\"first\"}}\n").await;
+    assert_eq!(client.error().await, "`first` is no PCI address");
+    client.send(b"{\"gpu_release\":{\"seconds\":3601}}\n").await;
+    assert_eq!(client.error().await, "at most 3600 s");
+    client.send(b"{\"gpu_release\":{\"seconds\":300}}\n").await;
+    assert_eq!(client.reply().await, Reply::GpuReleased(Released::Clean));
+    thread.join().unwrap();
+    // A thread that has ended takes no command.
+    client.send(b"{\"gpu_release\":{\"seconds\":300}}\n").await;
+    assert!(client.error().await.starts_with("the GPUs' driver keeps the agent waiting"));
     lab.end().await;
 }

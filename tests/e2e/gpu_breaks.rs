@@ -23,21 +23,21 @@ const PROFILE: &str = "[gpu]\nlibrary = \"LIBRARY\"\nprofile = \"eco\"\nprobatio
     [profile.eco]\npower_limit_w = 200\ncore_lock_mhz = [210, 1200]\nfan_pct = 60\n";
 
 /// The simulated library: what tests depend on is left among the dependencies, not beside the programs.
-fn library() -> PathBuf {
+pub(crate) fn library() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_rigd")).with_file_name("deps/librigd_fake_nvml.so")
 }
 
-fn setup() -> Setup {
+pub(crate) fn setup() -> Setup {
     Setup { broker: PROFILE.replace("LIBRARY", library().to_str().unwrap()), ..Setup::default() }
 }
 
-struct World {
-    agent: Agent,
-    subscriber: Subscriber,
-    _broker: Broker,
+pub(crate) struct World {
+    pub(crate) agent: Agent,
+    pub(crate) subscriber: Subscriber,
+    pub(crate) _broker: Broker,
 }
 
-fn world(setup: Setup) -> World {
+pub(crate) fn world(setup: Setup) -> World {
     let broker = Broker::start();
     let subscriber = Subscriber::new(broker.port);
     let agent = Agent::start(&broker, setup);
@@ -45,12 +45,12 @@ fn world(setup: Setup) -> World {
 }
 
 impl World {
-    fn say(&self, line: &str) -> String {
+    pub(crate) fn say(&self, line: &str) -> String {
         self.agent.sim.control(line).unwrap_or_else(|error| panic!("{line}: {error:#}"))
     }
 
     /// What is true of a GPU, whatever the library says.
-    fn truth(&self, gpu: usize, what: &str) -> i64 {
+    pub(crate) fn truth(&self, gpu: usize, what: &str) -> i64 {
         let world = self.say("get world");
         let key = format!("gpu.{gpu}.{what}=");
         let value =
@@ -59,14 +59,14 @@ impl World {
         value.parse().unwrap_or_else(|_| i64::from(value.contains("true")))
     }
 
-    fn event(&self, what: &str, good: impl Fn(&Event) -> bool) {
+    pub(crate) fn event(&self, what: &str, good: impl Fn(&Event) -> bool) {
         self.subscriber.wait(what, |heard| {
             heard.iter().find(|one| matches!(&one.message, Message::Event(event) if good(event))).map(drop)
         });
     }
 
     /// The helper's process: the agent's only child.
-    fn helper(&self) -> Option<Pid> {
+    pub(crate) fn helper(&self) -> Option<Pid> {
         let agent = self.agent.pid();
         let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).unwrap_or_default();
         let others = fs::read_dir(format!("/proc/{agent}/task"))
@@ -102,7 +102,7 @@ impl World {
     }
 }
 
-fn set(telemetry: &Telemetry) -> bool {
+pub(crate) fn set(telemetry: &Telemetry) -> bool {
     telemetry.driver == Driver::Up
         && telemetry.gpus.len() == 8
         && telemetry.gpus.iter().all(|gpu| {

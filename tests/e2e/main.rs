@@ -19,6 +19,7 @@ mod calibrate;
 mod configuration_breaks;
 mod ends;
 mod gpu_breaks;
+mod gpu_operator;
 mod payloads;
 mod plot;
 mod probe;

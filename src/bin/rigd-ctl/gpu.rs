@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
@@ -9,8 +10,8 @@ use rigd::board::Board;
 use rigd::config::{self, Config};
 use rigd::gpu::helper::Helper;
 use rigd::gpu::wire::{Answer, Device, Probe, Request};
-use rigd::gpu::{reasons, xid};
-use rigd::local::{Get, Gpu, Gpus, Reply};
+use rigd::gpu::{Phase, Released, reasons, xid};
+use rigd::local::{Get, Gpu, Gpus, MAX_RELEASE, Reply};
 use rigd::wire::Value;
 
 use crate::agent::{Agent, unexpected};
@@ -33,6 +34,29 @@ enum Verb {
         gpu: Option<String>,
         #[command(flatten)]
         asked: Asked,
+    },
+    /// Let profiles out of quarantine on one GPU: they are tried again
+    Clear {
+        /// PCI address or UUID, or the end of one
+        gpu: String,
+        /// Only this profile
+        #[arg(long, value_name = "NAME")]
+        profile: Option<String>,
+        /// The agent's socket
+        #[arg(long, value_name = "PATH", default_value = config::SOCKET)]
+        socket: PathBuf,
+    },
+    /// Give GPUs back to their driver and let go of it for a time, so that one can be reset
+    #[command(
+        after_help = "Profiles and fan rules are taken back first and set again afterwards; frame fans run at full air where GPUs count for them.\n\nExample:\n  rigd-ctl gpu release --for 5m && nvidia-smi --gpu-reset -i 0; rigd-ctl gpu release --for 0s"
+    )]
+    Release {
+        /// How long, as 90s, 5m or 1h, at most an hour; 0s ends it at once
+        #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+        time: u32,
+        /// The agent's socket
+        #[arg(long, value_name = "PATH", default_value = config::SOCKET)]
+        socket: PathBuf,
     },
     /// Call each function of the driver that the agent uses, and tell what came back and how long it took
     #[command(
@@ -74,6 +98,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             }
             if asked.json { json(&found) } else { crate::print(&found.iter().map(show).collect::<String>()) }
         }
+        Verb::Clear { gpu, profile, socket } => clear(gpu, profile.clone(), socket),
+        Verb::Release { time, socket } => release(*time, socket),
         Verb::Selftest { gpu, config, json } => selftest(gpu.as_deref(), config, *json),
     }
 }
@@ -87,6 +113,58 @@ fn ask(socket: &Path) -> anyhow::Result<(Gpus, Vec<Gpu>)> {
         found.push(*gpu);
     }
     Ok((gpus, found))
+}
+
+/// The agent's GPU thread may be in the middle of a call that takes long.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// A time as people write it, s.
+fn seconds(text: &str) -> Result<u32, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        _ => return Err("a time is a whole number with its unit, as 90s, 5m or 1h".to_owned()),
+    };
+    let seconds = number.parse().ok().and_then(|number: u32| number.checked_mul(unit));
+    seconds.filter(|seconds| *seconds <= MAX_RELEASE).ok_or_else(|| format!("at most {MAX_RELEASE}s"))
+}
+
+fn clear(name: &str, profile: Option<String>, socket: &Path) -> anyhow::Result<()> {
+    let (_, mut found) = ask(socket)?;
+    found.retain(|gpu| is(name, &gpu.info.pci, &gpu.info.uuid));
+    one(name, found.len())?;
+    let Some(Gpu { info, .. }) = found.pop() else { bail!("there is no GPU `{name}`") };
+    let what = profile.as_ref().map_or_else(|| "profiles".to_owned(), |name| format!("`{name}`"));
+    let request = rigd::local::Request::GpuClear { gpu: info.pci.clone(), profile };
+    let Reply::GpuCleared(count) = Agent::ask(socket, &request, Some(SILENCE))?.reply()? else {
+        return Err(unexpected());
+    };
+    match count {
+        0 => bail!("GPU {} has no {what} in quarantine", info.pci),
+        1 => crate::print(&format!("GPU {}: one profile is out of quarantine and tried again\n", info.pci)),
+        _ => crate::print(&format!("GPU {}: {count} profiles are out of quarantine and tried again\n", info.pci)),
+    }
+}
+
+fn release(seconds: u32, socket: &Path) -> anyhow::Result<()> {
+    let request = rigd::local::Request::GpuRelease { seconds };
+    let Reply::GpuReleased(released) = Agent::ask(socket, &request, Some(SILENCE))?.reply()? else {
+        return Err(unexpected());
+    };
+    let time = if seconds == 0 {
+        "the agent takes the driver up again now".to_owned()
+    } else {
+        format!("the agent has let go of the driver and takes it up again in {seconds} s")
+    };
+    match released {
+        Released::Clean => crate::print(&format!("{time}\n")),
+        Released::Partly => crate::print(&format!(
+            "{time}; not every setting or fan is known to be the driver's again: see the agent's log\n"
+        )),
+        Released::Hung => bail!("the driver hangs and its helper cannot be ended: only a reboot helps"),
+    }
 }
 
 fn json<T: serde::Serialize>(all: &[T]) -> anyhow::Result<()> {
@@ -140,7 +218,7 @@ fn list(gpus: &Gpus, found: &[Gpu]) -> String {
             short(&now.load, |load| format!("{} %", load.0)),
             short(&now.fan_duty, |duty| format!("{} %", duty.hundredths() / 100)),
             more.xids.to_string(),
-            more.profile.clone().unwrap_or_else(|| "-".to_owned()),
+            profile(now, more),
             if now.presence == rigd::gpu::Presence::Seen { String::new() } else { now.presence.to_string() },
         ]);
     }
@@ -154,6 +232,18 @@ fn list(gpus: &Gpus, found: &[Gpu]) -> String {
         let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
+    }
+    text
+}
+
+/// Its name, and what an operator should know of it: that it is not kept yet, or that one is in quarantine.
+fn profile(now: &rigd::wire::Gpu, more: &rigd::wire::GpuDetail) -> String {
+    let mut text = more.profile.clone().unwrap_or_else(|| "-".to_owned());
+    if !matches!(now.profile, Phase::Default | Phase::Committed) {
+        let _ = write!(text, ", {}", now.profile);
+    }
+    if more.quarantined > 0 {
+        let _ = write!(text, ", {} in quarantine", more.quarantined);
     }
     text
 }
@@ -278,6 +368,25 @@ fn transcript(device: &Device, probes: &[Probe]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_has_a_unit_and_an_end() {
+        for (text, expected) in [
+            ("0s", Some(0)),
+            ("90s", Some(90)),
+            ("5m", Some(300)),
+            ("1h", Some(3_600)),
+            ("3601s", None),
+            ("5", None),
+            ("", None),
+            ("m", None),
+            ("-1s", None),
+            ("1.5m", None),
+            ("99999999999s", None),
+        ] {
+            assert_eq!(seconds(text).ok(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn a_gpu_is_meant_by_the_end_of_its_address_or_either_end_of_its_uuid() {

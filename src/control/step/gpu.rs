@@ -12,14 +12,33 @@ use crate::units::{Duty, Millicelsius};
 /// seen is a missing one, and so are all where there is none.
 pub(super) fn readings(zone: &board::Zone, gpus: &[Gpu]) -> Vec<(Reading<Millicelsius>, Millicelsius)> {
     let Some(which) = &zone.gpus else { return Vec::new() };
-    let reading =
-        |gpu: &Gpu| (gpu.temperature(), which.critical.unwrap_or_else(|| air::critical(gpu.device.as_deref())));
+    let reading = |gpu: &Gpu| {
+        let critical = which.critical.unwrap_or_else(|| air::critical(gpu.device.as_deref()));
+        (heat(gpu, critical, TOO_HOT), critical)
+    };
     let mut readings: Vec<_> = gpus.iter().filter(|gpu| which.count(gpu.pci)).map(reading).collect();
     let expected = which.only.as_ref().map_or(1, Vec::len);
     if readings.len() < expected {
         readings.push((Err(Missing::NotPresent), zone.critical));
     }
     readings
+}
+
+/// `nvmlClocksEventReasonHwThermalSlowdown` of nvml.h: slowed down to half or less by heat.
+const TOO_HOT: u64 = 0x40;
+/// `nvmlClocksEventReasonSwThermalSlowdown`: slowed down so that chip and memory stay below what they are made for. A card
+/// that runs at its target temperature says so too: its own fans then have more to give, and no frame is in danger.
+const SLOWED: u64 = 0x20;
+
+/// A GPU's temperature, or what is critical where it says itself that it is as hot as it may be, by one of these reasons: its
+/// memory may be, whose temperature few cards tell, and newer cards tell a distance in place of a threshold.
+fn heat(gpu: &Gpu, critical: Millicelsius, reasons: u64) -> Reading<Millicelsius> {
+    let temperature = gpu.temperature()?;
+    let too_hot = gpu.sample.as_ref().is_ok_and(|sample| {
+        sample.reasons.is_ok_and(|bits| bits & reasons != 0)
+            || sample.margin.is_ok_and(|margin| margin.0 <= air::BEFORE_SLOWDOWN)
+    });
+    Ok(if too_hot { temperature.max(critical) } else { temperature })
 }
 
 /// The drive of a GPU's own fans by the rule of its profile; none where the driver has them.
@@ -33,7 +52,7 @@ pub(super) fn decide(gpu: &Gpu, memory: &mut ZoneState, starting: bool, since: D
         fans.filter_map(|fan| fan.duty.ok()).max().unwrap_or(Duty::FULL)
     };
     let situation = Situation {
-        hottest: gpu.temperature(),
+        hottest: heat(gpu, zone.critical, TOO_HOT | SLOWED),
         rails: &[],
         dead: 0,
         starting,
@@ -124,6 +143,30 @@ mod tests {
             let gpus = [gpu(PCI[0], gpus[0]), gpu(PCI[1], gpus[1])];
             let zone = run(&board(all.clone()), &gpus, 5).zones[0];
             assert_eq!((zone.duty, zone.stage), (Ok(Duty::from_percent(expected).unwrap()), stage), "{gpus:?}");
+        }
+    }
+
+    #[test]
+    fn a_gpu_that_says_it_is_too_hot_is_believed() {
+        let board = board(Gpus { only: None, critical: None });
+        let rule = crate::gpu::profile::FanRule::Fixed(Duty::from_percent(30).unwrap());
+        let nothing = Err(crate::gpu::wire::Code::NOT_SUPPORTED);
+        let (normal, critical) = (Stage::Normal, Stage::Critical);
+        for (margin, reasons, own, frame) in [
+            (nothing, Ok(0x4), normal, normal),
+            (Ok(Millicelsius(20_000)), Ok(0), normal, normal),
+            (Ok(Millicelsius(3_000)), Ok(0), critical, critical),
+            (Ok(Millicelsius(-1_000)), Ok(0), critical, critical),
+            (nothing, Ok(0x40), critical, critical),
+            (nothing, Ok(0x20), critical, normal),
+        ] {
+            let mut gpu = gpu(PCI[0], Ok(60));
+            let mut sample = sample(1_500, 50, 0);
+            (sample.temperature, sample.margin, sample.reasons) = (Ok(Millicelsius(60_000)), margin, reasons);
+            gpu.sample = Ok(Arc::new(sample));
+            gpu.air = air::zone(PCI[0], Some(&rule), &device()).map(Arc::new);
+            let orders = run(&board, &[gpu], 20);
+            assert_eq!((orders.gpus[0].stage, orders.zones[0].stage), (own, frame), "{margin:?} {reasons:?}");
         }
     }
 

@@ -100,6 +100,12 @@ impl Record {
         &self.quarantine
     }
 
+    /// Whether settings of ours may be on the card.
+    #[must_use]
+    pub const fn ours(&self) -> bool {
+        self.ours
+    }
+
     /// The newest profile that was kept through its probation.
     #[must_use]
     pub fn last_good(&self) -> Option<&Profile> {

@@ -12,10 +12,13 @@ use nvml_wrapper_sys::bindings::{nvmlDevice_t, nvmlEventData_t, nvmlEventSet_t, 
 
 use super::code::raw;
 use super::{Gpu, Nvml};
+use crate::clock;
 use crate::gpu::wire::{Code, Message, PciAddress, Read};
 
 /// How long one wait takes: the end of the process waits for no more than this.
 const WAIT_MS: u32 = 1_000;
+/// One number of one GPU is told again after so long; the agent takes what comes within five times that for one event.
+const SAME: Duration = Duration::from_secs(1);
 /// Pause before a set that fails is made anew, without the GPU that was lost.
 const PAUSE: Duration = Duration::from_secs(5);
 const XID: u64 = nvmlEventTypeXidCriticalError as u64;
@@ -69,9 +72,16 @@ impl Set {
     }
 
     fn watch(&self, stop: &AtomicBool, tell: &impl Fn(&Message)) -> Read<()> {
+        let mut last = None;
         while !stop.load(Ordering::Relaxed) {
             match self.wait() {
-                Ok((handle, code)) => tell(&Message::Xid { gpu: self.address(handle), code }),
+                // A flood of one number must not take the place of answers.
+                Ok((handle, code))
+                    if last.is_some_and(|(told, when)| told == (handle, code) && when + SAME > clock::now()) => {}
+                Ok((handle, code)) => {
+                    last = Some(((handle, code), clock::now()));
+                    tell(&Message::Xid { gpu: self.address(handle), code });
+                }
                 Err(Code::TIMEOUT) => {}
                 Err(code) => return Err(code),
             }
