@@ -48,6 +48,8 @@ pub(super) struct Card {
     news: Option<u64>,
     /// The helper is a new one since the keeper's last step.
     fresh: bool,
+    /// The last helper was lost over another GPU.
+    spared: bool,
     /// What the fan rule was made of.
     rule: Option<u32>,
 }
@@ -69,6 +71,7 @@ impl Card {
             answer: None,
             news: None,
             fresh: false,
+            spared: false,
             rule: None,
         }
     }
@@ -148,6 +151,17 @@ impl Card {
         self.now.processes.clear();
     }
 
+    /// The helper was lost over another GPU, or was not.
+    pub(super) const fn spare(&mut self, spared: bool) {
+        self.spared = spared;
+    }
+
+    /// Whether its fans may be where a helper left them that is gone, and are to be given back first.
+    pub(super) const fn give_back(&mut self) -> bool {
+        self.ordered = None;
+        self.ours
+    }
+
     /// A helper was lost over it: how many times by now.
     pub(super) fn hangs(&mut self, now: Instant) -> u32 {
         if self.hung.is_none_or(|hung| now.saturating_duration_since(hung) >= FORGIVEN) {
@@ -188,7 +202,7 @@ impl Card {
             Answer::Sample(answer) => lost(answer),
             Answer::Set(answer) => lost(answer),
             Answer::Processes(answer) => lost(answer),
-            Answer::Inventory(_) | Answer::Settings(_) | Answer::Selftest(_) => false,
+            Answer::Inventory(_) | Answer::Settings(_) | Answer::Selftest(_) | Answer::Device(_) => false,
         };
         if gone {
             self.turn(Presence::Lost);
@@ -205,7 +219,7 @@ impl Card {
             Answer::Processes(Ok(processes)) => self.now.processes = processes,
             Answer::Processes(Err(_)) => self.now.processes.clear(),
             Answer::Set(done) => self.drove(done),
-            Answer::Inventory(_) | Answer::Settings(_) | Answer::Selftest(_) => {}
+            Answer::Inventory(_) | Answer::Settings(_) | Answer::Selftest(_) | Answer::Device(_) => {}
         }
     }
 
@@ -218,6 +232,8 @@ impl Card {
     ) -> (Option<Act>, Vec<Happening>) {
         let Some(device) = self.now.device.clone() else { return (None, Vec::new()) };
         let answer = self.answer.take();
+        let fresh = std::mem::take(&mut self.fresh);
+        let spared = fresh && std::mem::take(&mut self.spared);
         let sample = self.now.sample.clone().ok();
         let seen = Seen {
             now: now(),
@@ -229,7 +245,8 @@ impl Card {
             answer: answer.as_ref(),
             xid: self.news.take(),
             lost: !matches!(self.now.presence, Presence::Seen | Presence::Unseen),
-            fresh: std::mem::take(&mut self.fresh),
+            fresh,
+            spared,
         };
         let before = std::mem::replace(&mut self.keeper, keeper::State::new(Record::default()));
         let (state, act, told) = keeper::step(rules, before, &seen);

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Places;
-use super::helper::{Launch, Program};
+use super::helper::{DEADLINE, Launch, Program};
 use super::profile::Profile;
 use super::wire::PciAddress;
 use crate::bus::Host;
@@ -92,6 +92,7 @@ impl GpuConfig {
             program,
             library: self.library.clone(),
             simulation: host.simulation.clone(),
+            deadline: DEADLINE,
         });
         let (sysfs, kmsg) = match &host.simulation {
             Some(directory) => (directory.join("sys"), directory.join("kmsg")),

@@ -26,7 +26,7 @@ use crate::clock::now;
 pub const START: Duration = Duration::from_secs(90);
 /// An answer later than this is worth a line.
 const SLOW: Duration = Duration::from_secs(2);
-/// An answer that is not there by then does not come.
+/// How long an answer is waited for on a rig: calls of seconds were seen on GPUs that recovered.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 /// How long a helper may take to end by itself once its input has ended.
 pub const GRACE: Duration = Duration::from_millis(2_500);
@@ -51,6 +51,8 @@ pub struct Launch {
     pub library: Option<PathBuf>,
     /// Directory of the simulated rig, for a simulated library.
     pub simulation: Option<PathBuf>,
+    /// An answer that is not there by then does not come: [`DEADLINE`] but in tests.
+    pub deadline: Duration,
 }
 
 /// Why there is no helper, or no longer.
@@ -74,7 +76,7 @@ pub enum Failure {
     #[error("it ended{}", .0.map(|status| format!(" ({status})")).unwrap_or_default())]
     Gone(Option<ExitStatus>),
     /// It did not answer in time.
-    #[error("no answer for {} s", .0.as_secs())]
+    #[error("no answer for {} s", .0.as_secs_f32())]
     Silent(Duration),
     /// It answered something else than it was asked.
     #[error("it answers what was not asked")]
@@ -88,6 +90,7 @@ pub struct Helper {
     frames: Frames,
     next: u32,
     xids: Vec<(Option<PciAddress>, u64)>,
+    deadline: Duration,
     /// What it loaded.
     pub versions: Arc<Versions>,
 }
@@ -139,7 +142,8 @@ impl Helper {
         let (stream, child) = launch.begin().map_err(|failure| (failure, None))?;
         let versions = Arc::new(Versions { driver: String::new(), nvml: String::new() });
         let frames = Frames::default();
-        let mut helper = Self { stream, child, frames, next: 1, xids: Vec::new(), versions };
+        let deadline = launch.deadline;
+        let mut helper = Self { stream, child, frames, next: 1, xids: Vec::new(), deadline, versions };
         match helper.hello(now() + START) {
             Ok(versions) => {
                 helper.versions = Arc::new(versions);
@@ -161,7 +165,7 @@ impl Helper {
     }
 
     /// Calls it several times at once and hands each answer to `take` with the index of its request, in their order. Each
-    /// answer has [`DEADLINE`] from the one before it.
+    /// answer has [`Launch::deadline`] from the one before it.
     ///
     /// # Errors
     /// What went wrong, and the index of the request that has no answer.
@@ -172,11 +176,11 @@ impl Helper {
             bytes.extend(encode(&Call { id: self.next, request: request.clone() }));
             self.next = self.next.wrapping_add(1);
         }
-        self.send(&bytes, now() + DEADLINE).map_err(|failure| (0, failure))?;
+        self.send(&bytes, now() + self.deadline).map_err(|failure| (0, failure))?;
         for index in 0..requests.len() {
             let asked = now();
             let id = u32::try_from(index).map_or(first, |index| first.wrapping_add(index));
-            let answer = self.answer(id, asked + DEADLINE).map_err(|failure| (index, failure))?;
+            let answer = self.answer(id, asked + self.deadline).map_err(|failure| (index, failure))?;
             let took = now().saturating_duration_since(asked);
             if took > SLOW {
                 warn!("the GPU driver took {} ms for {:?}", took.as_millis(), requests.get(index));
@@ -198,7 +202,7 @@ impl Helper {
 
     fn answer(&mut self, id: u32, deadline: Instant) -> Result<Answer, Failure> {
         loop {
-            match self.message(DEADLINE, deadline)? {
+            match self.message(self.deadline, deadline)? {
                 Message::Reply { id: of, answer } if of == id => return Ok(answer),
                 Message::Xid { gpu, code } => self.xid(gpu, code),
                 Message::Reply { .. } | Message::Hello(_) => return Err(Failure::Confused),
@@ -223,7 +227,7 @@ impl Helper {
         while !rest.is_empty() {
             let left = deadline.saturating_duration_since(now());
             if left.is_zero() || self.stream.set_write_timeout(Some(left)).is_err() {
-                return Err(Failure::Silent(DEADLINE));
+                return Err(Failure::Silent(self.deadline));
             }
             match self.stream.write(rest) {
                 Ok(written) => rest = rest.get(written..).unwrap_or_default(),
@@ -328,7 +332,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("rigd-helper-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
-        let launch = Launch { program: Program::Connect(path.clone()), library: None, simulation: None };
+        let launch =
+            Launch { program: Program::Connect(path.clone()), library: None, simulation: None, deadline: DEADLINE };
         let (hand, held) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || {
             for _ in 0..2 {

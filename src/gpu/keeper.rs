@@ -13,8 +13,9 @@
 //!   permission, no driver, another driver's library. Then it waits: five minutes, or for a new helper. A profile that was
 //!   good before is repaired like any drift.
 //! - **Crash guard**: `trying` is on disk before the first setting of a profile that was never good. Found at a start, or
-//!   when the helper had to be started anew meanwhile, it is a strike; two are a quarantine. What cannot be recorded is
-//!   not tried: a rig that goes down with it would try it again at each start.
+//!   when the helper had to be started anew meanwhile, it is a strike; two are a quarantine. A helper that was lost over one
+//!   GPU's settings is that GPU's strike alone. What cannot be recorded is not tried: a rig that goes down with it would
+//!   try it again at each start.
 //! - **Drift** is told and repaired. Five repairs at once and one more every two minutes; then the profile will not hold.
 //!   What a new driver or helper lost is set again as a whole and is no drift.
 //! - **A cap** is a setpoint beside the profile: the lower of both holds. It waits for no disk and no transaction. A GPU
@@ -83,6 +84,8 @@ pub struct Seen<'a> {
     pub lost: bool,
     /// The helper is a new one since the step before: what was asked of the old one is not answered any more.
     pub fresh: bool,
+    /// The old one was lost over a setting of another GPU: no strike for this one.
+    pub spared: bool,
 }
 
 /// What is to be done, and answered with the next step.

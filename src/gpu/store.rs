@@ -104,6 +104,7 @@ mod tests {
                 xid: None,
                 lost: false,
                 fresh: false,
+                spared: false,
             };
             let (next, act, _) = step(&rules, state, &seen);
             state = next;

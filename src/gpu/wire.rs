@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! < Hello                          once, as soon as NVML is up or could not be brought up
-//! > Call { id: 1, Inventory }      < Reply { id: 1, Inventory([Ok(Device), Err(15)]) }
+//! > Call { id: 1, Device(pci) }    < Reply { id: 1, Device(Ok(Device)) }
 //! > Call { id: 2, Sample(pci) }    < Reply { id: 2, Sample(Ok(Sample)) }
 //!                                  < Xid { gpu, code: 79 }           whenever the driver tells one
 //! ```
@@ -20,7 +20,7 @@ use crate::reading::Missing;
 use crate::units::{Duty, Mebibytes, Megahertz, MegahertzOffset, Millicelsius, Millijoules, Milliwatts, Percent, Rpm};
 
 /// Version of these forms. A helper of another one is not used.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 /// Longest frame, before COBS; what is longer is dropped to the next zero byte.
 pub const MAX_FRAME: usize = 64 * 1024;
 
@@ -184,6 +184,8 @@ pub enum Request {
     Selftest(PciAddress),
     /// Gives the fans back, lets go of NVML and ends: [`Answer::Set`] is the last frame, some second later.
     Release,
+    /// What does not change, of one GPU: [`Answer::Device`]. One that does not answer keeps no other from being asked.
+    Device(PciAddress),
 }
 
 /// How long a driven fan may wait for the next [`Request::Drive`] before the helper gives it back to the driver.
@@ -245,6 +247,8 @@ pub enum Answer {
     Set(Read<()>),
     /// The calls with their results.
     Selftest(Read<Vec<Probe>>),
+    /// What does not change.
+    Device(Read<Box<Device>>),
 }
 
 /// What does not change of a GPU while its driver is loaded. An error says that this GPU does not tell.

@@ -18,7 +18,7 @@ use super::helper::{Abandoned, Failure, Helper};
 use super::keeper::{self, Act, Rules};
 use super::kmsg::Reader;
 use super::store::Store;
-use super::wire::{Answer, Code, Device, PciAddress, Read, Request};
+use super::wire::{Answer, Code, Read, Request};
 use super::{Command, Driver, GpuSnapshot, Happening, Order, Places, Presence, What};
 use crate::clock::{now, unix_ms};
 use crate::reading::Missing;
@@ -159,7 +159,7 @@ impl Worker {
                 self.driver = Driver::Up;
                 self.told = None;
                 self.helper = Some(helper);
-                self.list(None);
+                self.list();
                 // What it does not list is told in the next pass, not half a minute later.
                 self.looked = None;
             }
@@ -170,32 +170,20 @@ impl Worker {
         }
     }
 
-    /// What a new helper sees, or what it sees of one GPU that answers again.
-    fn list(&mut self, only: Option<PciAddress>) {
-        let devices = match self.call(None, Request::Inventory) {
-            Some(Answer::Inventory(Ok(devices))) => devices,
-            // Without a list there is nobody to ask about: the next helper may have one.
-            Some(Answer::Inventory(Err(code))) => return self.lose(None, &Failure::Nvml(code)),
-            Some(_) => return self.lose(None, &Failure::Confused),
-            None => return,
-        };
-        for device in devices {
-            match device {
-                Ok(device) if only.is_none_or(|pci| pci == device.pci) => self.listed(device),
-                Ok(_) => {}
-                Err(code) if only.is_none() => {
-                    warn!("the GPUs' driver does not tell of one of its GPUs: {code}");
-                }
-                Err(_) => {}
+    /// What a new helper sees, one GPU after the other: one that takes the helper along is known by that. Before anything
+    /// else, fans that the last one left where they were are given back: this one may die of the next call, as that did.
+    fn list(&mut self) {
+        let mut calls = Vec::new();
+        let left_alone = |card: &Card| card.now.presence == Presence::Hung;
+        for (index, card) in self.cards.iter_mut().enumerate().filter(|(_, card)| !left_alone(card)) {
+            if card.give_back() {
+                calls.push((index, Request::Drive(card.now.pci, None)));
             }
         }
-    }
-
-    fn listed(&mut self, device: Device) {
-        let record = self.store.record(&device.uuid);
-        if let Some(card) = self.card(device.pci) {
-            card.listed(device, record);
+        for (index, card) in self.cards.iter().enumerate().filter(|(_, card)| !left_alone(card)) {
+            calls.push((index, Request::Device(card.now.pci)));
         }
+        self.calls(&calls);
     }
 
     /// Carries every GPU's profile on: a setting or two a pass, so that the next sample is not far.
@@ -278,7 +266,7 @@ impl Worker {
 
     /// The helper is of no use any more. What it was asked about when it fell silent or died may be the reason.
     fn lose(&mut self, card: Option<usize>, failure: &Failure) {
-        if let Some(card) = card.and_then(|card| self.cards.get_mut(card)) {
+        if let Some(card) = card.and_then(|index| self.cards.get_mut(index)) {
             warn!("GPU {}: {failure}, while it was asked", card.now.pci);
             if card.hangs(now()) >= HANGS {
                 error!("GPU {}: left alone from now on: it takes the driver's helper along", card.now.pci);
@@ -288,8 +276,10 @@ impl Worker {
         if let Some(helper) = self.helper.take() {
             self.abandoned = helper.give_up();
         }
-        for card in &mut self.cards {
-            card.lose(Missing::Bus);
+        for (index, other) in self.cards.iter_mut().enumerate() {
+            other.lose(Missing::Bus);
+            // What one GPU's call does to the helper says nothing of its neighbours' profiles.
+            other.spare(card.is_some_and(|blamed| blamed != index));
         }
         self.failed(failure);
     }
@@ -313,50 +303,64 @@ impl Worker {
 
     /// Fans and samples of all GPUs, in one go.
     fn ask(&mut self, order: &Order) {
-        let Some(helper) = self.helper.as_mut() else { return };
-        let mut requests = Vec::new();
-        let mut about = Vec::new();
+        if self.helper.is_none() {
+            return;
+        }
+        let mut calls = Vec::new();
         // Last what may hang: the fans of a GPU that is left alone.
         let mut cards: Vec<(usize, &mut Card)> = self.cards.iter_mut().enumerate().collect();
         cards.sort_by_key(|(_, card)| card.now.presence == Presence::Hung);
         for (index, card) in cards {
-            let pci = card.now.pci;
             if let Some(drive) = card.drive(order.fans.get(index).copied().flatten()) {
-                requests.push(Request::Drive(pci, drive));
-                about.push(index);
+                calls.push((index, Request::Drive(card.now.pci, drive)));
             }
             if card.now.presence == Presence::Seen {
-                requests.push(Request::Sample(pci));
-                about.push(index);
+                calls.push((index, Request::Sample(card.now.pci)));
             }
         }
-        let looks = self.processes.is_none_or(|looked| now().saturating_duration_since(looked) >= PROCESSES);
-        if looks {
+        if self.processes.is_none_or(|looked| now().saturating_duration_since(looked) >= PROCESSES) {
             self.processes = Some(now());
             for (index, card) in self.cards.iter().enumerate().filter(|(_, card)| card.now.presence == Presence::Seen) {
-                requests.push(Request::Processes(card.now.pci));
-                about.push(index);
+                calls.push((index, Request::Processes(card.now.pci)));
             }
         }
-        let cards = &mut self.cards;
+        self.calls(&calls);
+    }
+
+    /// Calls, each about a card that takes the answer, or bears the blame where there is none.
+    fn calls(&mut self, calls: &[(usize, Request)]) {
+        let Self { helper: Some(helper), cards, store, .. } = self else { return };
+        let requests: Vec<Request> = calls.iter().map(|(_, request)| request.clone()).collect();
+        let about = |request: usize| calls.get(request).map(|(card, _)| *card);
         let mut unloaded = false;
         let asked = helper.calls(&requests, |request, answer| {
-            unloaded |= match &answer {
-                Answer::Sample(Ok(sample)) => sample.temperature == Err(Code::UNINITIALIZED),
-                Answer::Sample(Err(code)) => *code == Code::UNINITIALIZED,
-                Answer::Inventory(_)
+            let Some(card) = about(request).and_then(|index| cards.get_mut(index)) else { return };
+            match answer {
+                Answer::Sample(Ok(sample)) => {
+                    unloaded |= sample.temperature == Err(Code::UNINITIALIZED);
+                    card.told(Answer::Sample(Ok(sample)));
+                }
+                Answer::Sample(Err(code)) => {
+                    unloaded |= code == Code::UNINITIALIZED;
+                    card.told(Answer::Sample(Err(code)));
+                }
+                Answer::Device(Ok(device)) if device.pci == card.now.pci => {
+                    let record = store.record(&device.uuid);
+                    card.listed(*device, record);
+                }
+                Answer::Device(Ok(device)) => warn!("GPU {}: the driver takes it for {}", card.now.pci, device.pci),
+                Answer::Device(Err(Code::GPU_IS_LOST)) => card.turn(Presence::Lost),
+                Answer::Device(Err(code)) => warn!("GPU {}: the driver does not tell of it: {code}", card.now.pci),
+                told @ (Answer::Inventory(_)
                 | Answer::Settings(_)
                 | Answer::Processes(_)
                 | Answer::Set(_)
-                | Answer::Selftest(_) => false,
-            };
-            if let Some(card) = about.get(request).and_then(|index| cards.get_mut(*index)) {
-                card.told(answer);
+                | Answer::Selftest(_)) => card.told(told),
             }
         });
         let xids = helper.xids();
         match asked {
-            Err((request, failure)) => self.lose(about.get(request).copied(), &failure),
+            Err((request, failure)) => self.lose(about(request), &failure),
             // The driver was reloaded under it: it must begin anew.
             Ok(()) if unloaded => self.lose(None, &Failure::Nvml(Code::UNINITIALIZED)),
             Ok(()) => {}

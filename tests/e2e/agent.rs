@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rigd::board::{BUILTIN, Board};
 use rigd::clock;
+use rigd_sim::world::card::Profile;
 use rigd_sim::{Options, Sim};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -63,6 +64,8 @@ pub(crate) struct Setup {
     pub(crate) broker: String,
     pub(crate) tick_hz: u32,
     pub(crate) speed: f64,
+    /// What its first cards are, as in `ampere:4,ada:4`; none is the default kind.
+    pub(crate) gpus: String,
     pub(crate) environment: Vec<(&'static str, String)>,
     pub(crate) stderr: Option<PathBuf>,
 }
@@ -75,6 +78,7 @@ impl Default for Setup {
             broker: String::new(),
             tick_hz: 10,
             speed: 1.0,
+            gpus: String::new(),
             environment: Vec::new(),
             stderr: None,
         }
@@ -105,7 +109,8 @@ impl Agent {
         let board_file = scratch.path.join("board.toml");
         fs::write(&board_file, &setup.board).unwrap();
         let board = Board::load(board_file.to_str().unwrap()).unwrap_or_else(|problems| panic!("{problems}"));
-        let options = Options { speed: setup.speed, ..Options::default() };
+        let gpus = if setup.gpus.is_empty() { Vec::new() } else { Profile::list(&setup.gpus).unwrap() };
+        let options = Options { speed: setup.speed, gpus, ..Options::default() };
         let sim = Sim::start(&board, &scratch.path.join("rig"), options).unwrap();
         let config = format!(
             "rig = \"rig-1\"\nboard = {board_file:?}\nstate = {:?}\nsimulation = {:?}\n{}\n[control]\ntick_hz = {}\n[telemetry]\nperiod_ms = 100\n\

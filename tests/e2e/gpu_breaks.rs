@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use rigd::alarm::{Cause, Kind};
-use rigd::gpu::helper::{Helper, Launch, Program};
+use rigd::gpu::helper::{DEADLINE, Helper, Launch, Program};
 use rigd::gpu::wire::{Answer, Request, Setting};
 use rigd::gpu::{Driver, Phase, Presence, Verdict};
 use rigd::reading::Stage;
@@ -87,6 +87,7 @@ impl World {
             program: Program::Run(env!("CARGO_BIN_EXE_rigd-nvml").into()),
             library: Some(library()),
             simulation: Some(self.agent.sim.dir().to_owned()),
+            deadline: DEADLINE,
         };
         Helper::start(&launch).map_err(|(failure, _)| failure).unwrap()
     }

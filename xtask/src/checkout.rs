@@ -138,11 +138,12 @@ impl Checkout {
         command
     }
 
-    /// Builds every program of the workspace for this machine, unoptimized, and returns the folder they are in.
+    /// Builds every program of the workspace and the simulated library for this machine, unoptimized, and returns the folder
+    /// they are in.
     pub(crate) fn build_programs(&self, also_tests: bool) -> Result<PathBuf> {
         // A test build asks more of some dependencies: with the same selection as the tests, nothing is built twice.
         let selection: &[&str] = if also_tests { &["--tests"] } else { &["--exclude", "xtask"] };
-        let fixed = ["build", "--quiet", "--workspace", "--all-features", "--bins"];
+        let fixed = ["build", "--quiet", "--workspace", "--all-features", "--bins", "--lib"];
         process::run(self.cargo(&fixed).args(selection))?;
         Ok(self.target.join("debug"))
     }

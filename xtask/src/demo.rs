@@ -25,14 +25,28 @@ usage: cargo xtask demo [--rigs N] [--broker URL] [--seconds S] [--programs DIR]
   --seconds S      end after S seconds; without it Ctrl-C ends it
   --programs DIR   run the binaries in DIR instead of building them
 
-Simulated: the rigs, that is eight GPUs, their heat, watts and air, and the chips that measure them, register by register,
-behind sockets. Real: rigd as it runs on a rig, the MQTT it speaks, and rigd-ctl watch.
+Simulated: the rigs, that is eight GPUs, their heat, watts and air, the chips that measure them, register by register,
+behind sockets, and NVIDIA's library. Real: rigd and rigd-nvml as they run on a rig, the MQTT they speak, and rigd-ctl watch.
 Nothing is left behind: neither processes nor files, however it ends.
 ";
 
 const BOARD: &str = "simulated-8gpu";
-/// The buses of that board, and the socket that takes commands.
-const SOCKETS: [&str; 3] = ["air", "main", "control"];
+/// The buses of that board, the driver of its cards, and the socket that takes commands.
+const SOCKETS: [&str; 4] = ["air", "main", "nvml", "control"];
+/// In place of NVIDIA's library: built beside the programs.
+const LIBRARY: &str = "librigd_fake_nvml.so";
+/// What its GPUs are: two kinds that can do different things.
+const GPUS: &str = "ampere:4,ada:4";
+/// Less power, a clock that does not wander, and fans that follow the card's own heat. Each GPU says what it has not got.
+const PROFILE: &str = "\
+[gpu]
+profile = \"eco\"
+
+[profile.eco]
+power_limit_pct = 70
+core_lock_mhz = [210, 1500]
+fan_curve = [[30, 30], [60, 60], [80, 100]]
+";
 /// What a simulated rig may take until its sockets are there.
 const SOCKETS_WITHIN: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
@@ -69,16 +83,27 @@ fn run(options: Options) -> Result<()> {
             Checkout::here()?.build_programs(false)?
         }
     };
+    // The agents run elsewhere and must find the library all the same.
+    let programs = programs.canonicalize().with_context(|| programs.display().to_string())?;
+    for file in ["rigd-nvml", LIBRARY] {
+        ensure!(programs.join(file).exists(), "{} is not there", programs.join(file).display());
+    }
     let rigs = rigs.unwrap_or(1);
     let interrupt = Interrupt::listen()?;
     let mut fleet = Fleet::start(&programs, rigs, broker)?;
-    println!("demo: SIMULATED: {rigs} x {BOARD}, its chips behind sockets; real: a rigd on each");
+    println!(
+        "demo: SIMULATED: {rigs} x {BOARD}, its chips behind sockets, its GPUs behind a library; real: a rigd on each"
+    );
     println!("demo: broker {}", fleet.broker_url);
     let scratch = fleet.scratch.path();
     let first = scratch.join(rig_name(1));
     println!("demo: Ctrl-C ends everything; logs meanwhile in {}", scratch.display());
-    println!("demo: the last hour: {} plot --socket {}", programs.join("rigd-ctl").display(), socket(&first).display());
-    println!("demo: break something: echo 'fault fan seized fan3' | socat - UNIX:{}/control", first.display());
+    let (ctl, socket) = (programs.join("rigd-ctl"), socket(&first));
+    println!("demo: the last hour: {} plot --socket {}", ctl.display(), socket.display());
+    println!("demo: its GPUs: {} gpu list --socket {}", ctl.display(), socket.display());
+    for (what, line) in [("break something", "fault fan seized fan3"), ("lose a GPU", "gpu 3 xid 79")] {
+        println!("demo: {what}: echo '{line}' | socat - UNIX:{}/control", first.display());
+    }
     fleet.watch(&programs, seconds, &interrupt)
 }
 
@@ -116,7 +141,11 @@ impl Fleet {
         let folder = self.scratch.path().join(&name);
         fs::create_dir(&folder)?;
         let mut command = tied(&programs.join("rigd-sim"), Ending::Kill);
-        command.args(["--board", BOARD, "--seed", &number.to_string()]).arg("--dir").arg(folder).stdout(Stdio::null());
+        command
+            .args(["--board", BOARD, "--gpus", GPUS, "--seed", &number.to_string()])
+            .arg("--dir")
+            .arg(folder)
+            .stdout(Stdio::null());
         let log = self.scratch.path().join(format!("sim{number}.log"));
         self.simulators.push(Held::start(&format!("rigd-sim of {name}"), &mut command, Ending::Kill, &log)?);
         Ok(())
@@ -132,7 +161,7 @@ impl Fleet {
             thread::sleep(POLL);
         }
         let config = self.scratch.path().join(format!("{name}.toml"));
-        fs::write(&config, rigd_toml(&name, &simulation, &self.broker_url))?;
+        fs::write(&config, rigd_toml(&name, &simulation, &programs.join(LIBRARY), &self.broker_url))?;
         let mut command = tied(&programs.join("rigd"), Ending::Term);
         command.arg("run").arg("--config").arg(config).stdout(Stdio::null());
         let log = self.scratch.path().join(format!("rig{number}.log"));
@@ -193,11 +222,12 @@ fn socket(simulation: &Path) -> PathBuf {
     simulation.join("rigd.sock")
 }
 
-fn rigd_toml(rig: &str, simulation: &Path, broker_url: &str) -> String {
+fn rigd_toml(rig: &str, simulation: &Path, library: &Path, broker_url: &str) -> String {
     // A Rust string literal is a TOML one, as long as it is of plain characters.
+    let gpus = PROFILE.replacen("[gpu]", &format!("[gpu]\nlibrary = {library:?}"), 1);
     format!(
         "rig = {rig:?}\nboard = {BOARD:?}\nsimulation = {simulation:?}\nstate = {simulation:?}\n\n\
-         [telemetry]\nperiod_ms = 1000\n\n[local]\nsocket = {:?}\n\n[broker]\nurl = {broker_url:?}\n",
+         [telemetry]\nperiod_ms = 1000\n\n[local]\nsocket = {:?}\n\n[broker]\nurl = {broker_url:?}\n\n{gpus}",
         socket(simulation)
     )
 }

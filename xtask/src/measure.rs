@@ -17,7 +17,8 @@ usage: cargo xtask measure [--quick] [--buses]
   --quick   one window of 10 s instead of two of 60 s
   --buses   instead: 40 chips on 4 simulated buses at 10 Hz, beside the same bare transactions; how late ticks are
 
-Runs the static rigd for this machine in turns with a bare MQTT publisher, then `cargo bench` for what a tick computes.
+Runs the static rigd for this machine in turns with a bare MQTT publisher, then `cargo bench` for what a tick computes and
+what it costs that NVML is in a process of its own.
 About 10 minutes after the builds, 2 with --quick. The figures want a quiet machine.
 ";
 

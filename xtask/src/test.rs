@@ -247,6 +247,8 @@ fn demo(checkout: &Checkout) -> Result<()> {
     for rig in ["rig-0001", "rig-0002"] {
         let count = lines.lines().filter(|line| line.contains(rig) && line.contains("telemetry")).count();
         ensure!(count >= 3, "demo: {count} lines of telemetry from {rig}, at least 3 expected");
+        let gpus = lines.lines().any(|line| line.contains(rig) && line.contains("gpus=8/8"));
+        ensure!(gpus, "demo: no line of {rig} tells that all its GPUs answer");
     }
     ensure!(!scratch.exists(), "demo: {} is left behind", scratch.display());
     Ok(())

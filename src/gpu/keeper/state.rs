@@ -217,6 +217,7 @@ impl State {
             if let Goal::Profile(profile) = &self.goal
                 && self.trial
                 && self.at_stake
+                && !seen.spared
             {
                 let (digest, name) = (profile.digest(), profile.name.clone());
                 self.strike(digest, &name, seen, told);

@@ -276,6 +276,19 @@ fn what_a_reload_lost_is_one_event_and_all_of_it_is_set_again() {
 }
 
 #[test]
+fn a_helper_that_was_lost_over_another_gpus_settings_is_no_strike() {
+    for spared in [true, false] {
+        let mut rig = with_eco();
+        for _ in 0..2 {
+            rig.seconds(3);
+            (rig.fresh, rig.spared) = (true, spared);
+        }
+        rig.seconds(3);
+        assert_eq!(rig.reasons().is_empty(), spared, "{:?}", rig.told);
+    }
+}
+
+#[test]
 fn when_its_owner_leaves_the_card_is_as_its_maker_set_it() {
     let mut rig = with_eco();
     rig.seconds(3);

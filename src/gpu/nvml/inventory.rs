@@ -12,7 +12,7 @@ pub(super) fn inventory(nvml: Nvml) -> Read<Vec<Read<Device>>> {
     Ok((0..nvml.count()?).map(|index| device(&nvml.by_index(index)?)).collect())
 }
 
-fn device(gpu: &Gpu) -> Read<Device> {
+pub(super) fn device(gpu: &Gpu) -> Read<Device> {
     let nvml = &gpu.device;
     let mhz = |clock| nvml.max_clock_info(clock).map(Megahertz).map_err(code);
     Ok(Device {

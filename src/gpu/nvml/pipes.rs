@@ -1,8 +1,8 @@
 //! The process around it: frames in, frames out, and an end in time whatever hangs.
 //!
 //! ```text
-//! stdin ── reader ── 256 calls ── main: NVML ──┐
-//!             └─ end of input ──> Ending       ├── 256 frames ── writer ── stdout
+//! stdin ── reader ── 256 calls ── main: NVML ──┬────────────────────────── stdout
+//!             └─ end of input ──> Ending       ├── 256 frames ── writer ──┘ where it is full
 //! SIGTERM ── signals ──────────> Ending   xid ─┘
 //! ```
 //!
@@ -13,10 +13,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
@@ -82,16 +83,50 @@ impl Ending {
     }
 }
 
-/// Frames on their way out.
+/// Frames on their way out: at once where the agent's end takes them, which spares a change of threads for each; by the
+/// writer where it does not.
 #[derive(Clone)]
-struct Out(SyncSender<Vec<u8>>);
+struct Out {
+    frames: SyncSender<Vec<u8>>,
+    line: Arc<Line>,
+}
+
+/// The agent's end.
+struct Line {
+    /// Held for a whole frame.
+    output: Mutex<File>,
+    /// Frames that the writer has or will have: a later one must not overtake them.
+    queued: AtomicUsize,
+}
 
 impl Out {
     fn send(&self, message: &Message) {
-        if self.0.try_send(encode(message)).is_err() {
+        let mut frame = encode(message);
+        let line = self.line.output.try_lock();
+        if let Ok(output) = &line
+            && self.line.queued.load(Ordering::Acquire) == 0
+        {
+            let taken = send_now(output, &frame);
+            if taken >= frame.len() {
+                return;
+            }
+            frame.drain(..taken);
+        }
+        self.line.queued.fetch_add(1, Ordering::AcqRel);
+        if self.frames.try_send(frame).is_err() {
+            self.line.queued.fetch_sub(1, Ordering::AcqRel);
             warn!("nobody reads the answers; one is dropped");
         }
     }
+}
+
+/// How many of these bytes the agent's end takes without a wait; none where it is no socket.
+fn send_now(output: &File, bytes: &[u8]) -> usize {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the pointer and the length are those of a live slice, which is only read.
+    let taken = unsafe { libc::send(output.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+    // An error is the writer's to meet, who ends the process over it.
+    usize::try_from(taken).unwrap_or(0)
 }
 
 /// Loads the library and speaks on these two until one of them ends or the agent says so. Signals must be blocked by
@@ -102,10 +137,11 @@ impl Out {
 pub fn run(input: File, output: File, library: Option<&Path>) -> io::Result<End> {
     let (events, calls) = sync_channel(QUEUE);
     let (frames, sent) = sync_channel(QUEUE);
-    let (out, came) = (Out(frames), Arc::new(AtomicBool::new(false)));
+    let line = Arc::new(Line { output: Mutex::new(output), queued: AtomicUsize::new(0) });
+    let (out, came) = (Out { frames, line: Arc::clone(&line) }, Arc::new(AtomicBool::new(false)));
     let ending = Ending { came: Arc::clone(&came), events };
     // All before the library is loaded, which is the first call that may hang.
-    let written = start_writer(output, sent, ending.clone())?;
+    let written = start_writer(line, sent, ending.clone())?;
     start("signals", ending.clone(), |ending| ending.begin(wait_for_signal()))?;
     start("reader", (input, ending), |(input, ending)| read(input, &ending))?;
     let nvml = Nvml::load(library);
@@ -213,13 +249,15 @@ fn read(mut input: File, ending: &Ending) -> ! {
 }
 
 /// Writes frames until nobody sends or nobody reads; the receiver is disconnected when all is written.
-fn start_writer(mut output: File, frames: Receiver<Vec<u8>>, ending: Ending) -> io::Result<Receiver<()>> {
+fn start_writer(line: Arc<Line>, frames: Receiver<Vec<u8>>, ending: Ending) -> io::Result<Receiver<()>> {
     let (done, written) = sync_channel::<()>(1);
     start("writer", done, move |done| {
         for frame in frames {
-            if let Err(error) = output.write_all(&frame) {
+            let written = line.output.lock().unwrap_or_else(PoisonError::into_inner).write_all(&frame);
+            if let Err(error) = written {
                 ending.begin(&format!("the agent does not read: {error}"));
             }
+            line.queued.fetch_sub(1, Ordering::AcqRel);
         }
         drop(done);
     })?;

@@ -29,6 +29,7 @@ impl Server {
         let gpu = |pci: PciAddress| self.nvml.by_address(pci);
         match *request {
             Request::Inventory => Answer::Inventory(inventory::inventory(self.nvml)),
+            Request::Device(pci) => Answer::Device(gpu(pci).and_then(|gpu| inventory::device(&gpu).map(Box::new))),
             Request::Sample(pci) => Answer::Sample(gpu(pci).map(|gpu| Box::new(sample::sample(&gpu)))),
             Request::Settings(pci) => Answer::Settings(gpu(pci).map(|gpu| settings::settings(&gpu))),
             Request::Processes(pci) => Answer::Processes(gpu(pci).and_then(|gpu| processes::processes(&gpu))),

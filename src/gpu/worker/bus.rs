@@ -67,7 +67,7 @@ impl Worker {
                 _ => continue,
             };
             if sample.temperature.is_ok() {
-                self.list(Some(pci));
+                self.calls(&[(index, Request::Device(pci))]);
             }
         }
     }

@@ -275,6 +275,10 @@ fn telemetry_line(line: &mut String, birth: Option<&Birth>, telemetry: &Telemetr
     for zone in &telemetry.zones {
         write!(line, " drive={} stage={}", cell(zone.duty, percent), zone.stage)?;
     }
+    if !telemetry.gpus.is_empty() {
+        let seen = telemetry.gpus.iter().filter(|gpu| gpu.presence == Presence::Seen).count();
+        write!(line, " gpus={seen}/{}", telemetry.gpus.len())?;
+    }
     writeln!(line, " alarms={}", telemetry.alarms.len())
 }
 

@@ -19,6 +19,7 @@ pub(super) struct Rig {
     pub(super) xid: Option<u64>,
     pub(super) lost: bool,
     pub(super) fresh: bool,
+    pub(super) spared: bool,
     /// What is set on the card.
     pub(super) settings: Settings,
     pub(super) core_lock: Option<(Megahertz, Megahertz)>,
@@ -47,6 +48,7 @@ impl Rig {
             xid: None,
             lost: false,
             fresh: false,
+            spared: false,
             settings: untouched(),
             core_lock: None,
             refuse: Vec::new(),
@@ -77,6 +79,7 @@ impl Rig {
                 xid: self.xid.take(),
                 lost: self.lost,
                 fresh: std::mem::take(&mut self.fresh),
+                spared: std::mem::take(&mut self.spared),
             };
             let (state, act, told) = step(&RULES, self.state.take().unwrap(), &seen);
             let back = told.contains(&Happening::Applied(None));

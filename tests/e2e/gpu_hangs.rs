@@ -1,0 +1,142 @@
+//! Calls that never come back, one function of each request: the GPU thread in this process, with a deadline that a test can
+//! wait for. With the agent itself and its own deadline, one is among `gpu_breaks`.
+//!
+//! Real: the GPU thread, `rigd-nvml`, the wrapper. Simulated: the library and the cards. Not here: a library that hangs while
+//! it is brought up, which is waited for 90 s, and what hangs in the kernel, which no program can play.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use rigd::board::Board;
+use rigd::config::Config;
+use rigd::gpu::helper::{Launch, Program};
+use rigd::gpu::{self, GpuSnapshot, Handle, Order, Phase, Places, Presence};
+use rigd::units::Duty;
+use rigd_sim::{Options, Sim};
+
+use crate::agent::{Scratch, until};
+use crate::gpu_breaks::{library, setup};
+
+/// Far beyond what a call of the simulated driver takes on a busy machine, which is some milliseconds.
+const DEADLINE: Duration = Duration::from_millis(700);
+/// Between two orders.
+const TICK: Duration = Duration::from_millis(100);
+const ILL: usize = 3;
+
+struct Rig {
+    sim: Sim,
+    gpus: Handle,
+    _scratch: Scratch,
+}
+
+impl Rig {
+    fn new(faults: &[&str]) -> Self {
+        let scratch = Scratch::new("gpus");
+        let dir = scratch.path.join("rig");
+        let sim = Sim::start(&Board::load("simulated-8gpu").unwrap(), &dir, Options::default()).unwrap();
+        for fault in faults {
+            sim.control(fault).unwrap();
+        }
+        let text = format!("rig = \"rig-1\"\nboard = \"x\"\nstate = {:?}\n{}", scratch.path, setup().broker);
+        let config = Config::parse("rigd.toml", &text, "host").unwrap();
+        let launch = Launch {
+            program: Program::Run(env!("CARGO_BIN_EXE_rigd-nvml").into()),
+            library: Some(library()),
+            simulation: Some(dir.clone()),
+            deadline: DEADLINE,
+        };
+        let places = Places { launch: Some(launch), sysfs: dir.join("sys"), kmsg: dir.join("kmsg") };
+        let gpus = gpu::spawn(places, &config).unwrap();
+        Self { sim, gpus, _scratch: scratch }
+    }
+
+    /// Orders as control does until this is true.
+    fn until(&self, what: &str, good: impl Fn(&GpuSnapshot) -> bool) -> Arc<GpuSnapshot> {
+        until(what, || {
+            let drive = Some(Duty::from_percent(60).unwrap());
+            self.gpus.order(Order { fans: vec![drive; 8], profiles: Vec::new() });
+            thread::park_timeout(TICK);
+            let snapshot = self.gpus.snapshot();
+            good(&snapshot).then_some(snapshot)
+        })
+    }
+
+    fn by_hand(&self, gpu: usize) -> bool {
+        let world = self.sim.control("get world").unwrap();
+        let key = format!("gpu.{gpu}.manual=");
+        world.lines().any(|line| line.starts_with(&key) && line.contains("true"))
+    }
+
+    /// After the end no fan is driven by hand, whatever hung.
+    fn ends(self, what: &str) {
+        let Self { sim, gpus, _scratch } = self;
+        // Whether all was given back is not asked: a GPU that is left alone keeps its settings.
+        let _ = gpus.leave().recv_timeout(Duration::from_secs(20)).expect("the GPU thread ends");
+        let world = sim.control("get world").unwrap();
+        let by_hand: Vec<&str> =
+            world.lines().filter(|line| line.contains(".manual=") && line.contains("true")).collect();
+        assert!(by_hand.is_empty(), "{what}: {by_hand:?}");
+    }
+}
+
+fn well(snapshot: &GpuSnapshot, gpu: usize) -> bool {
+    let gpu = &snapshot.gpus[gpu];
+    gpu.presence == Presence::Seen
+        && gpu.sample.is_ok()
+        && matches!(gpu.profile.phase, Phase::Probation | Phase::Committed)
+}
+
+fn all_well(snapshot: &GpuSnapshot) -> bool {
+    snapshot.gpus.len() == 8 && (0..8).all(|gpu| well(snapshot, gpu))
+}
+
+#[test]
+fn a_function_that_hangs_costs_one_gpu_whichever_it_is() {
+    let rows = [
+        ("GetHandleByPciBusId_v2", false),
+        ("GetName", false),
+        ("GetUtilizationRates", false),
+        ("GetComputeRunningProcesses_v3", false),
+        ("GetPersistenceMode", false),
+        ("SetPowerManagementLimit", false),
+        ("SetFanSpeed_v2", false),
+        ("GetFieldValues", true),
+        ("GetFanControlPolicy_v2", true),
+    ];
+    thread::scope(|scope| {
+        for (function, later) in rows {
+            scope.spawn(move || {
+                let fault = format!("fault gpu {ILL} {function} hang");
+                let rig = if later { Rig::new(&[]) } else { Rig::new(&[&fault]) };
+                if later {
+                    rig.until("the profile is set", all_well);
+                    until("fans are driven", || rig.by_hand(ILL).then_some(()));
+                    rig.sim.control(&fault).unwrap();
+                }
+                rig.until(&format!("{function}: one is left alone, the others go on"), |snapshot| {
+                    snapshot.gpus.len() == 8
+                        && snapshot.gpus[ILL].presence == Presence::Hung
+                        && (0..8).all(|gpu| gpu == ILL || well(snapshot, gpu))
+                });
+                rig.until("its fans are the driver's, the others' are driven", |_| {
+                    (0..8).all(|gpu| rig.by_hand(gpu) == (gpu != ILL))
+                });
+                rig.ends(function);
+            });
+        }
+    });
+}
+
+/// While nothing that drives fans can be kept up, they are the driver's.
+#[test]
+fn no_helper_that_stays_is_no_fan_by_hand() {
+    let rig = Rig::new(&[]);
+    rig.until("the profile is set", all_well);
+    until("fans are driven", || (0..8).all(|gpu| rig.by_hand(gpu)).then_some(()));
+    rig.sim.control("fault gpu all GetName segv").unwrap();
+    rig.sim.control("fault gpu 7 GetUtilizationRates segv").unwrap();
+    rig.until("the next helper's first word gives them back", |_| (0..8).all(|gpu| !rig.by_hand(gpu)));
+    rig.sim.control("clear gpu").unwrap();
+    rig.ends("GetName");
+}
