@@ -20,7 +20,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// The longest such wait: each attempt may cost a helper where the card hangs.
 const LONGEST: Duration = Duration::from_secs(3_600);
 /// A call that did not come back is forgotten after so long without another.
-const FORGIVEN: Duration = Duration::from_secs(600);
+pub(super) const FORGIVEN: Duration = Duration::from_secs(600);
 
 /// A GPU.
 pub(super) struct Card {

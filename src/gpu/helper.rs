@@ -183,7 +183,8 @@ impl Helper {
             let answer = self.answer(id, asked + self.deadline).map_err(|failure| (index, failure))?;
             let took = now().saturating_duration_since(asked);
             if took > SLOW {
-                warn!("the GPU driver took {} ms for {:?}", took.as_millis(), requests.get(index));
+                // Answers are held back for a moment, so it may have been one of the calls behind it.
+                warn!("the GPU driver took {} ms, from {:?} on", took.as_millis(), requests.get(index));
             }
             take(index, answer);
         }

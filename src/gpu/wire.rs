@@ -7,7 +7,8 @@
 //!                                  < Xid { gpu, code: 79 }           whenever the driver tells one
 //! ```
 //!
-//! Calls are answered in their order, one reply each. A frame ends with a zero byte and holds none, so after a torn one
+//! Calls are answered in their order, one reply each; replies may wait up to 5 ms for those to calls that came together
+//! with theirs. A frame ends with a zero byte and holds none, so after a torn one
 //! the reader is in step again at the next zero. Both ends come from one release and [`PROTOCOL`] says so: the forms may
 //! change with it. NVML's return codes cross as the numbers that they are: the wrapper knows fewer of them than drivers do.
 

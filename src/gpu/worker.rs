@@ -12,7 +12,7 @@ use log::{debug, error, info, warn};
 use tokio::sync::watch;
 
 use super::backoff::{self, Backoff};
-use super::card::Card;
+use super::card::{Card, FORGIVEN};
 use super::config::GpuConfig;
 use super::helper::{Abandoned, Failure, Helper};
 use super::keeper::{self, Act, Rules};
@@ -63,6 +63,8 @@ pub(super) struct Worker {
     commands: Receiver<Command>,
     /// Let go of the driver until then.
     released: Option<Instant>,
+    /// When a helper was lost in the middle of several calls: nobody knows over which.
+    unblamed: Option<Instant>,
 }
 
 impl Worker {
@@ -91,6 +93,7 @@ impl Worker {
             store,
             commands,
             released: None,
+            unblamed: None,
         }
     }
 
@@ -268,7 +271,9 @@ impl Worker {
     fn lose(&mut self, card: Option<usize>, failure: &Failure) {
         if let Some(card) = card.and_then(|index| self.cards.get_mut(index)) {
             warn!("GPU {}: {failure}, while it was asked", card.now.pci);
-            if card.hangs(now()) >= HANGS {
+            // The time before it was somebody, and now it is known who.
+            let before = self.unblamed.is_some_and(|lost| now().saturating_duration_since(lost) < FORGIVEN);
+            if card.hangs(now()) + u32::from(before) >= HANGS {
                 error!("GPU {}: left alone from now on: it takes the driver's helper along", card.now.pci);
                 card.turn(Presence::Hung);
             }
@@ -327,8 +332,18 @@ impl Worker {
         self.calls(&calls);
     }
 
-    /// Calls, each about a card that takes the answer, or bears the blame where there is none.
+    /// Calls, each about a card that takes the answer. All at once, which costs the least; where that has cost a helper
+    /// lately, one after the other, so that the one that does it again is known.
     fn calls(&mut self, calls: &[(usize, Request)]) {
+        if self.unblamed.is_none_or(|lost| now().saturating_duration_since(lost) >= FORGIVEN) {
+            return self.calls_at_once(calls);
+        }
+        for call in calls {
+            self.calls_at_once(std::slice::from_ref(call));
+        }
+    }
+
+    fn calls_at_once(&mut self, calls: &[(usize, Request)]) {
         let Self { helper: Some(helper), cards, store, .. } = self else { return };
         let requests: Vec<Request> = calls.iter().map(|(_, request)| request.clone()).collect();
         let about = |request: usize| calls.get(request).map(|(card, _)| *card);
@@ -360,6 +375,12 @@ impl Worker {
         });
         let xids = helper.xids();
         match asked {
+            Err((_, failure)) if calls.len() > 1 => {
+                self.unblamed = Some(now());
+                self.lose(None, &failure);
+                // Nobody's profile is struck for what may be another's doing.
+                self.cards.iter_mut().for_each(|card| card.spare(true));
+            }
             Err((request, failure)) => self.lose(about(request), &failure),
             // The driver was reloaded under it: it must begin anew.
             Ok(()) if unloaded => self.lose(None, &Failure::Nvml(Code::UNINITIALIZED)),

@@ -95,7 +95,7 @@ pub(super) fn prepare(
             if !group.populated() {
                 group.remove();
             }
-            let made = group.make().map_err(|error| NotStarted::io("could not make its cgroup", &error))?;
+            let made = group.make().map_err(|error| NotStarted::passing("could not make its cgroup", &error))?;
             (Some(made), group.limit(&manifest.limits))
         }
         None => (None, Vec::new()),

@@ -58,6 +58,11 @@ impl NotStarted {
         Self { text: format!("{what}: {error}"), lasting: lasting.contains(&error.kind()) }
     }
 
+    /// Of something that may be otherwise the next time.
+    pub(super) fn passing(what: &str, error: &io::Error) -> Self {
+        Self { text: format!("{what}: {error}"), lasting: false }
+    }
+
     pub(super) fn refused(text: impl Into<String>) -> Self {
         Self { text: text.into(), lasting: true }
     }
@@ -154,7 +159,7 @@ impl Process {
         match ran {
             Ok(layers) => {
                 let pidfd = watch(pidfd, Interest::READABLE);
-                let pidfd = pidfd.map_err(|error| NotStarted::io("could not be watched", &error))?;
+                let pidfd = pidfd.map_err(|error| NotStarted::passing("could not be watched", &error))?;
                 Ok(Self { known: Known { layers, ..known }, pid, pidfd, group, ours: true })
             }
             Err(failed) => {

@@ -131,7 +131,9 @@ impl Failed {
             Errno::IO,
             Errno::TIMEDOUT,
         ];
-        !passing.contains(&self.errno)
+        // Before those the child was killed, or its cgroup went away, by what an agent that died had begun.
+        let own = matches!(self.stage, Stage::User | Stage::Directory | Stage::Layer | Stage::Exec);
+        own && !passing.contains(&self.errno)
     }
 }
 

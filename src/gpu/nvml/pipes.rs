@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 
@@ -34,6 +34,9 @@ use crate::{clock, logger};
 const QUEUE: usize = 256;
 /// For fans to be given back at the end; the agent waits for 2.5 s.
 const GRACE: Duration = Duration::from_millis(1_800);
+/// Longest that an answer waits for calls that are answered after it, and most that waits.
+const HELD: Duration = Duration::from_millis(5);
+const HELD_BYTES: usize = 16 * 1024;
 /// For the last frames to be taken.
 const LAST_FRAMES: Duration = Duration::from_millis(500);
 /// For the wait for Xids to end before NVML is let go.
@@ -101,7 +104,11 @@ struct Line {
 
 impl Out {
     fn send(&self, message: &Message) {
-        let mut frame = encode(message);
+        self.send_frames(encode(message));
+    }
+
+    /// Whole frames, one or more.
+    fn send_frames(&self, mut frame: Vec<u8>) {
         let line = self.line.output.try_lock();
         if let Ok(output) = &line
             && self.line.queued.load(Ordering::Acquire) == 0
@@ -199,22 +206,53 @@ impl Xids {
     }
 }
 
+/// Answers that wait for the calls behind them, which lie here already: each frame by itself would wake the agent, and
+/// that costs more than the call. Held for [`HELD`] at most between two calls, so an agent that wants to know which
+/// call hangs sends one at a time.
+#[derive(Default)]
+struct Held {
+    frames: Vec<u8>,
+    since: Option<Instant>,
+}
+
+impl Held {
+    fn push(&mut self, reply: &Message, out: &Out) {
+        self.frames.extend(encode(reply));
+        let since = *self.since.get_or_insert_with(clock::now);
+        if self.frames.len() >= HELD_BYTES || clock::now().saturating_duration_since(since) >= HELD {
+            self.send(out);
+        }
+    }
+
+    fn send(&mut self, out: &Out) {
+        self.since = None;
+        if !self.frames.is_empty() {
+            out.send_frames(std::mem::take(&mut self.frames));
+        }
+    }
+}
+
 /// The answer to [`Request::Release`], for when NVML has been let go; nothing where the process is to end without.
 fn serve(server: &mut Server, calls: &Receiver<Event>, came: &AtomicBool, out: &Out) -> Option<Message> {
+    let mut held = Held::default();
     loop {
-        let event = match server.patience(clock::now()) {
-            Some(patience) => calls.recv_timeout(patience),
-            None => calls.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
+        let event = calls.try_recv().or_else(|_| {
+            held.send(out);
+            match server.patience(clock::now()) {
+                Some(patience) => calls.recv_timeout(patience),
+                None => calls.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            }
+        });
         let now = clock::now();
         let ended = came.load(Ordering::Relaxed);
         match event {
             Ok(Event::Call(Call { id, request })) if !ended => {
                 let reply = Message::Reply { id, answer: server.answer(&request, now) };
                 if request == Request::Release {
+                    held.send(out);
                     return Some(reply);
                 }
-                out.send(&reply);
+                held.push(&reply, out);
             }
             Err(RecvTimeoutError::Timeout) if !ended => {}
             Ok(_) | Err(_) => {
