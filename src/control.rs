@@ -13,6 +13,7 @@ mod gather;
 mod notify;
 mod realtime;
 pub mod step;
+mod tell;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::alarm::Edge;
 use crate::board::Board;
@@ -30,7 +31,7 @@ use crate::calibration::FanCurve;
 use crate::clock::{self, now};
 use crate::config::Quiet;
 use crate::gpu;
-use crate::payload::supervisor::Payloads;
+use crate::payload::supervisor::{self, Payloads};
 use crate::reading::{BusSnapshot, Snapshot};
 use episodes::Episodes;
 pub use gather::{gather, gather_gpus};
@@ -78,6 +79,8 @@ pub struct Sources {
     pub gpus: gpu::Handle,
     /// The payloads.
     pub payloads: watch::Receiver<Arc<Payloads>>,
+    /// The way to payloads: one whose GPU is gone must be told. Where it is full they are told by their own probes.
+    pub orders: mpsc::Sender<supervisor::Order>,
     /// What people ask.
     pub requests: mpsc::Receiver<Request>,
 }
@@ -137,6 +140,8 @@ struct Control {
     started: Instant,
     state: State,
     episodes: Episodes,
+    /// Where each GPU was a tick ago.
+    present: Vec<gpu::Presence>,
     ticks: u64,
 }
 
@@ -146,7 +151,7 @@ impl Control {
         let state = State::new(&policy.board, started);
         let notify = Notify::from_environment();
         let episodes = Episodes::default();
-        Self { policy, buses, sources, outputs, notify, started, state, episodes, ticks: 0 }
+        Self { policy, buses, sources, outputs, notify, started, state, episodes, present: Vec::new(), ticks: 0 }
     }
 
     fn run(&mut self, stop: &Stop) {
@@ -219,7 +224,9 @@ impl Control {
             fan.rpm = view.rpm;
         }
         let turns = self.episodes.tick(&active, now);
-        let moments = self.sources.gpus.happenings().map(Edge::from);
+        let happenings: Vec<gpu::Happening> = self.sources.gpus.happenings().collect();
+        self.tell_payloads(&happenings, &snapshot);
+        let moments = happenings.into_iter().map(Edge::from);
         let edges: Vec<Edge> = turns
             .into_iter()
             .map(|(alarm, raised, cause)| {
@@ -256,6 +263,21 @@ impl Control {
         if self.outputs.events.try_send(edge).is_err() {
             self.outputs.lost_events.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Who runs on a GPU that is gone, or that asks for it, is started anew.
+    fn tell_payloads(&mut self, happenings: &[gpu::Happening], snapshot: &Snapshot) {
+        let gpus = &snapshot.gpus.gpus;
+        for (name, why) in tell::restarts(happenings, &self.present, gpus, &snapshot.payloads) {
+            warn!("payload {name}: is started anew: {why}");
+            // Nobody waits for the answer: what came of it is in the payload's state.
+            let (reply, _) = oneshot::channel();
+            let order = supervisor::Order { name: name.to_owned(), what: supervisor::What::Restart(reply) };
+            if self.sources.orders.try_send(order).is_err() {
+                warn!("payload {name}: takes no order now");
+            }
+        }
+        self.present = gpus.iter().map(|gpu| gpu.presence).collect();
     }
 
     /// A curve holds from the next tick on, whether or not anybody can keep it.
@@ -306,12 +328,7 @@ fn bus_orders(board: &Board, orders: &Orders) -> Vec<Order> {
 
 /// The profile that each GPU's payload brings along, for as long as it is that payload's.
 fn profiles(gpus: &[gpu::Gpu], payloads: &Payloads) -> Vec<Option<String>> {
-    let of = |gpu: &gpu::Gpu| {
-        let uuid = &gpu.device.as_ref()?.uuid;
-        let owner = payloads.0.iter().find(|payload| !payload.phase.is_at_rest() && payload.gpus.contains(uuid))?;
-        owner.profile.clone()
-    };
-    gpus.iter().map(of).collect()
+    (0..gpus.len()).map(|gpu| tell::owner(gpus, gpu, payloads)?.profile.clone()).collect()
 }
 
 /// Full air on every fan that a zone drives, with no control thread: what systemd runs when the agent has ended in

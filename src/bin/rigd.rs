@@ -186,7 +186,8 @@ async fn serve(rig: Rig) -> ExitCode {
     };
     let desk = gpus.desk();
     let (payloads, supervised) = watch::channel(Arc::new(Payloads::default()));
-    let sources = Sources { gpus, payloads: supervised.clone(), requests: asked };
+    let (orders, ordered) = mpsc::channel(supervisor::ORDERS);
+    let sources = Sources { gpus, payloads: supervised.clone(), orders: orders.clone(), requests: asked };
     let control = match control::spawn(policy, &host, sources, outputs, stop.clone()) {
         Ok(control) => control,
         Err(error) => {
@@ -194,7 +195,6 @@ async fn serve(rig: Rig) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let (orders, ordered) = mpsc::channel(supervisor::ORDERS);
     let (manifests, problems) = payload::config::manifests(&config);
     for line in problems.iter().flat_map(|problems| problems.to_string().lines().map(str::to_owned).collect::<Vec<_>>())
     {

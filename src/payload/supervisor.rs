@@ -188,6 +188,14 @@ pub struct Status {
 }
 
 impl Status {
+    /// A payload of this name that was never started.
+    #[cfg(test)]
+    pub(crate) fn of(name: &str) -> Self {
+        let manifest =
+            Manifest::parse("test", name, "kind = \"ai\"\nargv = [\"/bin/true\"]").map_err(|p| p.to_string());
+        Self::new(&manifest.unwrap(), &State::default())
+    }
+
     fn new(manifest: &Manifest, state: &State) -> Self {
         Self {
             name: manifest.name.clone(),

@@ -58,11 +58,21 @@ impl World {
         command.output().unwrap()
     }
 
+    fn ps(&self) -> Option<serde_json::Value> {
+        serde_json::from_slice(&self.ctl(&["ps", "--json"]).stdout).ok()
+    }
+
     /// The payload's first process.
     fn pid(&self) -> Option<Pid> {
-        let output = self.ctl(&["ps", "--json"]);
-        let payload: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
-        Pid::from_raw(i32::try_from(payload.get("pid")?.as_i64()?).ok()?)
+        Pid::from_raw(i32::try_from(self.ps()?.get("pid")?.as_i64()?).ok()?)
+    }
+
+    /// The ends of its GPUs' UUIDs, while it runs.
+    fn gpus(&self) -> Option<Vec<String>> {
+        let payload = self.ps()?;
+        payload.get("pid")?.as_i64()?;
+        let last = |uuid: &serde_json::Value| Some(uuid.as_str()?.chars().last()?.to_string());
+        payload.get("gpus")?.as_array()?.iter().map(last).collect()
     }
 }
 
@@ -116,4 +126,19 @@ fn a_payload_that_is_killed_is_back_and_one_whose_agent_is_killed_is_unhurt() {
         telemetry.payloads.first().is_some_and(|payload| payload.adopted) && slowed(telemetry) == 2
     });
     assert_eq!(phase(&telemetry), Some(PayloadPhase::Running));
+}
+
+#[test]
+fn a_payload_whose_gpu_is_gone_gets_another_one() {
+    let world = world(MANIFEST);
+    world.subscriber.telemetry("it runs", |telemetry| phase(telemetry) == Some(PayloadPhase::Running));
+    let first = until("its process", || world.pid());
+    assert_eq!(world.gpus().unwrap(), ["0", "1"]);
+    world.agent.sim.control("gpu 1 fall").unwrap();
+    until("another process on others", || {
+        world.gpus().filter(|gpus| gpus == &["0", "2"]).filter(|_| world.pid().is_some_and(|pid| pid != first))
+    });
+    let now = until("its process", || world.pid());
+    world.agent.sim.control("gpu 2 xid 31").unwrap();
+    until("started anew for an error of its own doing", || world.pid().filter(|pid| *pid != now));
 }

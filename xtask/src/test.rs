@@ -229,7 +229,9 @@ fn units(checkout: &Checkout) -> Result<()> {
     .context("the service is more open than it was; see systemd-analyze security")?;
     let drop_in = scratch.path().join("rigd.service.d");
     fs::create_dir(&drop_in)?;
-    fs::copy(checkout.root().join("systemd/payloads.conf"), drop_in.join("payloads.conf"))?;
+    for name in ["payloads.conf", "kernel-log.conf"] {
+        fs::copy(checkout.root().join("systemd").join(name), drop_in.join(name))?;
+    }
     verify()
 }
 

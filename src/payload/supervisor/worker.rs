@@ -44,6 +44,8 @@ pub(super) struct Worker {
     state: State,
     status: Status,
     grant: Option<Grant>,
+    /// The next start asks for GPUs anew.
+    regrant: bool,
     counters: Vec<u64>,
     /// When it was last written down, since boot.
     saved: Duration,
@@ -87,6 +89,7 @@ impl Worker {
             manifest: Arc::new(manifest),
             site,
             grant: None,
+            regrant: false,
             counters: Vec::new(),
             saved: Duration::ZERO,
             prepared: None,
@@ -178,6 +181,8 @@ impl Worker {
         if matches!(event, Event::Start | Event::Restart) && !self.state.alive() {
             (self.prepared, self.grant) = (None, None);
         }
+        // What runs keeps its GPUs until it has ended; one of them may be why it is ended.
+        self.regrant |= event == Event::Restart;
         self.event(event).await;
         let refusal = match (event, self.state.phase) {
             (Event::Start | Event::Restart, Phase::Quarantined) => Err(Refusal::Quarantined),

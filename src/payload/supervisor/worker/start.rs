@@ -45,6 +45,10 @@ impl Worker {
             let text = "something of its last run cannot be killed".to_owned();
             return Err(NotStarted { text, lasting: false });
         }
+        if std::mem::take(&mut self.regrant) {
+            // What was made ready names the GPUs of before.
+            (self.grant, self.prepared) = (None, None);
+        }
         let grant = match &self.grant {
             Some(grant) => grant.clone(),
             None => self.hooks.grant(&self.manifest).map_err(|no| NotStarted { text: no.why, lasting: no.lasting })?,

@@ -1,0 +1,90 @@
+//! What payloads must be told of the GPUs under them. Pure.
+
+use crate::gpu::xid::Action;
+use crate::gpu::{Gpu, Happening, Presence, What};
+use crate::payload::supervisor::{Payloads, Status};
+
+/// The payloads that are to be started anew, each once, and why: those whose GPU told an error that asks for it, and those
+/// whose GPU is gone, who get another one where there is one. `before` is where each GPU was a tick ago.
+pub(super) fn restarts<'a>(
+    happenings: &[Happening],
+    before: &[Presence],
+    gpus: &[Gpu],
+    payloads: &'a Payloads,
+) -> Vec<(&'a str, String)> {
+    let asked = happenings.iter().filter_map(|happening| match happening.what {
+        What::Xid { code, action: Action::RestartApplication } => Some((happening.gpu, format!("Xid {code}"))),
+        What::Xid { .. } | What::Asks(_) | What::Drift { .. } | What::Profile(_) => None,
+    });
+    let gone = gpus.iter().enumerate().filter_map(|(index, gpu)| {
+        let was_there = before.get(index) == Some(&Presence::Seen);
+        let is_gone = matches!(gpu.presence, Presence::Lost | Presence::Hung);
+        (was_there && is_gone).then(|| (index, format!("GPU {}: {}", gpu.pci, gpu.presence)))
+    });
+    let mut restarts: Vec<(&str, String)> = Vec::new();
+    for (gpu, why) in asked.chain(gone) {
+        if let Some(owner) = owner(gpus, gpu, payloads)
+            && restarts.iter().all(|(name, _)| *name != owner.name)
+        {
+            restarts.push((&owner.name, why));
+        }
+    }
+    restarts
+}
+
+/// Whose GPU this is: that of a payload which is running or about to.
+pub(super) fn owner<'a>(gpus: &[Gpu], index: usize, payloads: &'a Payloads) -> Option<&'a Status> {
+    let uuid = &gpus.get(index)?.device.as_ref()?.uuid;
+    payloads.0.iter().find(|payload| !payload.phase.is_at_rest() && payload.gpus.contains(uuid))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::gpu::plan::tests::card;
+    use crate::gpu::wire::{Device, PciAddress};
+    use crate::payload::lifecycle::Phase;
+
+    fn gpu(bus: u8, presence: Presence) -> Gpu {
+        let pci = PciAddress { domain: 0, bus, device: 0 };
+        let device = Device { pci, uuid: format!("GPU-{bus}"), ..card() };
+        Gpu { device: Some(Arc::new(device)), presence, ..Gpu::unseen(pci) }
+    }
+
+    fn payload(name: &str, phase: Phase, gpus: &[&str]) -> Status {
+        let gpus = gpus.iter().map(|gpu| (*gpu).to_owned()).collect();
+        Status { phase, gpus, ..Status::of(name) }
+    }
+
+    fn xid(gpu: usize, action: Action) -> Happening {
+        Happening { gpu, what: What::Xid { code: 31, action } }
+    }
+
+    #[test]
+    fn who_runs_on_a_gpu_that_is_gone_or_asks_for_it_is_started_anew_once() {
+        let payloads = Payloads(vec![
+            payload("a", Phase::Running, &["GPU-0", "GPU-1"]),
+            payload("b", Phase::Stopped, &["GPU-2"]),
+            payload("c", Phase::Starting, &["GPU-3"]),
+        ]);
+        let there = [Presence::Seen; 4];
+        let lost = |which: usize| {
+            [0_u8, 1, 2, 3].map(|bus| gpu(bus, if usize::from(bus) == which { Presence::Lost } else { Presence::Seen }))
+        };
+        let well = lost(9);
+        let names = |happenings: &[Happening], before: &[Presence], gpus: &[Gpu]| -> Vec<String> {
+            restarts(happenings, before, gpus, &payloads).into_iter().map(|(name, _)| name.to_owned()).collect()
+        };
+        assert_eq!(names(&[], &there, &well), [""; 0]);
+        assert_eq!(names(&[xid(1, Action::RestartApplication)], &there, &well), ["a"]);
+        assert_eq!(names(&[xid(1, Action::ResetGpu), xid(2, Action::RestartApplication)], &there, &well), [""; 0]);
+        let both = [xid(0, Action::RestartApplication), xid(1, Action::RestartApplication)];
+        assert_eq!(names(&both, &there, &lost(1)), ["a"]);
+        assert_eq!(names(&[], &there, &lost(3)), ["c"]);
+        let gone = [Presence::Seen, Presence::Seen, Presence::Seen, Presence::Lost];
+        assert_eq!(names(&[], &gone, &lost(3)), [""; 0], "it was told already");
+        assert_eq!(names(&[xid(9, Action::RestartApplication)], &there, &well), [""; 0]);
+    }
+}
