@@ -18,6 +18,7 @@ mod backoff;
 mod card;
 pub mod config;
 pub mod frame;
+mod happening;
 pub mod helper;
 pub mod inventory;
 pub mod keeper;
@@ -26,34 +27,31 @@ pub mod kmsg;
 pub mod nvml;
 pub mod plan;
 pub mod profile;
+mod snapshot;
 mod store;
 pub mod wire;
 mod worker;
 pub mod xid;
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-
 use tokio::sync::{oneshot, watch};
 
-use crate::board;
 use crate::config::Config;
 use crate::mailbox::{self, mailbox};
-use crate::reading::{Missing, Reading};
-use crate::units::{Duty, Millicelsius};
+use crate::units::Duty;
+pub use happening::{Happening, Verdict, What};
 use helper::Launch;
-use plan::Found;
 pub use plan::Knob;
+pub use snapshot::{Driver, Gpu, GpuSnapshot, Phase, Presence, ProfileNow, reasons};
 use store::Store;
-use wire::{Device, PciAddress, Process, Sample, Setting, Versions};
+use wire::PciAddress;
 use worker::Worker;
-use xid::Action;
 
 /// Happenings on their way to control; more are dropped, and the log has them.
 const HAPPENINGS: usize = 64;
@@ -61,267 +59,6 @@ const HAPPENINGS: usize = 64;
 const COMMANDS: usize = 4;
 /// Frames are taken apart on the heap; what is left is small.
 const STACK: usize = 256 * 1024;
-
-/// What the GPU thread found in its last pass.
-#[derive(Clone, Debug, Default)]
-pub struct GpuSnapshot {
-    /// When the pass ended; `None` before the first one.
-    pub taken: Option<Instant>,
-    /// How it stands with the driver.
-    pub driver: Driver,
-    /// What the helper loaded, while it is up.
-    pub versions: Option<Arc<Versions>>,
-    /// The GPUs in the order in which they were first seen: an index stays that of one GPU while the agent runs.
-    pub gpus: Vec<Gpu>,
-}
-
-/// How it stands with the driver. Order and numbers are on the wire: only append.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Driver {
-    /// No NVIDIA GPU in the machine: nobody asks for it.
-    #[default]
-    None,
-    /// Being brought up, which takes up to a minute and a half.
-    Starting,
-    /// Answering.
-    Up,
-    /// Not to be had now, and tried again: the number is NVML's code, 0 where the helper itself failed.
-    Down(u32),
-    /// Library and kernel module are of two versions: a reboot is needed.
-    Mismatch,
-    /// Hung: a helper could not be ended. A reboot is needed.
-    Hung,
-    /// Let go of on request, so that somebody may reset a GPU.
-    Released,
-}
-
-/// One GPU.
-#[derive(Clone, Debug)]
-pub struct Gpu {
-    /// Where it sits.
-    pub pci: PciAddress,
-    /// What does not change; none before NVML has seen it.
-    pub device: Option<Arc<Device>>,
-    /// Whether it is there.
-    pub presence: Presence,
-    /// What changes.
-    pub sample: Reading<Arc<Sample>>,
-    /// Most PCIe lanes that it was seen with since the agent's start.
-    pub widest: Option<u8>,
-    /// The fan rule of the profile in force, as a zone of its own; none leaves its fans to the driver.
-    pub air: Option<Arc<board::Zone>>,
-    /// What runs on it, as of some seconds ago.
-    pub processes: Vec<Process>,
-    /// Where its profile stands.
-    pub profile: ProfileNow,
-    /// Xids since the agent's start.
-    pub xids: u32,
-    /// The last one.
-    pub last_xid: Option<u64>,
-}
-
-/// Whether a GPU is there. Order and numbers are on the wire: only append.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Presence {
-    /// On the PCI bus; NVML was not asked yet.
-    #[default]
-    Unseen,
-    /// Answering.
-    Seen,
-    /// Fallen off the bus, or gone from it.
-    Lost,
-    /// Calls about it do not come back: it is not asked any more.
-    Hung,
-    /// On the PCI bus, but NVML does not list it.
-    Unlisted,
-}
-
-/// Where a GPU's profile stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ProfileNow {
-    /// The profile in force, or on its way to that; none is the driver's defaults.
-    pub name: Option<Arc<str>>,
-    /// How far it is.
-    pub phase: Phase,
-    /// How many profiles are quarantined on it.
-    pub quarantined: u16,
-}
-
-/// How far a profile is. Order and numbers are on the wire: only append.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// None: the driver's defaults.
-    #[default]
-    Default,
-    /// Being applied and read back.
-    Applying,
-    /// Applied, and on probation.
-    Probation,
-    /// It has held.
-    Committed,
-    /// Being taken back.
-    RollingBack,
-}
-
-/// What became of a profile. Order and numbers are on the wire: only append.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// It held through its probation.
-    Committed,
-    /// Quarantined: the driver refused a setting, with this code of NVML.
-    Refused(Knob, u32),
-    /// Quarantined: the driver took a setting and did not make it.
-    NotHeld(Knob),
-    /// Quarantined: it was repaired again and again.
-    WillNotHold(Knob),
-    /// Quarantined: the driver told an error while it was tried.
-    Xid(u64),
-    /// Quarantined: the GPU was lost while it was tried.
-    Lost,
-    /// Quarantined: the core clock left its lock, MHz.
-    OutsideLock(u32),
-    /// Quarantined: the rig or the driver went down twice while it was tried.
-    Crashed,
-    /// The last good one, or the maker's defaults, in place of one in quarantine.
-    RolledBack,
-    /// The driver had lost all settings; they were made again.
-    Reloaded,
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Committed => f.write_str("kept through its probation"),
-            Self::Refused(knob, code) => write!(f, "quarantined: {knob} refused, {}", wire::Code(*code)),
-            Self::NotHeld(knob) => write!(f, "quarantined: {knob} taken and not made"),
-            Self::WillNotHold(knob) => write!(f, "quarantined: {knob} will not hold"),
-            Self::Xid(code) => write!(f, "quarantined: Xid {code} while it was tried"),
-            Self::Lost => f.write_str("quarantined: the GPU was lost while it was tried"),
-            Self::OutsideLock(clock) => write!(f, "quarantined: the core ran at {clock} MHz, outside its lock"),
-            Self::Crashed => f.write_str("quarantined: the rig or the driver went down twice while it was tried"),
-            Self::RolledBack => f.write_str("another in its place, which is in quarantine"),
-            Self::Reloaded => f.write_str("the driver had lost all settings, made again"),
-        }
-    }
-}
-
-/// Something that happened to a GPU.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Happening {
-    /// Index into the snapshot's GPUs.
-    pub gpu: usize,
-    /// What.
-    pub what: What,
-}
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
-    /// The driver told an error, and what that asks for.
-    Xid {
-        /// Number in NVIDIA's catalogue.
-        code: u64,
-        /// What to do.
-        action: Action,
-    },
-    /// The driver asks for it itself.
-    Asks(Action),
-    /// A setting was found changed.
-    Drift {
-        /// Which.
-        knob: Knob,
-        /// As it was set.
-        wanted: i64,
-        /// As it was found.
-        found: i64,
-    },
-    /// What became of a profile.
-    Profile(Verdict),
-}
-
-impl What {
-    /// What of a profile's way is for more than the log.
-    fn of(happening: &keeper::Happening) -> Option<Self> {
-        Some(match happening {
-            keeper::Happening::Drift { expected, found } => {
-                let (knob, wanted, found) = drift(*expected, *found);
-                Self::Drift { knob, wanted, found }
-            }
-            keeper::Happening::Committed(_) => Self::Profile(Verdict::Committed),
-            keeper::Happening::Quarantined { reason, .. } => Self::Profile(Verdict::from(*reason)),
-            keeper::Happening::Instead { .. } => Self::Profile(Verdict::RolledBack),
-            keeper::Happening::Reloaded => Self::Profile(Verdict::Reloaded),
-            keeper::Happening::Began { .. }
-            | keeper::Happening::Adapted(_)
-            | keeper::Happening::Refused { .. }
-            | keeper::Happening::Applied(_)
-            | keeper::Happening::Strike(_)
-            | keeper::Happening::GaveUp(_)
-            | keeper::Happening::Unrecorded => return None,
-        })
-    }
-}
-
-/// A setting as a number; of a lock its upper end, of one that was given free -1, and of what is not known -2.
-fn drift(expected: Setting, found: Found) -> (Knob, i64, i64) {
-    let number = |setting: Setting| match setting {
-        Setting::PowerLimit(limit) => i64::from(limit.0),
-        Setting::CoreLock(lock) | Setting::MemoryLock(lock) => lock.map_or(-1, |(_, high)| i64::from(high.0)),
-        Setting::CoreOffset(offset) | Setting::MemoryOffset(offset) => i64::from(offset.0),
-        Setting::Persistence(on) => i64::from(on),
-    };
-    let found = match found {
-        Found::Set(setting) => number(setting),
-        Found::Clock(clock) => i64::from(clock.0),
-        Found::Nothing => -2,
-    };
-    (Knob::from(expected), number(expected), found)
-}
-
-impl From<keeper::Reason> for Verdict {
-    fn from(reason: keeper::Reason) -> Self {
-        match reason {
-            keeper::Reason::Refused { knob, code } => Self::Refused(knob, code.0),
-            keeper::Reason::NotHeld(knob) => Self::NotHeld(knob),
-            keeper::Reason::WillNotHold(knob) => Self::WillNotHold(knob),
-            keeper::Reason::Xid(code) => Self::Xid(code),
-            keeper::Reason::Lost => Self::Lost,
-            keeper::Reason::OutsideLock(clock) => Self::OutsideLock(clock.0),
-            keeper::Reason::Crashed => Self::Crashed,
-        }
-    }
-}
-
-impl Gpu {
-    /// A GPU that is on the PCI bus, and nothing else is known.
-    #[must_use]
-    pub fn unseen(pci: PciAddress) -> Self {
-        Self {
-            pci,
-            device: None,
-            presence: Presence::Unseen,
-            sample: Err(Missing::NotPresent),
-            widest: None,
-            air: None,
-            processes: Vec::new(),
-            profile: ProfileNow::default(),
-            xids: 0,
-            last_xid: None,
-        }
-    }
-
-    /// Its temperature, where it tells one.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub fn temperature(&self) -> Reading<Millicelsius> {
-        self.sample.as_ref().map_err(|missing| *missing)?.temperature.map_err(Missing::from)
-    }
-}
 
 /// What control wants done this tick.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -454,72 +191,4 @@ pub fn spawn(places: Places, config: &Config) -> std::io::Result<Handle> {
         let _ = finish.try_send(worker.leave());
     })?;
     Ok(Handle { orders, snapshot, happenings, finished, desk: Desk(ask) })
-}
-
-impl fmt::Display for Presence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unseen => "not asked yet",
-            Self::Seen => "answers",
-            Self::Lost => "lost from the bus",
-            Self::Hung => "takes the driver along when it is asked: left alone",
-            Self::Unlisted => "on the bus, and the driver does not list it",
-        })
-    }
-}
-
-impl fmt::Display for Driver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => f.write_str("no GPUs"),
-            Self::Starting => f.write_str("being brought up"),
-            Self::Up => f.write_str("up"),
-            Self::Down(0) => f.write_str("its helper does not run"),
-            Self::Down(code) => wire::Code(*code).fmt(f),
-            Self::Mismatch => f.write_str("library and kernel module are of two versions, reboot needed"),
-            Self::Hung => f.write_str("driver hung, reboot needed"),
-            Self::Released => f.write_str("let go of"),
-        }
-    }
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Default => "the driver's defaults",
-            Self::Applying => "being applied",
-            Self::Probation => "on probation",
-            Self::Committed => "committed",
-            Self::RollingBack => "being taken back",
-        })
-    }
-}
-
-/// `nvmlClocksEventReason…` of nvml.h, by bit.
-const REASONS: [(u64, &str); 11] = [
-    (0x1, "idle"),
-    (0x2, "application clocks"),
-    (0x4, "power limit"),
-    (0x8, "hardware slowdown"),
-    (0x10, "sync boost"),
-    (0x20, "heat"),
-    (0x40, "hardware heat slowdown"),
-    (0x80, "power brake"),
-    (0x100, "display clocks"),
-    (0x200, "board limit"),
-    (0x400, "reliability"),
-];
-
-/// What holds a GPU's clocks back, in words.
-#[must_use]
-pub fn reasons(bits: i64) -> Vec<String> {
-    let bits = u64::from_ne_bytes(bits.to_ne_bytes());
-    let known = REASONS.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| (*name).to_owned());
-    let all = REASONS.iter().fold(0, |all, (bit, _)| all | bit);
-    let unknown = (bits & !all != 0).then(|| format!("unknown {:#x}", bits & !all));
-    let mut named: Vec<String> = known.chain(unknown).collect();
-    if named.is_empty() {
-        named.push("nothing".to_owned());
-    }
-    named
 }

@@ -53,12 +53,48 @@ pub fn manifests(config: &Config) -> (Vec<Manifest>, Vec<Problems>) {
             let text = format!("gpus.profile: there is no [profile.{name}] in the agent's configuration");
             problems.push(Problems::one(&file, text));
         }
-        let meter = manifest.meter.as_ref().and_then(|meter| Meter::load(&meter.name).err());
-        let measured = meter.is_none();
-        if let Some(meter) = meter {
-            problems.push(Problems::one(&file, format!("meter.name: {meter}")));
-        }
+        let unmeasured = manifest.meter.as_ref().and_then(|used| match Meter::load(&used.name) {
+            Err(meter) => Some(format!("meter.name: {meter}")),
+            Ok(meter) if used.port.or(meter.port).is_none() => {
+                Some(format!("meter.port: is missing: `{}` has no port that everybody uses", used.name))
+            }
+            Ok(_) => None,
+        });
+        let measured = unmeasured.is_none();
+        problems.extend(unmeasured.map(|text| Problems::one(&file, text)));
         profile.is_none() && measured
     });
     (manifests, problems)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_that_names_what_is_not_there_is_refused_alone() {
+        let folder = std::env::temp_dir().join(format!("rigd-manifests-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let start = "kind = \"mining\"\nargv = [\"/bin/true\"]\n";
+        for (name, more) in [
+            ("good", "[meter]\nname = \"xmrig\"\nport = 16000\n"),
+            ("portless", "[meter]\nname = \"xmrig\"\n"),
+            ("meterless", "[meter]\nname = \"abacus\"\n"),
+            ("profileless", "[gpus]\ncount = 1\nprofile = \"fast\"\n"),
+        ] {
+            std::fs::write(folder.join(format!("{name}.toml")), format!("{start}{more}")).unwrap();
+        }
+        let text = format!("board = \"a\"\n[payload]\nmanifests = {folder:?}\n");
+        let (manifests, problems) = manifests(&Config::parse("rigd.toml", &text, "host").unwrap());
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(manifests.iter().map(|manifest| manifest.name.as_str()).collect::<Vec<_>>(), ["good"]);
+        let told = problems.iter().map(ToString::to_string).collect::<String>();
+        for (name, why) in [
+            ("meterless", "meter.name: "),
+            ("portless", "meter.port: is missing: `xmrig`"),
+            ("profileless", "gpus.profile: there is no [profile.fast]"),
+        ] {
+            assert!(told.contains(&format!("{name}.toml: {why}")), "{name}: {told}");
+        }
+    }
 }

@@ -51,7 +51,7 @@ pub struct State {
     pub(super) read_at: Option<Instant>,
     /// Since when the clock is outside its lock.
     outside: Option<Instant>,
-    /// Nothing more is tried for now.
+    /// Nothing more is tried until the helper is a new one.
     pub(super) gave_up: bool,
     /// All of the goal was on the card already.
     pub(super) applied: bool,
