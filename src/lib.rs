@@ -23,7 +23,7 @@
 //! | [`bus`] | one thread per adapter; raw I2C, SMBus, or the simulated rig's socket |
 //! | [`calibration`] | what was learnt of a fan |
 //! | [`gpu`] | what is known of GPUs and ordered of them; profiles as transactions |
-//! | `statefile`, `digest` | files in the state directory; a number for a content |
+//! | `statefile`, [`framed`], `digest` | files in the state directory; files that are only appended to; a number for a content |
 //! | [`control`] | the tick: read all, decide once, order once |
 //! | [`payload`] | what runs on the rig and earns |
 //! | [`history`] | the last hour in memory |
@@ -58,6 +58,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 mod digest;
+pub mod framed;
 pub mod gpu;
 pub mod history;
 pub mod hwmon;

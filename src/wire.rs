@@ -10,6 +10,20 @@
 //! | `birth` | [`Birth`] | yes | on connect: all that does not change until the next one |
 //! | `tele` | [`Telemetry`] | no | each period, and at once with an event |
 //! | `event` | [`Event`] | no | on an alarm's edge |
+//!
+//! What the control plane writes:
+//!
+//! | topic | body | retained | when |
+//! |---|---|---|---|
+//! | `r1/{rig}/dn/wm` | [`Watermark`] | yes | when it has stored more of what the rig said |
+//! | `r1/ctl/state` | [`Controller`] | yes | when it comes and goes; the broker says it for it when it vanishes |
+//!
+//! # Completeness
+//!
+//! (boot, kind, seq) names a message of telemetry or an event for ever: numbers run from 1 in each lane of each boot without
+//! a hole. What the rig had to drop is declared with the next message of that lane, in the MQTT user property
+//! [`GAP`]: so many numbers right before it do not exist any more. A subscriber that has every number, or a
+//! declaration for it, has everything. A message that comes twice is the same message.
 
 mod birth;
 mod envelope;
@@ -20,20 +34,26 @@ mod payload;
 mod telemetry;
 mod topic;
 mod value;
+mod watermark;
 
 pub use birth::{
     Birth, BoardInfo, ChipInfo, Delivery, FanInfo, OutboxInfo, RailInfo, SensorInfo, SupplyInfo, ZoneInfo,
 };
-pub use envelope::{Encoding, Header, Kind, MAX_MESSAGE, decode, encode};
+pub use envelope::{BACKFILL, Encoding, Header, Kind, MAX_MESSAGE, decode, encode, mark_backfill};
 pub use event::{Event, Subject};
 pub use gpu::{Capability, Gpu, GpuDetail, GpuInfo};
 pub use online::{Online, Reason};
 pub use payload::{Payload, PayloadCause, PayloadInfo, PayloadKind, PayloadPhase, PayloadUnit};
 pub use telemetry::{AlarmNow, Fan, Losses, Power, Supply, Telemetry, Trouble, Zone};
-pub use topic::{BadRigId, RigId, Topic};
+pub use topic::{BadRigId, CONTROLLER, RigId, Topic};
 pub use value::Value;
+pub use watermark::{Controller, MARKS, Mark, Watermark};
 
-/// Any message of a rig.
+/// Name of the MQTT user property that declares a gap: its value is how many numbers of the lane right before this message
+/// were dropped, as decimal digits.
+pub const GAP: &str = "gap";
+
+/// Any message of a rig or to one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// Whether the rig is there.
@@ -44,9 +64,26 @@ pub enum Message {
     Telemetry(Telemetry),
     /// An alarm's edge.
     Event(Event),
+    /// What the control plane has.
+    Watermark(Watermark),
+    /// Whether the control plane is there.
+    Controller(Controller),
 }
 
 impl Message {
+    /// It as bytes, as [`encode`] writes its body.
+    #[must_use]
+    pub fn encode(&self, encoding: Encoding, header: Header) -> Vec<u8> {
+        match self {
+            Self::Online(body) => encode(encoding, header, body),
+            Self::Birth(body) => encode(encoding, header, body),
+            Self::Telemetry(body) => encode(encoding, header, body),
+            Self::Event(body) => encode(encoding, header, body),
+            Self::Watermark(body) => encode(encoding, header, body),
+            Self::Controller(body) => encode(encoding, header, body),
+        }
+    }
+
     /// Which kind it is.
     #[must_use]
     pub const fn kind(&self) -> Kind {
@@ -55,6 +92,8 @@ impl Message {
             Self::Birth(_) => Kind::Birth,
             Self::Telemetry(_) => Kind::Telemetry,
             Self::Event(_) => Kind::Event,
+            Self::Watermark(_) => Kind::Watermark,
+            Self::Controller(_) => Kind::Controller,
         }
     }
 }

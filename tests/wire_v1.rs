@@ -252,7 +252,9 @@ fn enums_only_append() {
     assert_eq!(numbers(&[Reason::Connected, Reason::Stopped, Reason::Lost]), [0, 1, 2]);
     assert_eq!(numbers(&[Delivery::Puback, Delivery::Watermark]), [0, 1]);
     assert_eq!(numbers(&[Encoding::Postcard, Encoding::Json]), [0, 1]);
-    assert_eq!(numbers(&[Kind::Online, Kind::Birth, Kind::Telemetry, Kind::Event]), [0, 1, 2, 3]);
+    assert_eq!(numbers(&Kind::ALL), (0..6).collect::<Vec<_>>());
+    let kinds = [Kind::Online, Kind::Birth, Kind::Telemetry, Kind::Event, Kind::Watermark, Kind::Controller];
+    assert_eq!(Kind::ALL, kinds);
 }
 
 /// What a rig with eight rails, six fans and a supply sends each time is within the goal of 310 bytes.

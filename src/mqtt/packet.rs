@@ -24,6 +24,8 @@ impl Packet {
             Kind::Online | Kind::Birth => (true, None),
             Kind::Telemetry => (false, Some(TELEMETRY_EXPIRY_S)),
             Kind::Event => (false, None),
+            // The control plane's own; never ours to send.
+            Kind::Watermark | Kind::Controller => (true, None),
         };
         let topic = Topic::new(rig.clone(), kind).to_string();
         Self { topic, payload, content_type: encoding.content_type(), retain, expiry_s }

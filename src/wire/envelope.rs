@@ -8,12 +8,14 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Birth, Error, Event, Message, Online, Telemetry};
+use super::{Birth, Controller, Error, Event, Message, Online, Telemetry, Watermark};
 
 /// No message is larger: what a subscriber has to be ready for, and what a decoder reads at most.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 const MAGIC: u8 = 0xa1;
 const LENGTH: usize = 16;
+/// Flag of a message that waited while the broker or the control plane was away: it is older than what came before it.
+pub const BACKFILL: u8 = 1 << 3;
 /// The major version that this code writes, of every kind.
 const MAJOR: u8 = 1;
 
@@ -30,16 +32,21 @@ pub enum Kind {
     Telemetry = 3,
     /// [`Event`].
     Event = 4,
+    /// [`Watermark`].
+    Watermark = 5,
+    /// [`Controller`].
+    Controller = 6,
 }
 
 impl Kind {
-    /// Every kind that this code writes.
-    pub const ALL: [Self; 4] = [Self::Online, Self::Birth, Self::Telemetry, Self::Event];
+    /// Every kind that this code knows.
+    pub const ALL: [Self; 6] =
+        [Self::Online, Self::Birth, Self::Telemetry, Self::Event, Self::Watermark, Self::Controller];
 
     /// Bytes of the fields that were appended since the first agent, in their shortest form.
     const fn appended(self) -> usize {
         match self {
-            Self::Online => 0,
+            Self::Online | Self::Watermark | Self::Controller => 0,
             Self::Event => 2,
             Self::Birth => 4,
             Self::Telemetry => 6,
@@ -80,7 +87,7 @@ pub struct Header {
     pub kind: Kind,
     /// Its major version.
     pub major: u8,
-    /// Zero in this version.
+    /// [`BACKFILL`], or zero.
     pub flags: u8,
     /// Random per start of the agent.
     pub boot: u32,
@@ -134,6 +141,24 @@ pub fn encode<T: Serialize>(encoding: Encoding, header: Header, body: &T) -> Vec
     }
 }
 
+/// Sets [`BACKFILL`] in a message that [`encode`] made; any other stays as it is.
+pub fn mark_backfill(message: &mut [u8]) {
+    const JSON: &[u8] = br#""flags":"#;
+    let flags = match message.first() {
+        Some(&MAGIC) => message.get_mut(3),
+        // The one key of this name that comes first is the header's: `JsonOut` is written in the order of its fields.
+        Some(b'{') => {
+            let key = message.windows(JSON.len()).position(|window| window == JSON);
+            key.and_then(|key| message.get_mut(key + JSON.len())).filter(|digit| **digit == b'0')
+        }
+        _ => None,
+    };
+    if let Some(flags) = flags {
+        // In JSON the digit 0 becomes the digit 8 by the same bit.
+        *flags |= BACKFILL;
+    }
+}
+
 /// A message of either encoding; the first byte tells them apart, so a lost content type does no harm.
 ///
 /// # Errors
@@ -176,6 +201,8 @@ fn known<'a>(header: Header, body: impl FnOnce(Kind) -> Body<'a>) -> Result<Mess
         Kind::Birth => Message::Birth(body.decode::<Birth>()?),
         Kind::Telemetry => Message::Telemetry(body.decode::<Telemetry>()?),
         Kind::Event => Message::Event(body.decode::<Event>()?),
+        Kind::Watermark => Message::Watermark(body.decode::<Watermark>()?),
+        Kind::Controller => Message::Controller(body.decode::<Controller>()?),
     })
 }
 
@@ -219,6 +246,21 @@ mod tests {
     use crate::wire::Reason;
 
     const ONLINE: Online = Online { online: true, connection: 3, reason: Reason::Connected };
+
+    #[test]
+    fn a_message_that_waited_says_so_in_both_encodings() {
+        let header = Header::new(Kind::Online, 0xdead_beef, 7);
+        for encoding in [Encoding::Postcard, Encoding::Json] {
+            let mut bytes = encode(encoding, header, &ONLINE);
+            mark_backfill(&mut bytes);
+            mark_backfill(&mut bytes);
+            let marked = Header { flags: BACKFILL, ..header };
+            assert_eq!(decode(&bytes), Ok((marked, Message::Online(ONLINE))), "{encoding:?}");
+        }
+        let mut other = *b"nothing of ours";
+        mark_backfill(&mut other);
+        assert_eq!(&other, b"nothing of ours");
+    }
 
     #[test]
     fn both_encodings_come_back_the_same() {

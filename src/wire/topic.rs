@@ -9,6 +9,8 @@ use super::Kind;
 
 /// Major version of the topic tree.
 const ROOT: &str = "r1";
+/// Where the control plane says whether it is there.
+pub const CONTROLLER: &str = "r1/ctl/state";
 
 /// A rig's name: certificate CN, MQTT client id and part of its topics, so 1 to 64 of `a-z 0-9 -`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -74,12 +76,15 @@ pub struct Topic {
     pub kind: Kind,
 }
 
-const fn leaf(kind: Kind) -> &'static str {
+/// The last two levels of a kind's topic; none for a kind that is not one rig's.
+const fn leaf(kind: Kind) -> Option<(&'static str, &'static str)> {
     match kind {
-        Kind::Online => "online",
-        Kind::Birth => "birth",
-        Kind::Telemetry => "tele",
-        Kind::Event => "event",
+        Kind::Online => Some(("up", "online")),
+        Kind::Birth => Some(("up", "birth")),
+        Kind::Telemetry => Some(("up", "tele")),
+        Kind::Event => Some(("up", "event")),
+        Kind::Watermark => Some(("dn", "wm")),
+        Kind::Controller => None,
     }
 }
 
@@ -90,13 +95,13 @@ impl Topic {
         Self { rig, kind }
     }
 
-    /// What a topic name means; `None` for anything that no rig writes.
+    /// What a topic name means; `None` for anything that is not one rig's.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         let mut levels = name.split('/');
-        let (root, rig, up, last) = (levels.next()?, levels.next()?, levels.next()?, levels.next()?);
-        let kind = Kind::ALL.into_iter().find(|kind| leaf(*kind) == last)?;
-        let ours = root == ROOT && up == "up" && levels.next().is_none();
+        let (root, rig, way, last) = (levels.next()?, levels.next()?, levels.next()?, levels.next()?);
+        let kind = Kind::ALL.into_iter().find(|kind| leaf(*kind) == Some((way, last)))?;
+        let ours = root == ROOT && levels.next().is_none();
         Some(Self { rig: rig.parse().ok()?, kind }).filter(|_| ours)
     }
 
@@ -109,7 +114,10 @@ impl Topic {
 
 impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{ROOT}/{}/up/{}", self.rig, leaf(self.kind))
+        match leaf(self.kind) {
+            Some((way, leaf)) => write!(f, "{ROOT}/{}/{way}/{leaf}", self.rig),
+            None => f.write_str(CONTROLLER),
+        }
     }
 }
 
@@ -121,15 +129,25 @@ mod tests {
     fn every_kind_has_a_topic_that_parses_back() {
         for kind in Kind::ALL {
             let topic = Topic::new("a".parse().unwrap(), kind);
-            assert_eq!(Topic::parse(&topic.to_string()), Some(topic));
+            let one_rigs = kind != Kind::Controller;
+            assert_eq!(Topic::parse(&topic.to_string()), one_rigs.then_some(topic), "{kind:?}");
         }
     }
 
     #[test]
     fn nothing_else_is_a_rigs_topic() {
-        for name in
-            ["", "r1", "r2/a/up/tele", "r1/a/dn/tele", "r1/a/up/tele/x", "r1/A/up/tele", "r1/+/up/tele", "r1/a/up/"]
-        {
+        for name in [
+            "",
+            "r1",
+            "r2/a/up/tele",
+            "r1/a/dn/tele",
+            "r1/a/up/wm",
+            "r1/a/up/tele/x",
+            "r1/A/up/tele",
+            "r1/+/up/tele",
+            "r1/a/up/",
+            CONTROLLER,
+        ] {
             assert_eq!(Topic::parse(name), None, "{name}");
         }
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 
 use anyhow::{Context, bail};
-use rigd::wire::{Encoding, MAX_MESSAGE, Message, decode, encode};
+use rigd::wire::{Encoding, MAX_MESSAGE, decode};
 
 /// The command line.
 #[derive(clap::Args)]
@@ -53,12 +53,7 @@ fn unhex(text: &[u8]) -> anyhow::Result<Vec<u8>> {
 /// The message in the JSON form of the wire.
 pub(crate) fn to_json(bytes: &[u8], pretty: bool) -> anyhow::Result<String> {
     let (header, message) = decode(bytes)?;
-    let json = match &message {
-        Message::Online(body) => encode(Encoding::Json, header, body),
-        Message::Birth(body) => encode(Encoding::Json, header, body),
-        Message::Telemetry(body) => encode(Encoding::Json, header, body),
-        Message::Event(body) => encode(Encoding::Json, header, body),
-    };
+    let json = message.encode(Encoding::Json, header);
     if !pretty {
         return Ok(String::from_utf8(json)?);
     }

@@ -1,17 +1,12 @@
 //! Bytes from anybody: a message or an error, and a message is written as it was read.
 
-use rigd::wire::{Encoding, Message, decode, encode};
+use rigd::wire::{Encoding, decode};
 
 pub(crate) fn exercise(bytes: &[u8]) {
     let Ok((header, message)) = decode(bytes) else { return };
     assert_eq!(header.kind, message.kind());
     for encoding in [Encoding::Postcard, Encoding::Json] {
-        let again = match &message {
-            Message::Online(body) => encode(encoding, header, body),
-            Message::Birth(body) => encode(encoding, header, body),
-            Message::Telemetry(body) => encode(encoding, header, body),
-            Message::Event(body) => encode(encoding, header, body),
-        };
+        let again = message.encode(encoding, header);
         match decode(&again) {
             Ok(read) => assert_eq!(read, (header, message.clone()), "{encoding:?}"),
             // JSON of what came as postcard may be larger than any message.

@@ -44,6 +44,8 @@ impl Fleet {
                 }
                 rig.events.push_back(event);
             }
+            // The control plane's own words.
+            Message::Watermark(_) | Message::Controller(_) => {}
         }
     }
 

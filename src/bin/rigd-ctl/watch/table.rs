@@ -220,6 +220,7 @@ fn subject(birth: &Birth, subject: Subject) -> &str {
 pub(super) fn line(fleet: &Fleet, name: &RigId, message: &Message) -> String {
     let mut line = format!("{name} ");
     let written = match message {
+        Message::Watermark(_) | Message::Controller(_) => writeln!(line, "said by the control plane"),
         Message::Online(online) => {
             writeln!(line, "{} ({:?})", if online.online { "online" } else { "offline" }, online.reason)
         }
