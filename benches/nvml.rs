@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rigd::clock::now;
-use rigd::gpu::helper::{DEADLINE, Helper, Launch, Program};
+use rigd::gpu::helper::{DEADLINE, Helper, Launch, Program, START};
 use rigd::gpu::nvml::Nvml;
 use rigd::gpu::nvml::serve::Server;
 use rigd::gpu::wire::{Answer, Request};
@@ -32,6 +32,7 @@ fn main() {
         program: Program::Run(program.to_owned()),
         library: Some(library),
         simulation: None,
+        start: START,
         deadline: DEADLINE,
     };
     let mut helper = Helper::start(&launch).map_err(|(failure, _)| failure).unwrap();

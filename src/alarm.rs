@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::board::Board;
 use crate::gpu::xid::{self, Action};
 use crate::gpu::{Driver, Happening, Knob, Presence, Verdict, What};
+use crate::payload::meter::Flag;
 use crate::reading::{Faults, Missing, Stage};
+use crate::wire::PayloadCause;
 
 /// What is wrong. Order and numbers are on the wire: only append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -55,6 +57,14 @@ pub enum Kind {
     GpuDrift,
     /// A profile was committed, rolled back or quarantined. A moment.
     GpuProfile,
+    /// A payload was given up until somebody orders it again.
+    PayloadFailed,
+    /// A payload was given up until somebody clears it.
+    PayloadQuarantined,
+    /// A payload was started again more than once, and no run since was long enough to be a good one.
+    PayloadFailing,
+    /// What a payload says of its work goes against the watts that it takes or the work that it counts.
+    PayloadDoubtful,
 }
 
 /// What an alarm is about: the list and its index, in the board's order.
@@ -76,6 +86,8 @@ pub enum Subject {
     Gpu(usize),
     /// The GPUs' driver.
     Driver,
+    /// Index into the payloads.
+    Payload(usize),
 }
 
 /// One thing that is wrong with one subject.
@@ -126,6 +138,10 @@ pub enum Cause {
     },
     /// What became of a profile.
     Profile(Verdict),
+    /// What last went wrong with a payload; none where it was not told why.
+    Payload(Option<PayloadCause>),
+    /// What speaks against a payload's word.
+    Belief(Flag),
 }
 
 /// An alarm that was raised or cleared.
@@ -170,6 +186,9 @@ impl fmt::Display for Cause {
             Self::Xid { code, action } => write!(f, "Xid {code}, {}: {action}", xid::name(*code)),
             Self::Drift { knob, wanted, found } => write!(f, "{knob} was {found} and not {wanted}"),
             Self::Profile(verdict) => verdict.fmt(f),
+            Self::Payload(Some(cause)) => cause.fmt(f),
+            Self::Payload(None) => f.write_str("for no reason that is known"),
+            Self::Belief(flag) => flag.fmt(f),
         }
     }
 }
@@ -198,6 +217,10 @@ impl fmt::Display for Kind {
             Self::GpuXid => "GPU error",
             Self::GpuDrift => "GPU setting had changed",
             Self::GpuProfile => "GPU profile",
+            Self::PayloadFailed => "payload failed",
+            Self::PayloadQuarantined => "payload in quarantine",
+            Self::PayloadFailing => "payload keeps failing",
+            Self::PayloadDoubtful => "payload's rate cannot be believed",
         })
     }
 }
@@ -211,11 +234,17 @@ impl Kind {
 }
 
 impl Subject {
-    /// Its name on the board; of a GPU its PCI address, by `gpu`.
+    /// Its name on the board; by `gpu` the PCI address of a GPU, by `payload` the name of a payload.
     #[must_use]
-    pub fn name(self, board: &Board, gpu: impl FnOnce(usize) -> Option<String>) -> String {
+    pub fn name(
+        self,
+        board: &Board,
+        gpu: impl FnOnce(usize) -> Option<String>,
+        payload: impl FnOnce(usize) -> Option<String>,
+    ) -> String {
         let name = match self {
             Self::Gpu(i) => return gpu(i).unwrap_or_else(|| "?".to_owned()),
+            Self::Payload(i) => return payload(i).unwrap_or_else(|| "?".to_owned()),
             Self::Driver => return "nvidia".to_owned(),
             Self::Chip(i) => board.chips().nth(i).map(|(_, chip)| &chip.refdes),
             Self::Fan(i) => board.fans.get(i).map(|fan| &fan.name),

@@ -6,18 +6,22 @@ use std::time::Duration;
 
 use crate::board::Board;
 use crate::bus::Host;
+use crate::command::trust::FleetConfig;
 use crate::gpu::config::GpuConfig;
+use crate::mqtt::outbox::config::OutboxConfig;
 use crate::payload::config::PayloadConfig;
 use crate::source::{Problems, Source, Table};
 use crate::units::Duty;
 use crate::wire::{Encoding, RigId};
 
+pub mod broker;
+
+pub use broker::Broker;
+
 /// Where it is looked for.
 pub const PATH: &str = "/etc/rigd/rigd.toml";
 /// The state directory where none is given; systemd makes it.
 const STATE: &str = "/var/lib/rigd";
-/// The broker where none is given: one on the rig itself.
-const BROKER: &str = "mqtt://127.0.0.1:1883";
 /// Where the agent listens on the rig itself; systemd makes the folder.
 pub const SOCKET: &str = "/run/rigd/rigd.sock";
 
@@ -40,14 +44,16 @@ pub struct Config {
     pub state: PathBuf,
     /// Hours in which people sleep nearby.
     pub quiet: Option<Quiet>,
-    /// Most that messages waiting for the broker may take, bytes.
-    pub outbox_bytes: usize,
+    /// How messages wait for the broker.
+    pub outbox: OutboxConfig,
     /// Where it listens for the operator's tool.
     pub socket: PathBuf,
     /// Profiles, and which GPU gets which.
     pub gpus: GpuConfig,
     /// Where payloads come from.
     pub payloads: PayloadConfig,
+    /// Whose commands count, and which groups of rigs this one is in.
+    pub fleet: FleetConfig,
 }
 
 /// Hours of the local day in which fans are held down as long as nothing gets hot.
@@ -102,21 +108,6 @@ fn minute(text: &str) -> Option<u16> {
     (hour < 24 && minute < 60).then_some(hour * 60 + minute)
 }
 
-/// Where the broker is and who we are to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Broker {
-    /// Name or address; an IPv6 address in brackets.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// User name, where the broker wants one.
-    pub username: Option<String>,
-    /// File that holds the password; never the password itself.
-    pub password_file: Option<PathBuf>,
-    /// Silence after which the broker calls us lost, and we it.
-    pub keepalive: Duration,
-}
-
 impl Config {
     /// Reads the file.
     ///
@@ -149,23 +140,16 @@ impl Config {
             "gpu",
             "profile",
             "payload",
+            "key",
+            "fleet",
         ]);
-        let ranged = |table: &Table<'_>, key: &str, default: u32, low: u32, high: u32| {
-            let value = table.number(key).unwrap_or(default);
-            if !(low..=high).contains(&value) {
-                table.complain(key, format!("must be {low} to {high}, not {value}"));
-            }
-            value.clamp(low, high)
-        };
         let control = root.table("control");
         control.only(&["tick_hz"]);
         let tick_hz = ranged(&control, "tick_hz", 1, 1, 100);
         let telemetry = root.table("telemetry");
         telemetry.only(&["period_ms"]);
         let period_ms = ranged(&telemetry, "period_ms", 5_000, 100, 3_600_000);
-        let outbox = root.table("outbox");
-        outbox.only(&["max_kib"]);
-        let max_kib = ranged(&outbox, "max_kib", 1_024, 64, 1_048_576);
+        let outbox = OutboxConfig::read(&root);
         let encoding = match root.text("encoding").as_deref() {
             None | Some("postcard") => Encoding::Postcard,
             Some("json") => Encoding::Json,
@@ -177,15 +161,7 @@ impl Config {
         let name = root.text("rig").unwrap_or_else(|| hostname.to_owned());
         let rig = RigId::try_from(name).map_err(|error| root.complain("rig", error.to_string()));
         let board = root.needed_text("board");
-        let broker = root.table("broker");
-        broker.only(&["url", "username", "password_file", "keepalive_s"]);
-        let keepalive_s = ranged(&broker, "keepalive_s", 15, 5, 3_600);
-        let url = broker.text("url").unwrap_or_else(|| BROKER.to_owned());
-        let address = address(&url).map_err(|text| broker.complain("url", text));
-        let (username, password_file) = (broker.text("username"), broker.text("password_file").map(PathBuf::from));
-        if password_file.is_some() && username.is_none() {
-            broker.complain("password_file", "needs a username too");
-        }
+        let broker = Broker::read(&root.table("broker"));
         let simulation = root.text("simulation").map(PathBuf::from);
         let state = root.text("state").unwrap_or_else(|| STATE.to_owned());
         let quiet = Quiet::read(&root.table("quiet"));
@@ -197,8 +173,9 @@ impl Config {
         }
         let gpus = GpuConfig::read(&root);
         let payloads = PayloadConfig::read(&root);
+        let fleet = FleetConfig::read(&root);
         source.finish()?;
-        let (Ok(rig), Ok((host, port))) = (rig, address) else {
+        let Ok(rig) = rig else {
             // Never reached: what is missing here has complained, and `finish` has returned.
             return Err(Problems(Vec::new()));
         };
@@ -208,13 +185,14 @@ impl Config {
             encoding,
             tick: Duration::from_secs(1) / tick_hz,
             period: Duration::from_millis(period_ms.into()),
-            broker: Broker { host, port, username, password_file, keepalive: Duration::from_secs(keepalive_s.into()) },
+            broker,
             state: state.into(),
             quiet,
-            outbox_bytes: usize::try_from(max_kib).unwrap_or(usize::MAX).saturating_mul(1024),
+            outbox,
             socket,
             gpus,
             payloads,
+            fleet,
         })
     }
 }
@@ -268,45 +246,13 @@ fn read(path: &Path) -> Result<(String, String), Problems> {
     }
 }
 
-impl Broker {
-    /// A broker by its URL, with every default.
-    ///
-    /// # Errors
-    /// What is wrong with the URL.
-    pub fn from_url(url: &str) -> Result<Self, String> {
-        let (host, port) = address(url)?;
-        Ok(Self { host, port, username: None, password_file: None, keepalive: Duration::from_secs(15) })
+/// A whole number between bounds, or its default; what is out of them has complained.
+fn ranged(table: &Table<'_>, key: &str, default: u32, low: u32, high: u32) -> u32 {
+    let value = table.number(key).unwrap_or(default);
+    if !(low..=high).contains(&value) {
+        table.complain(key, format!("must be {low} to {high}, not {value}"));
     }
-
-    /// The password, where there is a file for it; a newline at its end is not part of it.
-    ///
-    /// # Errors
-    /// Names the file that could not be read.
-    pub fn password(&self) -> Result<Option<String>, Problems> {
-        let Some(path) = &self.password_file else { return Ok(None) };
-        let name = path.display().to_string();
-        let text = fs::read_to_string(path)
-            .map_err(|error| Problems::one(&name, format!("could not read the broker's password: {error}")))?;
-        Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
-    }
-}
-
-/// Host and port of `mqtt://HOST[:PORT]`; 1883 where none is given. An IPv6 address keeps its brackets.
-fn address(url: &str) -> Result<(String, u16), String> {
-    const FORM: &str = "must be mqtt://HOST[:PORT]";
-    let rest = match url.split_once("://") {
-        Some(("mqtt", rest)) => rest,
-        Some((scheme, _)) => return Err(format!("{FORM}; `{scheme}` is not a transport of this version")),
-        None => return Err(FORM.to_owned()),
-    };
-    let bracketed = rest.starts_with('[').then(|| rest.find(']')).flatten().map(|end| rest.split_at(end + 1));
-    let (host, port) = match bracketed {
-        Some((host, port)) => (host, port.strip_prefix(':')),
-        None => rest.split_once(':').map_or((rest, None), |(host, port)| (host, Some(port))),
-    };
-    let port = port.map_or(Ok(1883), str::parse).ok().filter(|port| *port != 0).ok_or("the port must be 1 to 65535")?;
-    let good = !host.is_empty() && (bracketed.is_some() || !host.contains(['/', '@', '[', ']', ':']));
-    if good { Ok((host.to_owned(), port)) } else { Err(FORM.to_owned()) }
+    value.clamp(low, high)
 }
 
 #[cfg(test)]
@@ -324,7 +270,10 @@ mod tests {
             (config.rig.as_str(), config.tick, config.period),
             ("host-1", Duration::from_secs(1), Duration::from_secs(5))
         );
-        assert_eq!((config.broker.host.as_str(), config.broker.port), ("127.0.0.1", 1883));
+        assert_eq!(
+            config.broker.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["mqtt://127.0.0.1:1883"]
+        );
         assert_eq!(config.socket, Path::new("/run/rigd/rigd.sock"));
     }
 
@@ -341,8 +290,8 @@ mod tests {
             ),
             ("board = \"a\"\nrig = \"Rig 1\"", "rigd.toml:2: rig: `Rig 1` cannot be a rig's name"),
             (
-                "board = \"a\"\n[broker]\nurl = \"mqtts://x\"",
-                "rigd.toml:3: broker.url: must be mqtt://HOST[:PORT]; `mqtts` is not",
+                "board = \"a\"\n[broker]\nurl = \"ws://x\"",
+                "rigd.toml:3: broker.url: must be mqtts://HOST[:PORT] or mqtt://HOST[:PORT]; `ws` is not",
             ),
             (
                 "board = \"a\"\n[broker]\npassword_file = \"x\"",
@@ -388,24 +337,6 @@ mod tests {
     fn several_mistakes_are_told_at_once() {
         let error = parse("board = \"a\"\n[control]\ntick_hz = 500\n[outbox]\nmax_kib = 1").unwrap_err();
         assert_eq!(error.lines().count(), 2, "{error}");
-    }
-
-    #[test]
-    fn urls() {
-        for (url, expected) in [
-            ("mqtt://broker", Some(("broker", 1883))),
-            ("mqtt://10.0.0.1:2883", Some(("10.0.0.1", 2883))),
-            ("mqtt://[::1]:1884", Some(("[::1]", 1884))),
-            ("mqtt://[::1]", Some(("[::1]", 1883))),
-            ("mqtt://", None),
-            ("mqtt://a:0", None),
-            ("mqtt://a:b", None),
-            ("mqtt://user@a", None),
-            ("broker:1883", None),
-        ] {
-            let found = address(url).ok();
-            assert_eq!(found.as_ref().map(|(host, port)| (host.as_str(), *port)), expected, "{url}");
-        }
     }
 
     #[test]

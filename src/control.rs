@@ -31,8 +31,11 @@ use crate::calibration::FanCurve;
 use crate::clock::{self, now};
 use crate::config::Quiet;
 use crate::gpu;
+use crate::payload::reboot;
 use crate::payload::supervisor::{self, Payloads};
 use crate::reading::{BusSnapshot, Snapshot};
+use crate::setpoint::Setpoints;
+use crate::units::Duty;
 use episodes::Episodes;
 pub use gather::{gather, gather_gpus};
 pub use notify::Notify;
@@ -81,8 +84,12 @@ pub struct Sources {
     pub payloads: watch::Receiver<Arc<Payloads>>,
     /// The way to payloads: one whose GPU is gone must be told. Where it is full they are told by their own probes.
     pub orders: mpsc::Sender<supervisor::Order>,
+    /// Who may restart the rig, for a GPU that asks for it.
+    pub reboot: mpsc::Sender<reboot::Why>,
     /// What people ask.
     pub requests: mpsc::Receiver<Request>,
+    /// What is asked for beyond the configuration.
+    pub setpoints: watch::Receiver<Arc<Setpoints>>,
 }
 
 /// What control goes by.
@@ -181,7 +188,7 @@ impl Control {
             bus.order(Order::default());
         }
         // Not waited for: a driver takes up to a minute and a half.
-        self.sources.gpus.order(gpu::Order::default());
+        self.sources.gpus.order(gpu::Order::default(), now());
         let started = Moment::now();
         while started.elapsed() < FIRST_PASS
             && self.buses.iter().any(|bus| bus.snapshot().taken.is_none())
@@ -194,7 +201,8 @@ impl Control {
     /// Read everything, decide once, act once, publish what was decided.
     fn tick(&mut self, late: Duration) {
         let now = now();
-        let board = Arc::clone(&self.policy.board);
+        let setpoints = Arc::clone(&self.sources.setpoints.borrow());
+        let board = Arc::clone(&setpoints.board);
         let found: Vec<Arc<BusSnapshot>> = self.buses.iter().map(Handle::snapshot).collect();
         let mut snapshot = gather(&board, &found, self.started, now, stale_after(self.policy.tick));
         snapshot.gpus = gather_gpus(self.sources.gpus.snapshot(), self.started, now, stale_after(self.policy.tick));
@@ -209,15 +217,19 @@ impl Control {
             quiet: self.policy.quiet.and_then(|quiet| quiet.at(clock::local_minute()?)),
             request: self.sources.requests.try_recv().ok(),
         };
-        let (state, orders) = step(&board, self.state.clone(), &inputs);
+        let (state, mut orders) = step(&board, self.state.clone(), &inputs);
         self.state = state;
+        if setpoints.pulses(now) {
+            orders.duties.iter_mut().flatten().for_each(|duty| *duty = Duty::FULL);
+        }
         for (bus, order) in self.buses.iter().zip(bus_orders(&board, &orders)) {
             bus.order(order);
         }
-        self.sources.gpus.order(gpu::Order {
+        let gpus = gpu::Order {
             fans: orders.gpus.iter().map(|zone| zone.duty.ok()).collect(),
-            profiles: profiles(&snapshot.gpus.gpus, &snapshot.payloads),
-        });
+            profiles: profiles(&snapshot.gpus.gpus, &snapshot.payloads, &setpoints),
+        };
+        self.sources.gpus.order(gpus, now);
         self.ticks += 1;
         let active = episodes::active(&board, &snapshot, &orders);
         for (fan, view) in snapshot.fans.iter_mut().zip(&orders.fans) {
@@ -252,7 +264,9 @@ impl Control {
 
     fn tell(&self, edge: Edge) {
         let gpus = &self.sources.gpus.snapshot().gpus;
-        let name = edge.alarm.subject.name(&self.policy.board, |gpu| gpus.get(gpu).map(|gpu| gpu.pci.to_string()));
+        let gpu = |i: usize| gpus.get(i).map(|gpu| gpu.pci.to_string());
+        let payload = |i: usize| self.sources.payloads.borrow().0.get(i).map(|payload| payload.name.clone());
+        let name = edge.alarm.subject.name(&self.policy.board, gpu, payload);
         let kind = edge.alarm.kind;
         let rung = edge.rung.map(|rung| format!("; {rung}")).unwrap_or_default();
         if edge.raised {
@@ -276,6 +290,10 @@ impl Control {
             if self.sources.orders.try_send(order).is_err() {
                 warn!("payload {name}: takes no order now");
             }
+        }
+        if let Some(gpu) = tell::restarts_rig(happenings).and_then(|gpu| gpus.get(gpu)) {
+            // One that waits already is enough.
+            let _ = self.sources.reboot.try_send(reboot::Why::Gpu(gpu.pci.to_string()));
         }
         self.present = gpus.iter().map(|gpu| gpu.presence).collect();
     }
@@ -326,9 +344,11 @@ fn bus_orders(board: &Board, orders: &Orders) -> Vec<Order> {
     by_bus.into_values().collect()
 }
 
-/// The profile that each GPU's payload brings along, for as long as it is that payload's.
-fn profiles(gpus: &[gpu::Gpu], payloads: &Payloads) -> Vec<Option<String>> {
-    (0..gpus.len()).map(|gpu| tell::owner(gpus, gpu, payloads)?.profile.clone()).collect()
+/// The profile that each GPU's payload brings along, for as long as it is that payload's; else the one that was asked for.
+fn profiles(gpus: &[gpu::Gpu], payloads: &Payloads, setpoints: &Setpoints) -> Vec<Option<String>> {
+    let brought = |gpu| tell::owner(gpus, gpu, payloads)?.profile.clone();
+    let asked = |gpu: &gpu::Gpu| setpoints.profile(&gpu.device.as_ref()?.uuid).map(str::to_owned);
+    gpus.iter().enumerate().map(|(index, gpu)| brought(index).or_else(|| asked(gpu))).collect()
 }
 
 /// Full air on every fan that a zone drives, with no control thread: what systemd runs when the agent has ended in
@@ -345,7 +365,6 @@ pub fn leave_safe(board: &Board, host: &Host) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::Duty;
 
     #[test]
     fn the_reaction_time_is_the_sum_of_its_parts() {

@@ -58,6 +58,13 @@ pub fn next(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     (checksum(*length, body) == u32::from_le_bytes(*crc)).then_some((body, after))
 }
 
+/// Whether a whole record, not an empty one, stands anywhere in what [`scan`] left over: then that is damage, and not the end
+/// that a power cut tore. A record that somebody changed at the very end cannot be told from a torn one.
+#[must_use]
+pub fn follows(left: &[u8]) -> bool {
+    (1..left.len()).any(|at| left.get(at..).and_then(next).is_some_and(|(body, _)| !body.is_empty()))
+}
+
 /// Such a file, open to be appended to.
 #[derive(Debug)]
 pub struct Framed {
@@ -172,6 +179,20 @@ mod tests {
             let (found, _) = scan(&damaged);
             assert!(found.len() < bodies.len(), "byte {at}");
             assert_eq!(found, bodies.iter().take(found.len()).collect::<Vec<_>>(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_torn_end_is_told_from_damage() {
+        let (_, bytes) = three();
+        for end in 0..bytes.len() {
+            let (_, good) = scan(&bytes[..end]);
+            assert!(!follows(&bytes[good..end]), "cut at {end}");
+        }
+        for at in 0..OVERHEAD + 5 {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x10;
+            assert!(follows(&damaged), "byte {at}");
         }
     }
 

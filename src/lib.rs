@@ -24,12 +24,17 @@
 //! | [`calibration`] | what was learnt of a fan |
 //! | [`gpu`] | what is known of GPUs and ordered of them; profiles as transactions |
 //! | `statefile`, [`framed`], `digest` | files in the state directory; files that are only appended to; a number for a content |
+//! | [`setpoint`] | what is asked of the rig beyond its configuration |
 //! | [`control`] | the tick: read all, decide once, order once |
 //! | [`payload`] | what runs on the rig and earns |
 //! | [`history`] | the last hour in memory |
 //! | [`payload`] | AI and mining programs: manifests, lifecycle, processes, logs |
 //! | [`wire`] | the only types that reach the broker |
 //! | [`mqtt`] | outbox, publisher, link |
+//! | [`command`] | who may command, whether this is a command, that none is carried out twice |
+//! | [`desired`] | what the rig shall be, and the orders that bring it about |
+//! | [`audit`] | who did what, in a log that cannot be changed unseen |
+//! | `collect` | the control plane of a small site: `rigd-ctl collect`; not in the agent |
 //! | [`local`] | the socket on the rig itself: what `rigd-ctl plot` asks |
 //! | [`clock`], [`logger`] | where time comes from, where log lines go |
 //!
@@ -50,13 +55,18 @@
 //! randomness come in as arguments to what decides. Every queue, retry, buffer and wait is bounded.
 
 pub mod alarm;
+pub mod audit;
 pub mod board;
 pub mod bus;
 pub mod calibration;
 pub mod chip;
 pub mod clock;
+#[cfg(feature = "ctl")]
+pub mod collect;
+pub mod command;
 pub mod config;
 pub mod control;
+pub mod desired;
 mod digest;
 pub mod framed;
 pub mod gpu;
@@ -69,6 +79,7 @@ mod mailbox;
 pub mod mqtt;
 pub mod payload;
 pub mod reading;
+pub mod setpoint;
 pub mod source;
 mod statefile;
 pub mod units;

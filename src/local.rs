@@ -28,14 +28,14 @@ use std::time::{Duration, Instant};
 
 use log::{debug, warn};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Mutex, broadcast, mpsc, watch};
+use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 
 use crate::board::Board;
 use crate::clock;
 use crate::control::step::{self, Report};
 use crate::gpu::Desk;
 use crate::history::History;
-use crate::payload::supervisor::{Order, Payloads};
+use crate::payload::supervisor::{Order, Payloads, Reloaded};
 use crate::reading::Snapshot;
 use crate::wire::RigId;
 use connection::Connection;
@@ -67,6 +67,8 @@ pub struct Inputs {
     pub payloads: watch::Receiver<Arc<Payloads>>,
     /// The way to payloads.
     pub orders: mpsc::Sender<Order>,
+    /// The way to their manifests.
+    pub reloads: mpsc::Sender<oneshot::Sender<Reloaded>>,
     /// What control tells of a calibration.
     pub reports: broadcast::Sender<Report>,
     /// The way to the GPU thread.
@@ -84,6 +86,7 @@ struct Rig {
     requests: mpsc::Sender<step::Request>,
     payloads: watch::Receiver<Arc<Payloads>>,
     orders: mpsc::Sender<Order>,
+    reloads: mpsc::Sender<oneshot::Sender<Reloaded>>,
     reports: broadcast::Sender<Report>,
     gpus: Desk,
     /// Held by the client whose calibration is under way.
@@ -124,7 +127,8 @@ struct Local {
 
 impl Local {
     fn new(inputs: Inputs, deadline: Duration) -> Self {
-        let Inputs { path: _, rig, board, started, snapshot, requests, payloads, orders, reports, gpus } = inputs;
+        let Inputs { path: _, rig, board, started, snapshot, requests, payloads, orders, reloads, reports, gpus } =
+            inputs;
         let calibrating = Arc::default();
         let (history, receiver) = watch::channel(Arc::new(History::new(&board)));
         let rig = Rig {
@@ -136,6 +140,7 @@ impl Local {
             requests,
             payloads,
             orders,
+            reloads,
             reports,
             gpus,
             calibrating,

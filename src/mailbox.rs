@@ -41,6 +41,14 @@ impl<T> Sender<T> {
     }
 }
 
+#[cfg(test)]
+impl<T> Inbox<T> {
+    /// What lies there, taken out.
+    pub(crate) fn look(&self) -> Option<T> {
+        self.0.lock().order.take()
+    }
+}
+
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
         self.0.lock().closed = true;

@@ -3,18 +3,25 @@
 //! ```text
 //! watch<Snapshot> ─┐                      ┌─ try_publish ─> link task: rumqttc's poll() under a deadline ── broker
 //! mpsc<Edge> ──────┴─> publisher ── outbox┘        │
-//!                          ▲──── mpsc<Report>: up, sent, acknowledged, down
+//!                       │  ▲ ▲──── mpsc<Report>: up, sent, acknowledged, heard, down
+//!              commands │  │ answers
+//!                       └> inbox: verify, journal ── Actor ──> setpoints, payloads
 //! ```
 //!
 //! rumqttc is used for the protocol and never as a queue: on any error all its state is thrown away and the [`outbox`]
 //! sends again what was not acknowledged. `poll()` runs in a task of its own, because it is not cancel-safe while it
-//! connects, and under a deadline of its own, because it waits for ever on a peer that stopped reading.
+//! connects, and under a deadline of its own, because it waits for ever on a peer that stopped reading. `brokers` says to which
+//! broker and when, [`tls`] whom to believe and who we are.
 
-mod backoff;
+pub(crate) mod backoff;
+mod brokers;
+mod inbound;
+mod inbox;
 mod link;
 pub mod outbox;
 mod packet;
 mod publisher;
+pub mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -24,10 +31,16 @@ use tokio::sync::{mpsc, watch};
 
 use crate::alarm::Edge;
 use crate::board::Board;
+use crate::clock;
+use crate::command::act::Actor;
+use crate::command::trust::FleetConfig;
+use crate::command::verify::Me;
 use crate::config::Config;
 use crate::reading::Snapshot;
+pub use brokers::connect_options;
+use inbox::Inbox;
 use link::Link;
-use publisher::Publisher;
+use publisher::{Ends, Publisher};
 
 /// What the publisher takes in.
 pub struct Inputs {
@@ -38,6 +51,8 @@ pub struct Inputs {
     pub events: mpsc::Receiver<Edge>,
     /// Events that control could not hand over.
     pub lost_events: Arc<AtomicU32>,
+    /// Carries out what the control plane orders.
+    pub actor: Actor,
 }
 
 /// What identifies this start of the agent.
@@ -49,6 +64,8 @@ pub struct Start {
     pub at: Instant,
     /// By the rig's clock, ms since 1970.
     pub unix_ms: u64,
+    /// Random, in each birth: a command that carries it is for this start and no other.
+    pub nonce: u64,
     /// Seeds the jitter of reconnects, so that a thousand rigs do not come back in step.
     pub seed: u64,
 }
@@ -56,7 +73,31 @@ pub struct Start {
 /// Publishes until control has ended, says that the rig stops, and returns.
 pub async fn run(config: &Config, password: Option<String>, board: Arc<Board>, start: Start, inputs: Inputs) {
     let (link, client, reports) = Link::new(config, password, start);
-    let task = tokio::spawn(link.run());
-    Publisher::new(config, board, start, client, reports, inputs).run().await;
-    task.abort();
+    let link = tokio::spawn(link.run());
+    let (deliver, deliveries) = mpsc::channel(inbox::DELIVERIES);
+    let (answer, answers) = mpsc::channel(inbox::ANSWERS);
+    let FleetConfig { groups, site, .. } = config.fleet.clone();
+    let inbox = inbox::Inputs {
+        me: Me { rig: config.rig.clone(), groups, site },
+        fleet: config.fleet.clone(),
+        state: config.state.clone(),
+        nonce: start.nonce,
+        deliveries,
+        answers: answer,
+        actor: inputs.actor.clone(),
+    };
+    let inbox = tokio::spawn(async move {
+        if let Some(inbox) = Inbox::open(inbox).await {
+            inbox.run().await;
+        }
+    });
+    let ends = Ends { client, reports, deliver, answers };
+    Publisher::new(config, board, start, ends, inputs).run().await;
+    link.abort();
+    inbox.abort();
+}
+
+/// The rig's clock where it may be relied on, ms since 1970.
+fn reliable_ms(fleet: &FleetConfig) -> Option<u64> {
+    if fleet.trust_clock { Some(clock::unix_ms()) } else { clock::synced_unix_ms() }
 }

@@ -17,6 +17,8 @@
 //! | `log` | what it says, within a budget |
 //! | [`meter`] | what it earns, read from its API; a file for each API |
 //! | `probe` | whether it is healthy |
+//! | `learnt` | what it should yield, from what it has yielded |
+//! | [`reboot`] | whether the rig is restarted for it |
 //! | [`supervisor`] | the tasks that tie it together |
 //!
 //! An agent that ends, however it ends, leaves payloads running; the next one adopts them by cgroup and start time. There is never a
@@ -27,11 +29,13 @@ pub mod lifecycle;
 pub mod manifest;
 pub mod meter;
 mod metering;
+pub mod reboot;
 pub mod rig;
 pub mod sandbox;
 pub mod supervisor;
 
 mod cgroup;
+mod learnt;
 mod log;
 mod prepare;
 mod probe;

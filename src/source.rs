@@ -183,6 +183,11 @@ impl<'a> Table<'a> {
         })
     }
 
+    /// A text or a list of texts; empty where it is left out.
+    pub(crate) fn text_or_texts(&self, key: &str) -> Vec<String> {
+        if let Some(DeValue::String(text)) = self.value(key) { vec![text.to_string()] } else { self.texts(key) }
+    }
+
     /// A list of whole numbers; `None` where it is left out.
     pub(crate) fn numbers<T: TryFrom<i64>>(&self, key: &str) -> Option<Vec<T>> {
         self.value(key)?;

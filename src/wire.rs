@@ -10,6 +10,8 @@
 //! | `birth` | [`Birth`] | yes | on connect: all that does not change until the next one |
 //! | `tele` | [`Telemetry`] | no | each period, and at once with an event |
 //! | `event` | [`Event`] | no | on an alarm's edge |
+//! | `ack` | [`Ack`] | no | on each step of a command |
+//! | `rep` | [`Reported`] | yes | when the rig comes nearer to its desired state, or away from it |
 //!
 //! What the control plane writes:
 //!
@@ -17,6 +19,8 @@
 //! |---|---|---|---|
 //! | `r1/{rig}/dn/wm` | [`Watermark`] | yes | when it has stored more of what the rig said |
 //! | `r1/ctl/state` | [`Controller`] | yes | when it comes and goes; the broker says it for it when it vanishes |
+//! | `r1/{rig}/dn/cmd`, `r1/g/{group}/dn/cmd` | [`Command`], [signed](Signed) | no | on demand |
+//! | `r1/{rig}/dn/des` | [`Desired`], [signed](Signed) | yes | on a change, and signed anew each day |
 //!
 //! # Completeness
 //!
@@ -26,11 +30,15 @@
 //! declaration for it, has everything. A message that comes twice is the same message.
 
 mod birth;
+mod command;
+mod desired;
 mod envelope;
 mod event;
 mod gpu;
+mod hex;
 mod online;
 mod payload;
+mod signed;
 mod telemetry;
 mod topic;
 mod value;
@@ -39,13 +47,25 @@ mod watermark;
 pub use birth::{
     Birth, BoardInfo, ChipInfo, Delivery, FanInfo, OutboxInfo, RailInfo, SensorInfo, SupplyInfo, ZoneInfo,
 };
+pub use command::{
+    Ack, AckState, Audience, Command, CommandId, KeyId, LONGEST_NAME, LONGEST_TEXT, MOST_GPUS, MOST_LINES, Order,
+    Outcome, PayloadAct, PowerCap, PublicKey, Refusal, Scope, TrustedKey,
+};
+pub use desired::{
+    Desired, DesiredPayload, DesiredProfile, Difference, EVERY_DAY, FanTarget, MOST_DIFFERENCES, MOST_ENTRIES,
+    RefusedRevision, Reported, StandingOrder, Window,
+};
 pub use envelope::{BACKFILL, Encoding, Header, Kind, MAX_MESSAGE, decode, encode, mark_backfill};
 pub use event::{Event, Subject};
 pub use gpu::{Capability, Gpu, GpuDetail, GpuInfo};
+pub use hex::BadHex;
 pub use online::{Online, Reason};
 pub use payload::{Payload, PayloadCause, PayloadInfo, PayloadKind, PayloadPhase, PayloadUnit};
+#[cfg(any(test, feature = "ctl"))]
+pub use signed::SigningKey;
+pub use signed::{BadFrame, LARGEST_FRAME, Signature, Signed, signed_bytes};
 pub use telemetry::{AlarmNow, Fan, Losses, Power, Supply, Telemetry, Trouble, Zone};
-pub use topic::{BadRigId, CONTROLLER, RigId, Topic};
+pub use topic::{BadGroupId, BadRigId, CONTROLLER, GroupId, GroupTopic, RigId, Topic};
 pub use value::Value;
 pub use watermark::{Controller, MARKS, Mark, Watermark};
 
@@ -68,6 +88,14 @@ pub enum Message {
     Watermark(Watermark),
     /// Whether the control plane is there.
     Controller(Controller),
+    /// How far a command has come.
+    Ack(Ack),
+    /// How near the rig is to its desired state.
+    Reported(Reported),
+    /// An order; nothing without its signature.
+    Command(Command),
+    /// What the rig shall be; nothing without its signature.
+    Desired(Desired),
 }
 
 impl Message {
@@ -81,6 +109,10 @@ impl Message {
             Self::Event(body) => encode(encoding, header, body),
             Self::Watermark(body) => encode(encoding, header, body),
             Self::Controller(body) => encode(encoding, header, body),
+            Self::Ack(body) => encode(encoding, header, body),
+            Self::Reported(body) => encode(encoding, header, body),
+            Self::Command(body) => encode(encoding, header, body),
+            Self::Desired(body) => encode(encoding, header, body),
         }
     }
 
@@ -94,6 +126,10 @@ impl Message {
             Self::Event(_) => Kind::Event,
             Self::Watermark(_) => Kind::Watermark,
             Self::Controller(_) => Kind::Controller,
+            Self::Ack(_) => Kind::Ack,
+            Self::Reported(_) => Kind::Reported,
+            Self::Command(_) => Kind::Command,
+            Self::Desired(_) => Kind::Desired,
         }
     }
 }

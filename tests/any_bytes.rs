@@ -85,8 +85,10 @@ proptest! {
     }
 
     #[test]
-    fn a_message_from_anybody(kind in 0..8u8, bytes in bytes(400)) {
+    fn a_message_from_anybody(kind in 0..12u8, bytes in bytes(400)) {
         wire::exercise(&bytes);
+        wire::frame(&bytes);
+        wire::frame(&[&[0xa2, 1, 1 + kind % 2], bytes.as_slice()].concat());
         // Behind a good header, and after the first half of a good body.
         wire::exercise(&[&[0xa1, kind, 1, 0], bytes.as_slice()].concat());
         let board = Board::load("simulated-8gpu").map_err(|error| TestCaseError::fail(error.to_string()))?;
@@ -94,5 +96,10 @@ proptest! {
         let birth = Birth::new(rig, &board, Encoding::Postcard, 1_000, 0);
         let birth = encode(Encoding::Postcard, Header::new(Kind::Birth, 1, 1), &birth);
         wire::exercise(&[birth.get(..birth.len() / 2).unwrap_or_default(), bytes.as_slice()].concat());
+        for kind in [9, 10] {
+            // An audience and a name, then whatever comes.
+            let head = [0xa1, kind, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, b'r', b'i', b'g'];
+            wire::exercise(&[&head[..], bytes.as_slice()].concat());
+        }
     }
 }

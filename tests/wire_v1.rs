@@ -16,8 +16,12 @@ use rigd::wire::{
     Zone, ZoneInfo, decode, encode,
 };
 
+#[path = "wire_v1/commands.rs"]
+mod commands;
 #[path = "wire_v1/gpus.rs"]
 mod gpus;
+#[path = "wire_v1/payloads.rs"]
+mod payloads;
 
 const BOOT: u32 = 0xfeed_5eed;
 
@@ -103,12 +107,13 @@ fn telemetry() {
         gpus: Vec::new(),
         gpu_detail: None,
         payloads: Vec::new(),
+        beliefs: Vec::new(),
     };
     check_appended(
         Header::new(Kind::Telemetry, BOOT, 0x0102),
         &body,
         &Message::Telemetry(body.clone()),
-        6,
+        7,
         "a1030100 ed5eedfe 0201000000000000
          f8acd191 01 fbd095ffbc31 e8fb 03
          02 00ef5d 00c313 0080d30e  0000 0000 03
@@ -192,12 +197,14 @@ fn birth() {
         driver: None,
         gpus: Vec::new(),
         payloads: Vec::new(),
+        nonce: 0,
+        clock_set: false,
     };
     check_appended(
         Header::new(Kind::Birth, BOOT, 0),
         &body,
         &Message::Birth(body.clone()),
-        4,
+        6,
         "a1020100 ed5eedfe 0000000000000000
          09 0172 05302e312e30 01 05 02 00 02 00 01 03 01 e807 00 01 02 03
          0162 0161
@@ -220,6 +227,17 @@ fn birth() {
             r#""zones":[{"name":"z","critical_mc":70000,"sensors":[0]}]}}"#
         ),
     );
+}
+
+/// What commands brought to the birth: its last bytes.
+#[test]
+fn a_birth_ends_with_its_nonce_and_whether_the_clock_is_set() {
+    let board = rigd::board::Board::load("simulated-8gpu").unwrap();
+    let birth = Birth::new("r".parse().unwrap(), &board, Encoding::Postcard, 1_000, 5);
+    let bytes = |nonce, clock_set| postcard::to_allocvec(&Birth { nonce, clock_set, ..birth.clone() }).unwrap();
+    let (absent, present) = (bytes(0, false), bytes(300, true));
+    assert!(absent.ends_with(&[0, 0]) && present.ends_with(&[0xac, 0x02, 1]));
+    assert_eq!(absent[..absent.len() - 2], present[..present.len() - 3]);
 }
 
 /// The numbers of every enum that is on the wire, each written out.
@@ -252,9 +270,9 @@ fn enums_only_append() {
     assert_eq!(numbers(&[Reason::Connected, Reason::Stopped, Reason::Lost]), [0, 1, 2]);
     assert_eq!(numbers(&[Delivery::Puback, Delivery::Watermark]), [0, 1]);
     assert_eq!(numbers(&[Encoding::Postcard, Encoding::Json]), [0, 1]);
-    assert_eq!(numbers(&Kind::ALL), (0..6).collect::<Vec<_>>());
+    assert_eq!(numbers(&Kind::ALL), (0..10).collect::<Vec<_>>());
     let kinds = [Kind::Online, Kind::Birth, Kind::Telemetry, Kind::Event, Kind::Watermark, Kind::Controller];
-    assert_eq!(Kind::ALL, kinds);
+    assert!(Kind::ALL.starts_with(&kinds));
 }
 
 /// What a rig with eight rails, six fans and a supply sends each time is within the goal of 310 bytes.
@@ -285,6 +303,7 @@ fn a_full_sample_is_small() {
         gpus: Vec::new(),
         gpu_detail: None,
         payloads: Vec::new(),
+        beliefs: Vec::new(),
     };
     let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
     let json = encode(Encoding::Json, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
@@ -302,7 +321,7 @@ fn appended_fields() {
     telemetry.through_kernel = vec![2, 300];
     telemetry.tick_late_us = 129;
     let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1), &telemetry);
-    assert_eq!(tail(bytes, 10), "0202ac02810100000000");
+    assert_eq!(tail(bytes, 11), "0202ac0281010000000000");
     let event = |cause, rung| {
         let event = Event {
             birth: 7,

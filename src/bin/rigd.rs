@@ -10,14 +10,16 @@ use log::{error, info, warn};
 use rigd::board::Board;
 use rigd::bus::Host;
 use rigd::calibration::{self, FanCurve};
+use rigd::command::act::Actor;
 use rigd::config::{self, Config, Place};
 use rigd::control::step::Report;
 use rigd::control::{self, Outputs, Policy, Sources, Stop};
 use rigd::mqtt::{self, Inputs, Start};
+use rigd::payload::reboot;
 use rigd::payload::supervisor::{self, Payloads};
 use rigd::reading::Snapshot;
 use rigd::source::Problems;
-use rigd::{clock, gpu, local, logger, payload};
+use rigd::{clock, gpu, local, logger, payload, setpoint};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -42,6 +44,9 @@ Check a configuration without running it: rigd-ctl check
 
 /// Wrong usage or configuration; systemd is told not to try again.
 const EXIT_CONFIGURATION: u8 = 2;
+
+/// Reboots that may be ordered in a day.
+const REBOOTS_ORDERED: u8 = 4;
 
 enum Verb {
     Run,
@@ -146,7 +151,8 @@ fn run(rig: Rig) -> ExitCode {
 
 async fn serve(rig: Rig) -> ExitCode {
     let Rig { config, board, host, password } = rig;
-    let start = Start { boot: random(), at: clock::now(), unix_ms: clock::unix_ms(), seed: random().into() };
+    let nonce = u64::from(random()) << 32 | u64::from(random());
+    let start = Start { boot: random(), at: clock::now(), unix_ms: clock::unix_ms(), nonce, seed: random().into() };
     info!(
         "rigd {}: rig {}, board {} revision {}{}",
         env!("CARGO_PKG_VERSION"),
@@ -187,7 +193,16 @@ async fn serve(rig: Rig) -> ExitCode {
     let desk = gpus.desk();
     let (payloads, supervised) = watch::channel(Arc::new(Payloads::default()));
     let (orders, ordered) = mpsc::channel(supervisor::ORDERS);
-    let sources = Sources { gpus, payloads: supervised.clone(), orders: orders.clone(), requests: asked };
+    let (wish, wishes) = mpsc::channel(reboot::WISHES);
+    let (setpoint_desk, setpoints) = setpoint::Desk::open(&config.state, &board, &config.gpus);
+    let sources = Sources {
+        gpus,
+        payloads: supervised.clone(),
+        orders: orders.clone(),
+        reboot: wish.clone(),
+        requests: asked,
+        setpoints: setpoints.clone(),
+    };
     let control = match control::spawn(policy, &host, sources, outputs, stop.clone()) {
         Ok(control) => control,
         Err(error) => {
@@ -200,16 +215,45 @@ async fn serve(rig: Rig) -> ExitCode {
     {
         error!("{line}");
     }
-    let hooks = Arc::new(payload::rig::Rig::new(snapshots.clone(), supervised.clone(), &manifests));
+    let (reloads, reloaded) = mpsc::channel(1);
+    let (reboots, reboots_ordered) = mpsc::channel(1);
+    let restarts = reboot::run(reboot::Inputs {
+        // A simulated rig is not the machine that it is simulated on.
+        per_day: if board.simulated() { 0 } else { config.payloads.reboots_per_day },
+        state: config.state.clone(),
+        boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
+        wishes,
+        ordered_per_day: if board.simulated() { 0 } else { REBOOTS_ORDERED },
+        ordered: reboots_ordered,
+        orders: orders.clone(),
+        restart: reboot::restart,
+    });
+    let hooks = Arc::new(payload::rig::Rig::new(snapshots.clone(), supervised.clone(), setpoints, wish));
     let supervisor = supervisor::run(supervisor::Inputs {
         state: config.state.clone(),
         cgroup: config.payloads.cgroup.clone(),
         manifests,
+        load: Arc::new({
+            let config = config.clone();
+            move || payload::config::manifests(&config)
+        }),
         orders: ordered,
+        reloads: reloaded,
         payloads,
         hooks,
         seed: start.seed.rotate_left(16),
     });
+    let (end, mut ends) = mpsc::channel(1);
+    let actor = Actor {
+        board: Arc::clone(&board),
+        setpoints: setpoint_desk,
+        snapshot: snapshots.clone(),
+        payloads: supervised.clone(),
+        orders: orders.clone(),
+        reloads: reloads.clone(),
+        reboots,
+        end,
+    };
     let local = local::run(local::Inputs {
         path: config.socket.clone(),
         rig: config.rig.clone(),
@@ -219,14 +263,17 @@ async fn serve(rig: Rig) -> ExitCode {
         requests,
         payloads: supervised.clone(),
         orders,
+        reloads,
         reports: passed_on,
         gpus: desk,
     });
-    let inputs = Inputs { snapshot: snapshots, events: edges, lost_events };
+    let inputs = Inputs { snapshot: snapshots, events: edges, lost_events, actor };
     let publisher = mqtt::run(&config, password, board, start, inputs);
     let end = async {
-        let name = signals.next().await;
-        info!("{name}: stopping");
+        tokio::select! {
+            name = signals.next() => info!("{name}: stopping"),
+            Some(()) = ends.recv() => info!("ordered to restart: stopping; systemd starts it again"),
+        }
         // Control leaves the fans safe and ends; the publisher sees that, says goodbye and ends below.
         stop.stop();
         std::future::pending().await
@@ -234,7 +281,7 @@ async fn serve(rig: Rig) -> ExitCode {
     tokio::select! {
         () = publisher => {}
         () = end => {}
-        () = async { tokio::join!(local, supervisor); std::future::pending().await } => {}
+        () = async { tokio::join!(local, supervisor, restarts); std::future::pending().await } => {}
     }
     if !stop.stopped() {
         error!("the control thread has ended by itself");

@@ -7,7 +7,10 @@ use super::step::Orders;
 use crate::alarm::{Alarm, Cause, Kind, Subject};
 use crate::board::{self, Board};
 use crate::gpu::{Driver, GpuSnapshot, Presence};
+use crate::payload::lifecycle::{Phase, Then};
+use crate::payload::supervisor::Payloads;
 use crate::reading::{Fault, Faults, Health, Missing, Power, Snapshot, Stage, Zone};
+use crate::wire::PayloadCause;
 
 /// How long it must hold before it is raised. What control has already acted on is said at once; a measurement on
 /// the edge of its limit is given two seconds.
@@ -25,7 +28,11 @@ const fn settle(kind: Kind) -> Duration {
         | Kind::GpuLost
         | Kind::GpuXid
         | Kind::GpuDrift
-        | Kind::GpuProfile => Duration::ZERO,
+        | Kind::GpuProfile
+        | Kind::PayloadFailed
+        | Kind::PayloadQuarantined
+        | Kind::PayloadFailing
+        | Kind::PayloadDoubtful => Duration::ZERO,
         Kind::UnderVoltage | Kind::OverVoltage | Kind::OverCurrent | Kind::OverPower => Duration::from_secs(2),
         Kind::TachometerImplausible => Duration::from_secs(3),
         // One helper that was ended by hand is back in two.
@@ -36,6 +43,9 @@ const fn settle(kind: Kind) -> Duration {
         Kind::FanAged => Duration::from_secs(60),
     }
 }
+
+/// One failure is answered by a start at once and is nobody's business; the next is.
+const FAILING: u32 = 2;
 
 /// How long an alarm must be gone before it is cleared, so that one on the edge is one episode and not fifty.
 pub(super) const CLEAR: Duration = Duration::from_secs(5);
@@ -107,6 +117,7 @@ pub(super) fn active(board: &Board, snapshot: &Snapshot, orders: &Orders) -> Vec
         found.above(Kind::OverPower, Subject::Supply(i), power, most);
     }
     gpus(&snapshot.gpus, &mut found);
+    payloads(&snapshot.payloads, &mut found);
     if let (Some(identity), Some((bus, chip))) = (&snapshot.identity, board.identity)
         && (&identity.name, &identity.revision) != (&board.name, &board.revision)
     {
@@ -132,6 +143,30 @@ fn gpus(gpus: &GpuSnapshot, found: &mut Found) {
         }
         let width = gpu.sample.as_ref().ok().and_then(|sample| sample.pcie_width.ok());
         found.below(Kind::GpuLink, Subject::Gpu(i), width, gpu.widest);
+    }
+}
+
+fn payloads(payloads: &Payloads, found: &mut Found) {
+    for (i, payload) in payloads.0.iter().enumerate() {
+        let cause = Cause::Payload(payload.held.or(payload.cause).map(PayloadCause::from));
+        let wrong = match payload.phase {
+            Phase::Failed(_) => Some(Kind::PayloadFailed),
+            Phase::Quarantined => Some(Kind::PayloadQuarantined),
+            // Nobody wants it to run.
+            Phase::Stopped | Phase::Draining { then: Then::Stop, .. } => None,
+            Phase::Starting
+            | Phase::Warming
+            | Phase::Running
+            | Phase::Degraded
+            | Phase::Draining { .. }
+            | Phase::BackingOff { .. } => (payload.failures >= FAILING).then_some(Kind::PayloadFailing),
+        };
+        if let Some(kind) = wrong {
+            found.add(kind, Subject::Payload(i), cause);
+        }
+        if payload.belief.is_doubt() {
+            found.add(Kind::PayloadDoubtful, Subject::Payload(i), Cause::Belief(payload.belief));
+        }
     }
 }
 
@@ -185,7 +220,7 @@ pub(super) fn rung(board: &Board, zones: &[Zone], subject: Subject) -> Option<St
                 || zone.sensors.iter().any(|sensor| board.sensors.get(*sensor).is_some_and(|sensor| at(sensor.at)))
         }
         Subject::Gpu(_) => zone.gpus.is_some(),
-        Subject::Rail(_) | Subject::Supply(_) | Subject::Driver => false,
+        Subject::Rail(_) | Subject::Supply(_) | Subject::Driver | Subject::Payload(_) => false,
     };
     let stages = board.zones.iter().enumerate().filter(touches).filter_map(|(index, _)| zones.get(index));
     stages.map(|zone| zone.stage).max_by_key(|stage| stage.severity())
@@ -296,6 +331,52 @@ mod tests {
         orders.measured = Some(3);
         let alarms = active(&board, &snapshot, &orders);
         assert!(alarms.len() == 10 && alarms.iter().all(|(alarm, _)| alarm.subject != Subject::Fan(3)));
+    }
+
+    #[test]
+    fn a_payload_that_is_given_up_or_keeps_failing_says_why() {
+        use crate::payload::lifecycle::{Cause as Why, Exit, Failure};
+        use crate::payload::meter::Flag;
+        use crate::payload::supervisor::Status;
+        let board = Board::load("simulated-8gpu").unwrap();
+        let well = Status { phase: Phase::Running, ..Status::of("a") };
+        let crash = |phase, failures, exit| Status { phase, failures, cause: Some(Why::Exit(exit)), ..Status::of("b") };
+        let soon = Phase::BackingOff { until: Duration::from_secs(9) };
+        let ending = |then| Phase::Draining { then, kill_at: Duration::from_secs(9) };
+        let of = |kind, cause| vec![(Alarm { kind, subject: Subject::Payload(1) }, cause)];
+        for (status, expected) in [
+            (well.clone(), vec![]),
+            (crash(Phase::Running, 1, Exit::Code(3)), vec![]),
+            (crash(soon, 2, Exit::Code(3)), of(Kind::PayloadFailing, Cause::Payload(Some(PayloadCause::Exited(3))))),
+            (
+                crash(Phase::Running, 2, Exit::Signal(11)),
+                of(Kind::PayloadFailing, Cause::Payload(Some(PayloadCause::Signal(11)))),
+            ),
+            (
+                crash(ending(Then::Again), 2, Exit::OutOfMemory),
+                of(Kind::PayloadFailing, Cause::Payload(Some(PayloadCause::OutOfMemory))),
+            ),
+            (crash(ending(Then::Stop), 2, Exit::OutOfMemory), vec![]),
+            (crash(Phase::Stopped, 2, Exit::OutOfMemory), vec![]),
+            (
+                crash(Phase::Failed(Failure::Budget), 0, Exit::OutOfMemory),
+                of(Kind::PayloadFailed, Cause::Payload(Some(PayloadCause::OutOfMemory))),
+            ),
+            (
+                Status { phase: Phase::Failed(Failure::Start), cause: Some(Why::Unhealthy), ..Status::of("b") },
+                of(Kind::PayloadFailed, Cause::Payload(Some(PayloadCause::Unhealthy))),
+            ),
+            (
+                Status { phase: Phase::Quarantined, held: Some(Why::LowRate), ..Status::of("b") },
+                of(Kind::PayloadQuarantined, Cause::Payload(Some(PayloadCause::LowRate))),
+            ),
+            (Status { belief: Flag::Frozen, ..well.clone() }, of(Kind::PayloadDoubtful, Cause::Belief(Flag::Frozen))),
+            (Status { belief: Flag::Believed, ..well.clone() }, vec![]),
+        ] {
+            let payloads = std::sync::Arc::new(Payloads(vec![well.clone(), status.clone()]));
+            let snapshot = Snapshot { payloads, ..Snapshot::default() };
+            assert_eq!(active(&board, &snapshot, &Orders::default()), expected, "{status:?}");
+        }
     }
 
     #[test]

@@ -32,6 +32,15 @@ pub(super) fn restarts<'a>(
     restarts
 }
 
+/// The first GPU for which nothing but a restart of the rig helps.
+pub(super) fn restarts_rig(happenings: &[Happening]) -> Option<usize> {
+    let asks = |happening: &&Happening| match happening.what {
+        What::Xid { action, .. } | What::Asks(action) => action == Action::RestartMachine,
+        What::Drift { .. } | What::Profile(_) => false,
+    };
+    happenings.iter().find(asks).map(|happening| happening.gpu)
+}
+
 /// Whose GPU this is: that of a payload which is running or about to.
 pub(super) fn owner<'a>(gpus: &[Gpu], index: usize, payloads: &'a Payloads) -> Option<&'a Status> {
     let uuid = &gpus.get(index)?.device.as_ref()?.uuid;
@@ -60,6 +69,16 @@ mod tests {
 
     fn xid(gpu: usize, action: Action) -> Happening {
         Happening { gpu, what: What::Xid { code: 31, action } }
+    }
+
+    #[test]
+    fn only_what_asks_for_it_restarts_the_rig() {
+        let others = [Action::Record, Action::RestartApplication, Action::ResetGpu, Action::CheckHardware];
+        let mild = others.map(|action| xid(0, action));
+        let asks = || Happening { gpu: 3, what: What::Asks(Action::RestartMachine) };
+        assert_eq!(restarts_rig(&mild), None);
+        assert_eq!(restarts_rig(&[mild.as_slice(), &[xid(2, Action::RestartMachine), asks()]].concat()), Some(2));
+        assert_eq!(restarts_rig(&[asks()]), Some(3));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! [gpu]
 //! profile = "eco"                    # of every GPU; none is touched where it is left out
 //! probation_s = 60
+//! start_s = 90                       # for the driver to come up
 //! helper = "/usr/libexec/rigd-nvml"  # or unix:/run/rigd-nvml.sock. Left out: that socket where it is, else the program
 //!                                    # beside the agent's own file
 //! [gpu.card."0000:01:00.0"]          # or by UUID, which goes first where both are given
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Places;
-use super::helper::{DEADLINE, Launch, Program};
+use super::helper::{DEADLINE, Launch, Program, START};
 use super::profile::Profile;
 use super::wire::PciAddress;
 use crate::bus::Host;
@@ -24,7 +25,7 @@ use crate::source::Table;
 const SOCKET: &str = "/run/rigd-nvml.sock";
 
 /// Stands for no profile at all.
-const NONE: &str = "none";
+pub const NONE: &str = "none";
 
 /// What the configuration says of GPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct GpuConfig {
     pub profiles: Vec<Profile>,
     /// How long a new profile is watched before it is good, 10 s to 1 h.
     pub probation: Duration,
+    /// How long the driver may take to come up before that is given up and tried anew, 10 s to 10 min.
+    pub start: Duration,
     /// How `rigd-nvml` is had; where none is given, by `rigd-nvml.socket` or beside the agent's own file.
     pub helper: Option<Program>,
     /// The library that it loads in place of the driver's own.
@@ -54,6 +57,7 @@ impl Default for GpuConfig {
         Self {
             profiles: Vec::new(),
             probation: Duration::from_secs(60),
+            start: START,
             helper: None,
             library: None,
             all: None,
@@ -92,6 +96,7 @@ impl GpuConfig {
             program,
             library: self.library.clone(),
             simulation: host.simulation.clone(),
+            start: self.start,
             deadline: DEADLINE,
         });
         let (sysfs, kmsg) = match &host.simulation {
@@ -111,12 +116,9 @@ impl GpuConfig {
             config.profiles.push(Profile::read(name, &table));
         }
         let gpu = root.table("gpu");
-        gpu.only(&["profile", "probation_s", "helper", "library", "card"]);
-        let probation_s = gpu.number("probation_s").unwrap_or(60_u64);
-        if !(10..=3_600).contains(&probation_s) {
-            gpu.complain("probation_s", format!("must be 10 to 3600, not {probation_s}"));
-        }
-        config.probation = Duration::from_secs(probation_s.clamp(10, 3_600));
+        gpu.only(&["profile", "probation_s", "start_s", "helper", "library", "card"]);
+        config.probation = seconds(&gpu, "probation_s", 3_600).unwrap_or(config.probation);
+        config.start = seconds(&gpu, "start_s", 600).unwrap_or(config.start);
         config.helper = gpu.text("helper").map(|helper| match helper.strip_prefix("unix:") {
             Some(path) => Program::Connect(path.into()),
             None => Program::Run(helper.into()),
@@ -153,6 +155,15 @@ impl GpuConfig {
         }
         index
     }
+}
+
+/// A time of 10 s or more.
+fn seconds(table: &Table<'_>, key: &str, most: u64) -> Option<Duration> {
+    let seconds: u64 = table.number(key)?;
+    if !(10..=most).contains(&seconds) {
+        table.complain(key, format!("must be 10 to {most}, not {seconds}"));
+    }
+    Some(Duration::from_secs(seconds.clamp(10, most)))
 }
 
 #[cfg(test)]
@@ -209,6 +220,8 @@ mod tests {
             assert_eq!(name, expected, "{uuid} {pci}");
         }
         assert_eq!(parse("").unwrap(), GpuConfig::default());
+        let patient = parse("[gpu]\nstart_s = 240\nhelper = \"/x\"").unwrap().places(&Host::default());
+        assert_eq!(patient.launch.map(|launch| launch.start), Some(Duration::from_secs(240)));
         assert_eq!(GpuConfig::default().wanted("GPU-1", "0000:01:00.0".parse().unwrap()), None);
     }
 
@@ -217,6 +230,7 @@ mod tests {
         for (text, expected) in [
             ("[gpu]\nprofile = \"x\"", "rigd.toml:3: gpu.profile: there is no [profile.x]"),
             ("[gpu]\nprobation_s = 5", "rigd.toml:3: gpu.probation_s: must be 10 to 3600, not 5"),
+            ("[gpu]\nstart_s = 601", "rigd.toml:3: gpu.start_s: must be 10 to 600, not 601"),
             (
                 "[gpu]\nhelper = \"unix:/x\"\nlibrary = \"/y\"",
                 "rigd.toml:4: gpu.library: is for a helper that rigd starts itself",

@@ -22,7 +22,8 @@ use super::frame::{Frames, encode};
 use super::wire::{Answer, Call, Code, Message, PROTOCOL, PciAddress, Request, Versions};
 use crate::clock::now;
 
-/// Loading the driver without persistence takes seconds per GPU: 30 s were seen for eight.
+/// How long a helper may take to bring up the driver, where the configuration does not say: without persistence that takes
+/// seconds per GPU, and 30 s were seen for eight.
 pub const START: Duration = Duration::from_secs(90);
 /// An answer later than this is worth a line.
 const SLOW: Duration = Duration::from_secs(2);
@@ -51,6 +52,8 @@ pub struct Launch {
     pub library: Option<PathBuf>,
     /// Directory of the simulated rig, for a simulated library.
     pub simulation: Option<PathBuf>,
+    /// A driver that is not up by then does not come up: [`START`] but where it is configured.
+    pub start: Duration,
     /// An answer that is not there by then does not come: [`DEADLINE`] but in tests.
     pub deadline: Duration,
 }
@@ -134,7 +137,7 @@ impl Launch {
 }
 
 impl Helper {
-    /// Starts one and waits until it has brought up NVML, [`START`] at most.
+    /// Starts one and waits until it has brought up NVML, [`Launch::start`] at most.
     ///
     /// # Errors
     /// Why it is of no use; it has been let go then, and is handed out where it did not go.
@@ -144,7 +147,7 @@ impl Helper {
         let frames = Frames::default();
         let deadline = launch.deadline;
         let mut helper = Self { stream, child, frames, next: 1, xids: Vec::new(), deadline, versions };
-        match helper.hello(now() + START) {
+        match helper.hello(launch.start) {
             Ok(versions) => {
                 helper.versions = Arc::new(versions);
                 Ok(helper)
@@ -153,9 +156,10 @@ impl Helper {
         }
     }
 
-    fn hello(&mut self, deadline: Instant) -> Result<Versions, Failure> {
+    fn hello(&mut self, limit: Duration) -> Result<Versions, Failure> {
+        let deadline = now() + limit;
         loop {
-            match self.message(START, deadline)? {
+            match self.message(limit, deadline)? {
                 Message::Hello(hello) if hello.protocol != PROTOCOL => return Err(Failure::Protocol(hello.protocol)),
                 Message::Hello(hello) => return hello.nvml.map_err(Failure::Nvml),
                 Message::Xid { gpu, code } => self.xid(gpu, code),
@@ -240,11 +244,11 @@ impl Helper {
     }
 
     fn message(&mut self, limit: Duration, deadline: Instant) -> Result<Message, Failure> {
-        let mut bytes = [0; 8 * 1024];
         loop {
             if let Some(message) = self.frames.next() {
                 return Ok(message);
             }
+            let mut bytes = [0; 8 * 1024];
             let left = deadline.saturating_duration_since(now());
             if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
                 return Err(Failure::Silent(limit));
@@ -333,8 +337,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("rigd-helper-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
-        let launch =
-            Launch { program: Program::Connect(path.clone()), library: None, simulation: None, deadline: DEADLINE };
+        let program = Program::Connect(path.clone());
+        let launch = Launch { program, library: None, simulation: None, start: START, deadline: DEADLINE };
         let (hand, held) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || {
             for _ in 0..2 {

@@ -101,10 +101,10 @@ impl Worker {
     pub(super) fn pass(&mut self, order: &Order) {
         self.commanded();
         self.look();
-        self.read_log();
         if self.cards.is_empty() {
             self.driver = Driver::None;
         } else {
+            self.read_log();
             self.bring_up();
             self.ask(order);
             self.keep(order);

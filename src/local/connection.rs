@@ -51,6 +51,7 @@ impl Connection {
                 Ok(Request::Get(Get::Gpus)) => self.in_time(Self::gpus).await,
                 Ok(Request::Get(Get::Payloads)) => self.in_time(Self::payloads).await,
                 Ok(Request::Payload { name, order }) => self.order(name, order).await,
+                Ok(Request::Reload) => self.reload().await,
                 Ok(Request::Log { name, from, bytes }) => self.log(name, from, bytes).await,
                 Ok(Request::GpuClear { gpu, profile }) => self.clear(&gpu, profile).await,
                 Ok(Request::GpuRelease { seconds }) => self.release(seconds).await,
@@ -133,6 +134,18 @@ impl Connection {
         match self.asked(Order { name, what }, done).await {
             Ok(()) => self.in_time(async |this: &mut Self| this.send(&Reply::Done).await).await,
             Err(why) => self.refused(&why).await,
+        }
+    }
+
+    async fn reload(&mut self) -> Result<()> {
+        info!("local: {}: has the payloads' manifests read again", self.peer);
+        let (reply, done) = oneshot::channel();
+        if self.rig.reloads.try_send(reply).is_err() {
+            return self.refused("manifests are being read again already; try again").await;
+        }
+        match done.await {
+            Ok(reloaded) => self.say(&Reply::Reloaded(reloaded)).await,
+            Err(_) => self.refused("the agent is stopping").await,
         }
     }
 

@@ -11,6 +11,8 @@
 //! < {"gpu":{"info":{"pci":"0000:01:00.0",…},"now":{…},"more":{…}}}
 //! > {"payload":{"name":"miner","order":"restart"}}
 //! < "done"
+//! > "reload"
+//! < {"reloaded":{"added":[],"changed":["miner"],"removed":[],"problems":[]}}
 //! > {"gpu_clear":{"gpu":"0000:01:00.0","profile":"eco"}}
 //! < {"gpu_cleared":1}
 //! > {"gpu_release":{"seconds":300}}
@@ -33,9 +35,10 @@ use crate::control::step::{Report, Stopped};
 use crate::gpu::{Driver, Released};
 use crate::history::{History, Quantity, SLOT_MS, series};
 use crate::payload::LogPart;
-use crate::payload::supervisor::Status;
+use crate::payload::meter::Flag;
+use crate::payload::supervisor::{Reloaded, Status};
 use crate::reading::{Snapshot, Zone};
-use crate::units::{Duty, Rpm};
+use crate::units::{Duty, MilliPerSecond, Rpm};
 use crate::wire::{self, RigId, Value};
 
 /// Longest line that a client may send, with its newline. A longer one is answered with an error, and the connection ends.
@@ -57,6 +60,8 @@ pub enum Request {
         /// What.
         order: PayloadOrder,
     },
+    /// Reads the payloads' manifests again: answered by [`Reply::Reloaded`].
+    Reload,
     /// Asks for a part of a payload's log: answered by [`Reply::Log`].
     Log {
         /// Its name.
@@ -133,6 +138,8 @@ pub enum Reply {
     Payload(Box<Payload>),
     /// It is done.
     Done,
+    /// What came of reading the manifests again.
+    Reloaded(Reloaded),
     /// A part of a log.
     Log(LogPart),
     /// So many profiles were in quarantine on the GPU and are not any more.
@@ -160,6 +167,12 @@ pub struct Payload {
     pub for_s: u64,
     /// Why it was last not started.
     pub error: Option<String>,
+    /// Whether its word on its work can be believed.
+    pub belief: Flag,
+    /// What it is expected to yield; none where nobody knows.
+    pub expected: Option<MilliPerSecond>,
+    /// Its manifest is gone.
+    pub removed: bool,
     /// Limits of its manifest that do not hold here.
     pub unlimited: Vec<String>,
     /// Layers of its sandbox that hold, and those that are missing, in words.
@@ -176,6 +189,9 @@ impl Payload {
             gpus: status.gpus.clone(),
             for_s: since_boot.saturating_sub(status.since).as_secs(),
             error: status.error.clone(),
+            belief: status.belief,
+            expected: status.expected.map(MilliPerSecond),
+            removed: status.removed,
             unlimited: status.unlimited.iter().map(|limit| (*limit).to_owned()).collect(),
             layers: [status.layers.held.to_string(), status.layers.missing.to_string()],
         }

@@ -39,13 +39,15 @@ fn inputs(path: &Path) -> (Control, Inputs) {
     let (reports, _) = broadcast::channel(8);
     let (_, payloads) = watch::channel(Arc::default());
     let (orders, _) = mpsc::channel(1);
+    let (reloads, _) = mpsc::channel(1);
     let mut control = Control { snapshot: sender, requests: asked, reports: reports.clone(), commands: None };
     let board = Arc::new(Board::load("simulated-8gpu").unwrap());
     let rig = "rig-1".parse().unwrap();
     let path = path.to_owned();
-    let (gpus, commands) = Desk::pair();
+    let (gpus, commands) = Desk::pair(1);
     control.commands = Some(commands);
-    (control, Inputs { path, rig, board, started: clock::now(), snapshot, requests, payloads, orders, reports, gpus })
+    let started = clock::now();
+    (control, Inputs { path, rig, board, started, snapshot, requests, payloads, orders, reloads, reports, gpus })
 }
 
 fn folder() -> PathBuf {

@@ -9,24 +9,24 @@ const FIRST: Duration = Duration::from_millis(250);
 const LAST: Duration = Duration::from_secs(30);
 /// A connection that held for so long was a good one: the next failure starts from the beginning. One that did not
 /// (refused after the handshake, kicked off by a twin) keeps backing off.
-pub(super) const GOOD: Duration = Duration::from_secs(10);
+pub(crate) const GOOD: Duration = Duration::from_secs(10);
 
 /// Counts failures and spreads retries.
 #[derive(Clone, Debug)]
-pub(super) struct BackOff {
+pub(crate) struct BackOff {
     failures: u32,
     random: u64,
 }
 
 impl BackOff {
-    pub(super) const fn new(seed: u64) -> Self {
+    pub(crate) const fn new(seed: u64) -> Self {
         // Spread over all bits (Knuth's multiplicative hash): a small seed would give small numbers at first. Odd, because
         // xorshift stays at zero once it is there.
         Self { failures: 0, random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 }
     }
 
     /// A connection ended after it had been up for `held`; how long to wait before the next.
-    pub(super) fn next(&mut self, held: Duration) -> Duration {
+    pub(crate) fn next(&mut self, held: Duration) -> Duration {
         if held >= GOOD {
             self.failures = 0;
         }

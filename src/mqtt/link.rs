@@ -2,26 +2,32 @@
 //!
 //! What it guards against (each seen in rumqttc 0.25.1):
 //! - a peer that stops reading: `poll()` never returns once the send buffer is full → a deadline around it;
-//! - no pause between connection attempts → [`BackOff`];
+//! - no pause between connection attempts → one, by [`Brokers`];
 //! - messages dropped or overwritten when a session resumes → all state is cleared, the outbox sends again;
 //! - 14 MB of slots for in-flight messages → a window;
 //! - a message over the packet limit reconnects for ever → sizes are announced, and checked before sending;
-//! - 40 ms per message of Nagle against delayed acknowledgements → TCP_NODELAY.
+//! - a message acknowledged before anybody has seen it → acknowledged by whoever it is for, [`Inbound::acknowledge`];
+//! - 40 ms per message of Nagle against delayed acknowledgements → TCP_NODELAY;
+//! - a `poll()` that is dropped while it connects begins anew → its deadline is beyond rumqttc's own.
+//!
+//! `tests/link` has a test for each that fails without the guard.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use log::{info, warn};
+use log::warn;
+use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{ConnAck, LastWill, LastWillProperties, Packet, PubAckReason};
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
-use rumqttc::{NetworkOptions, Outgoing};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::Start;
-use super::backoff::BackOff;
+use super::brokers::{Brokers, CONNECT};
+use super::inbound::{Inbound, filters, refused, subscriptions};
+use super::tls;
 use crate::clock;
 use crate::config::Config;
 use crate::wire::{Encoding, Header, Kind, MAX_MESSAGE, Online, Reason, RigId, Topic, encode};
@@ -32,8 +38,6 @@ pub(super) const WINDOW: u16 = 16;
 const CHANNEL: usize = 32;
 /// Reports to the publisher: each packet makes two. The link waits when it is full; the publisher never waits for it.
 const REPORTS: usize = 64;
-/// DNS, TCP and CONNECT together.
-const CONNECT: Duration = Duration::from_secs(10);
 /// How long the broker keeps the session and what is in it for us.
 const SESSION_EXPIRY_S: u32 = 600;
 /// The broker calls us lost only after this, so that a short break is not an alarm.
@@ -48,6 +52,8 @@ pub(super) enum Report {
     Sent(u16),
     /// The broker has answered for the packet.
     Acknowledged { id: u16, answer: Answer },
+    /// Somebody said this. It is acknowledged by whoever it is for.
+    Heard(Inbound),
     /// Not connected any more.
     Down,
 }
@@ -58,6 +64,8 @@ enum End {
     Left,
     /// For this reason.
     Failed(String),
+    /// To come back at once with other files for TLS.
+    Renewed,
 }
 
 /// What a broker says to a message.
@@ -122,18 +130,18 @@ impl Client {
 /// The link to the broker.
 pub(super) struct Link {
     eventloop: EventLoop,
+    /// The way to the event loop's own channel, for subscriptions.
+    client: AsyncClient,
+    filters: Vec<String>,
     reports: mpsc::Sender<Report>,
     live: Arc<AtomicBool>,
     leaving: Arc<AtomicBool>,
-    backoff: BackOff,
+    brokers: Brokers,
     keepalive: Duration,
     rig: RigId,
     encoding: Encoding,
     start: Start,
-    broker: String,
     connection: u32,
-    /// The failure that was logged last: one line per episode, not per attempt.
-    told: Option<String>,
 }
 
 impl Link {
@@ -142,41 +150,23 @@ impl Link {
         password: Option<String>,
         start: Start,
     ) -> (Self, Client, mpsc::Receiver<Report>) {
-        let broker = &config.broker;
-        let mut options = MqttOptions::new(config.rig.as_str(), &broker.host, broker.port);
-        let packet = u32::try_from(MAX_MESSAGE).unwrap_or(u32::MAX);
-        options
-            .set_keep_alive(broker.keepalive)
-            .set_clean_start(false)
-            .set_session_expiry_interval(Some(SESSION_EXPIRY_S))
-            .set_receive_maximum(Some(WINDOW))
-            .set_max_packet_size(Some(packet))
-            .set_outgoing_inflight_upper_limit(WINDOW)
-            .set_connection_timeout(CONNECT.as_secs())
-            .set_manual_acks(true);
-        let mut network = NetworkOptions::new();
-        network.set_tcp_nodelay(true);
-        network.set_connection_timeout(CONNECT.as_secs());
-        options.set_network_options(network);
-        if let Some(username) = &broker.username {
-            options.set_credentials(username, password.unwrap_or_default());
-        }
-        let (inner, eventloop) = AsyncClient::new(options, CHANNEL);
+        // Only what the event loop keeps of these counts: the window and the acknowledgements. Each attempt sets the rest.
+        let (inner, eventloop) = AsyncClient::new(ours(MqttOptions::new(config.rig.as_str(), "", 0)), CHANNEL);
         let (live, leaving) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (reports, inbox) = mpsc::channel(REPORTS);
         let link = Self {
             eventloop,
+            client: inner.clone(),
+            filters: filters(&config.rig, &config.fleet),
             reports,
             live: Arc::clone(&live),
             leaving: Arc::clone(&leaving),
-            backoff: BackOff::new(start.seed),
-            keepalive: broker.keepalive,
+            brokers: Brokers::new(config, password, start.seed),
+            keepalive: config.broker.keepalive,
             rig: config.rig.clone(),
             encoding: config.encoding,
             start,
-            broker: format!("{}:{}", broker.host, broker.port),
             connection: 0,
-            told: None,
         };
         (link, Client { inner, live, leaving }, inbox)
     }
@@ -184,23 +174,28 @@ impl Link {
     /// Connects and polls for as long as somebody listens.
     pub(super) async fn run(mut self) {
         loop {
-            let next = self.connection.saturating_add(1);
-            self.eventloop.options.set_last_will(will(&self.rig, self.encoding, self.start.boot, next));
-            // The last broker may have set another.
-            self.eventloop.options.set_keep_alive(self.keepalive);
             let attempt = clock::now();
-            let (up, end) = self.session().await;
+            let (up, end) = match self.brokers.options(attempt) {
+                Ok(options) => {
+                    let next = self.connection.saturating_add(1);
+                    self.eventloop.options = ours(options);
+                    self.eventloop.options.set_last_will(will(&self.rig, self.encoding, self.start.boot, next));
+                    self.session().await
+                }
+                Err(text) => (None, End::Failed(text)),
+            };
             self.live.store(false, Ordering::Release);
             self.forget();
             if up.is_some() && self.reports.send(Report::Down).await.is_err() {
                 return;
             }
+            let held = up.map(|since| clock::now().saturating_duration_since(since.max(attempt)));
             match end {
                 End::Left => return,
-                End::Failed(failure) => self.tell(up, failure),
+                // Bounded by how often files are looked at.
+                End::Renewed => {}
+                End::Failed(failure) => sleep(self.brokers.ended(held, failure)).await,
             }
-            let held = up.map_or(Duration::ZERO, |since| clock::now().saturating_duration_since(since.max(attempt)));
-            sleep(self.backoff.next(held)).await;
         }
     }
 
@@ -212,9 +207,15 @@ impl Link {
             let guard = if up.is_some() { self.guard() } else { CONNECT + Duration::from_secs(1) };
             let event = match timeout(guard, self.eventloop.poll()).await {
                 Ok(Ok(event)) => event,
-                Ok(Err(error)) => return (up, End::Failed(error.to_string())),
+                Ok(Err(error)) => {
+                    let now = i64::try_from(clock::unix_ms() / 1000).unwrap_or(i64::MAX);
+                    return (up, End::Failed(tls::explain(&error, now)));
+                }
                 Err(_) => return (up, End::Failed(format!("no sign of life for {} s", guard.as_secs()))),
             };
+            if up.is_some() && self.brokers.renewed(clock::now()) {
+                return (up, End::Renewed);
+            }
             let report = match event {
                 Event::Incoming(Packet::ConnAck(connack)) => {
                     up = Some(clock::now());
@@ -224,10 +225,20 @@ impl Link {
                         self.eventloop.options.set_keep_alive(self.keepalive);
                     }
                     self.live.store(true, Ordering::Release);
-                    info!("connected to {}", self.broker);
-                    self.told = None;
+                    self.brokers.admitted();
+                    // The channel was emptied with the last connection; where it is full all the same nothing works.
+                    if self.client.try_subscribe_many(subscriptions(&self.filters)).is_err() {
+                        return (up, End::Failed("no room to subscribe".to_owned()));
+                    }
                     Report::Up(self.admitted(&connack))
                 }
+                Event::Incoming(Packet::SubAck(answer)) => {
+                    for filter in refused(&self.filters, &answer) {
+                        warn!("the broker does not let us listen on {filter}: nothing that comes there is heard");
+                    }
+                    continue;
+                }
+                Event::Incoming(Packet::Publish(publish)) => Report::Heard(Inbound::new(self.connection, publish)),
                 // Id 0 is a QoS 0 message, which nobody answers for.
                 Event::Outgoing(Outgoing::Publish(id)) if id != 0 => Report::Sent(id),
                 Event::Incoming(Packet::PubAck(ack)) => {
@@ -270,14 +281,18 @@ impl Link {
         self.eventloop.pending.clear();
         self.eventloop.state.collision = None;
     }
+}
 
-    fn tell(&mut self, up: Option<Instant>, failure: String) {
-        if up.is_some() || self.told.as_ref() != Some(&failure) {
-            let what = if up.is_some() { "lost" } else { "no connection to" };
-            warn!("{what} broker {}: {failure}; trying again", self.broker);
-            self.told = Some(failure);
-        }
-    }
+/// Adds what holds for every connection, whoever is at the other end.
+fn ours(mut options: MqttOptions) -> MqttOptions {
+    options
+        .set_clean_start(false)
+        .set_session_expiry_interval(Some(SESSION_EXPIRY_S))
+        .set_receive_maximum(Some(WINDOW))
+        .set_max_packet_size(Some(u32::try_from(MAX_MESSAGE).unwrap_or(u32::MAX)))
+        .set_outgoing_inflight_upper_limit(WINDOW)
+        .set_manual_acks(true);
+    options
 }
 
 /// What the broker says for us when we vanish; it carries the number of the connection that it ends.

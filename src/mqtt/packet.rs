@@ -4,10 +4,13 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
 use super::link::Client;
-use crate::wire::{Encoding, Kind, RigId, Topic};
+use super::outbox::reply::Reply;
+use crate::wire::{Encoding, GAP, Kind, RigId, Topic};
 
 /// Telemetry is worth nothing to a subscriber that comes back after an hour.
 const TELEMETRY_EXPIRY_S: u32 = 3_600;
+/// Nobody waits for a command's answer longer than a day.
+const ACK_EXPIRY_S: u32 = 86_400;
 
 /// A message on its way to the link.
 pub(super) struct Packet {
@@ -16,6 +19,9 @@ pub(super) struct Packet {
     content_type: &'static str,
     retain: bool,
     expiry_s: Option<u32>,
+    /// The user property that says how many messages before it are gone.
+    gap: Option<String>,
+    correlation: Option<Vec<u8>>,
 }
 
 impl Packet {
@@ -24,18 +30,40 @@ impl Packet {
             Kind::Online | Kind::Birth => (true, None),
             Kind::Telemetry => (false, Some(TELEMETRY_EXPIRY_S)),
             Kind::Event => (false, None),
+            Kind::Ack => (false, Some(ACK_EXPIRY_S)),
+            Kind::Reported => (true, None),
             // The control plane's own; never ours to send.
-            Kind::Watermark | Kind::Controller => (true, None),
+            Kind::Watermark | Kind::Controller | Kind::Desired => (true, None),
+            Kind::Command => (false, None),
         };
         let topic = Topic::new(rig.clone(), kind).to_string();
-        Self { topic, payload, content_type: encoding.content_type(), retain, expiry_s }
+        Self { topic, payload, content_type: encoding.content_type(), retain, expiry_s, gap: None, correlation: None }
+    }
+
+    /// So many numbers right before it do not exist any more.
+    pub(super) fn after_gap(mut self, gap: u64) -> Self {
+        self.gap = (gap > 0).then(|| gap.to_string());
+        self
+    }
+
+    /// It answers a command: it goes where that one asked for.
+    pub(super) fn in_reply(mut self, reply: Reply) -> Self {
+        if !reply.topic.is_empty() {
+            self.topic = reply.topic;
+        }
+        self.correlation = Some(reply.correlation).filter(|correlation| !correlation.is_empty());
+        self
     }
 
     /// Bytes of the whole packet at most (MQTT 5, 3.3): fixed header with up to 4 bytes of length, topic, packet id, length of
-    /// the properties, content type (1 + 2 + text), expiry (1 + 4), payload.
+    /// the properties, content type (1 + 2 + text), expiry (1 + 4), correlation data (1 + 2 + bytes), user property
+    /// (1 + 2 + name + 2 + value), payload.
     pub(super) fn size(&self) -> usize {
         let expiry = if self.expiry_s.is_some() { 1 + 4 } else { 0 };
-        let properties = 1 + (1 + 2 + self.content_type.len()) + expiry;
+        let correlation = self.correlation.as_ref().map_or(0, |correlation| 1 + 2 + correlation.len());
+        let gap = self.gap.as_ref().map_or(0, |gap| 1 + 2 + GAP.len() + 2 + gap.len());
+        // The length of the properties takes a second byte from 128 on.
+        let properties = 2 + (1 + 2 + self.content_type.len()) + expiry + correlation + gap;
         (1 + 4) + (2 + self.topic.len()) + 2 + properties + self.payload.len()
     }
 
@@ -44,6 +72,8 @@ impl Packet {
         let properties = PublishProperties {
             content_type: Some(self.content_type.to_owned()),
             message_expiry_interval: self.expiry_s,
+            correlation_data: self.correlation.map(Into::into),
+            user_properties: self.gap.map(|gap| (GAP.to_owned(), gap)).into_iter().collect(),
             ..PublishProperties::default()
         };
         let payload = self.payload.clone();
@@ -67,7 +97,13 @@ mod tests {
         let rig: RigId = "a".repeat(64).parse().unwrap();
         let packet = Packet::new(&rig, Encoding::Postcard, Kind::Telemetry, vec![0; 1000]);
         // Topic of 75 bytes, content type of 32: 1000 + (1 + 2) + (2 + 75) + 2 + 1 + (1 + 2 + 32) + (1 + 4) on the wire, and
-        // two bytes of length to spare.
-        assert_eq!((packet.topic.len(), packet.content_type.len(), packet.size()), (75, 32, 1125));
+        // three bytes of length to spare.
+        assert_eq!((packet.topic.len(), packet.content_type.len(), packet.size()), (75, 32, 1126));
+        // "gap" and "12": 1 + (2 + 3) + (2 + 2).
+        let packet = packet.after_gap(12);
+        assert_eq!(packet.size(), 1126 + 10);
+        let reply = Reply { topic: "t".to_owned(), correlation: vec![0; 16] };
+        let packet = packet.after_gap(0).in_reply(reply);
+        assert_eq!((packet.topic.as_str(), packet.size()), ("t", 1126 - 74 + 19));
     }
 }

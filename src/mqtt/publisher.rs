@@ -10,17 +10,21 @@ use log::{debug, warn};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::inbound::Inbound;
 use super::link::{Answer, Client, Report, Up};
+use super::outbox::reply::Reply;
 use super::outbox::{Lane, Outbox, Ticket};
 use super::packet::Packet;
-use super::{Inputs, Start};
+use super::{Inputs, Start, inbox, reliable_ms};
 use crate::alarm::Edge;
 use crate::board::Board;
 use crate::clock;
+use crate::command::trust::FleetConfig;
 use crate::config::Config;
 use crate::reading::Snapshot;
 use crate::wire::{
-    Birth, Encoding, Event, Header, Kind, Losses, Online, OutboxInfo, Reason, RigId, Telemetry, Topic, encode,
+    Birth, CONTROLLER, Delivery, Encoding, Event, Header, Kind, Losses, Message, Online, OutboxInfo, Reason, RigId,
+    Telemetry, Topic, decode, encode,
 };
 
 /// How long a clean stop waits for the broker: for what still waits, for the last word, and for the disconnect itself.
@@ -44,9 +48,22 @@ impl Handed {
     }
 }
 
+/// The publisher's ends of what it talks to.
+pub(super) struct Ends {
+    /// The way to the link.
+    pub(super) client: Client,
+    /// What the link tells.
+    pub(super) reports: mpsc::Receiver<Report>,
+    /// The way to the inbox.
+    pub(super) deliver: mpsc::Sender<Inbound>,
+    /// What the inbox says.
+    pub(super) answers: mpsc::Receiver<inbox::Answer>,
+}
+
 /// Turns what the rig knows into messages.
 pub(super) struct Publisher {
     rig: RigId,
+    fleet: FleetConfig,
     encoding: Encoding,
     period: Duration,
     board: Arc<Board>,
@@ -54,6 +71,8 @@ pub(super) struct Publisher {
     start: Start,
     client: Client,
     reports: mpsc::Receiver<Report>,
+    deliver: mpsc::Sender<Inbound>,
+    answers: mpsc::Receiver<inbox::Answer>,
     inputs: Inputs,
     outbox: Outbox,
     /// Retained state that waits to go out.
@@ -74,26 +93,26 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(
-        config: &Config,
-        board: Arc<Board>,
-        start: Start,
-        client: Client,
-        reports: mpsc::Receiver<Report>,
-        inputs: Inputs,
-    ) -> Self {
+    pub(super) fn new(config: &Config, board: Arc<Board>, start: Start, ends: Ends, inputs: Inputs) -> Self {
+        let Ends { client, reports, deliver, answers } = ends;
         let period_ms = u32::try_from(config.period.as_millis()).unwrap_or(u32::MAX);
         Self {
             rig: config.rig.clone(),
+            fleet: config.fleet.clone(),
             encoding: config.encoding,
             period: config.period,
-            birth: Birth::new(config.rig.clone(), &board, config.encoding, period_ms, start.unix_ms),
+            birth: Birth {
+                nonce: start.nonce,
+                ..Birth::new(config.rig.clone(), &board, config.encoding, period_ms, start.unix_ms)
+            },
             board,
             start,
             client,
             reports,
+            deliver,
+            answers,
             inputs,
-            outbox: Outbox::new(config.outbox_bytes),
+            outbox: Outbox::new(config.outbox.clone(), start.boot, config.state.join("outbox")),
             state: VecDeque::new(),
             unnumbered: VecDeque::new(),
             numbered: BTreeMap::new(),
@@ -129,6 +148,8 @@ impl Publisher {
                     None => break,
                 },
                 Some(report) = self.reports.recv() => self.report(report),
+                Some(answer) = self.answers.recv() => self.answer(answer),
+                () = self.outbox.happened() => self.listened(),
             }
             self.feed();
         }
@@ -136,6 +157,7 @@ impl Publisher {
             self.events(&edge);
         }
         self.farewell().await;
+        self.outbox.close().await;
     }
 
     /// A tick is done: telemetry where it is due.
@@ -166,11 +188,15 @@ impl Publisher {
         let body = Telemetry::new(self.birth.id, clock::unix_ms(), uptime(self.start), &snapshot, losses, self.turn);
         self.turn = self.turn.wrapping_add(1);
         let (encoding, boot) = (self.encoding, self.start.boot);
-        self.outbox.push(Lane::Telemetry, |seq| encode(encoding, Header::new(Kind::Telemetry, boot, seq), &body));
+        self.outbox
+            .push(Lane::Telemetry, Vec::new(), |seq| encode(encoding, Header::new(Kind::Telemetry, boot, seq), &body));
     }
 
     /// An edge and all that came with it go out as events, and after them the readings of that moment, once.
     fn events(&mut self, first: &Edge) {
+        // Whoever it is about is in the birth that it names.
+        let snapshot = Arc::clone(&self.inputs.snapshot.borrow());
+        self.learn(&snapshot);
         self.event(first);
         while let Ok(edge) = self.inputs.events.try_recv() {
             self.event(&edge);
@@ -181,7 +207,7 @@ impl Publisher {
     fn event(&mut self, edge: &Edge) {
         let body = Event::new(&self.birth, clock::unix_ms(), uptime(self.start), edge, &self.board);
         let (encoding, boot) = (self.encoding, self.start.boot);
-        self.outbox.push(Lane::Event, |seq| encode(encoding, Header::new(Kind::Event, boot, seq), &body));
+        self.outbox.push(Lane::Event, Vec::new(), |seq| encode(encoding, Header::new(Kind::Event, boot, seq), &body));
     }
 
     fn report(&mut self, report: Report) {
@@ -189,6 +215,7 @@ impl Publisher {
             Report::Up(up) => {
                 self.start_over();
                 self.up = Some(up);
+                self.outbox.connected();
                 self.announce(up.connection);
             }
             Report::Sent(id) => {
@@ -197,7 +224,55 @@ impl Publisher {
                 }
             }
             Report::Acknowledged { id, answer } => self.acknowledged(id, answer),
+            Report::Heard(inbound) => self.heard(inbound),
             Report::Down => self.start_over(),
+        }
+    }
+
+    /// What the control plane says to the outbox is taken here; the rest is the inbox's.
+    fn heard(&mut self, inbound: Inbound) {
+        let topic = inbound.topic();
+        let to_us = topic.and_then(Topic::parse).filter(|topic| topic.rig == self.rig).map(|topic| topic.kind);
+        let said = match (topic, to_us) {
+            (Some(CONTROLLER), _) | (_, Some(Kind::Watermark)) => decode(inbound.payload()),
+            _ => {
+                // There is room for as many as the broker may have on their way to us; what comes beside that, at QoS 0,
+                // nobody has promised to anybody.
+                let _ = self.deliver.try_send(inbound);
+                return;
+            }
+        };
+        match said {
+            Ok((_, Message::Watermark(watermark))) => self.outbox.watermark(&watermark),
+            Ok((_, Message::Controller(controller))) => {
+                self.outbox.controller(controller.online);
+                self.listened();
+            }
+            Ok(_) => debug!("a message on a topic that is not its own"),
+            Err(error) => debug!("not understood: {error}"),
+        }
+        self.acknowledge(&inbound);
+    }
+
+    fn acknowledge(&self, inbound: &Inbound) {
+        if !inbound.acknowledge(&self.client, self.up.map_or(0, |up| up.connection)) {
+            debug!("no room to acknowledge a message; the broker sends it again on the next connection");
+        }
+    }
+
+    fn answer(&mut self, answer: inbox::Answer) {
+        match answer {
+            inbox::Answer::Acknowledge(inbound) => self.acknowledge(&inbound),
+            inbox::Answer::Ack(ack, reply) => {
+                let (encoding, boot) = (self.encoding, self.start.boot);
+                self.outbox.push(Lane::Ack, reply.to_extra().unwrap_or_default(), |seq| {
+                    encode(encoding, Header::new(Kind::Ack, boot, seq), &ack)
+                });
+            }
+            inbox::Answer::Sample => {
+                self.bear();
+                self.telemetry();
+            }
         }
     }
 
@@ -228,7 +303,7 @@ impl Publisher {
     /// It will never be taken: it counts as lost.
     fn lost(&mut self, handed: Handed, reason: &str) {
         if let Handed::Message(ticket) = handed {
-            self.outbox.settled(ticket);
+            self.outbox.refused(ticket);
         }
         self.refused = self.refused.saturating_add(1);
         self.complain(handed, reason);
@@ -245,15 +320,14 @@ impl Publisher {
     /// Says who we are: online first, so that a will that is still on its way is overtaken.
     fn announce(&mut self, connection: u32) {
         self.birth.connection = connection;
+        self.birth.clock_set = reliable_ms(&self.fleet).is_some();
         let snapshot = Arc::clone(&self.inputs.snapshot.borrow());
         // Said below in any case.
         self.learn(&snapshot);
         self.state.clear();
-        self.birth.outbox = OutboxInfo {
-            waiting: u32::try_from(self.outbox.waiting()).unwrap_or(u32::MAX),
-            dropped: self.outbox.dropped(),
-            refused: self.refused,
-        };
+        self.birth.delivery = self.delivery();
+        self.birth.outbox =
+            OutboxInfo { waiting: self.outbox.waiting(), dropped: self.outbox.dropped(), refused: self.refused };
         self.say(&Online { online: true, connection, reason: Reason::Connected });
         self.bear();
     }
@@ -274,6 +348,19 @@ impl Publisher {
         }
     }
 
+    fn delivery(&self) -> Delivery {
+        if self.outbox.by_watermark() { Delivery::Watermark } else { Delivery::Puback }
+    }
+
+    /// A control plane that was not known of makes another birth: messages leave in another way.
+    fn listened(&mut self) {
+        let delivery = self.delivery();
+        if delivery != self.birth.delivery && self.up.is_some() {
+            self.birth.delivery = delivery;
+            self.bear();
+        }
+    }
+
     fn say(&mut self, online: &Online) {
         let message = encode(self.encoding, Header::new(Kind::Online, self.start.boot, 0), online);
         self.state.push_back((Kind::Online, message));
@@ -283,12 +370,21 @@ impl Publisher {
     fn feed(&mut self) {
         let Some(up) = self.up else { return };
         while self.client.live() && !self.paused && self.on_the_way() < up.window {
-            let (handed, payload) = match (self.state.pop_front(), self.outbox.next()) {
-                (Some((kind, payload)), _) => (Handed::State(kind), payload),
-                (None, Some((ticket, payload))) => (Handed::Message(ticket), payload.to_vec()),
-                (None, None) => return,
+            let (handed, packet) = if let Some((kind, payload)) = self.state.pop_front() {
+                (Handed::State(kind), Packet::new(&self.rig, self.encoding, kind, payload))
+            } else if let Some(message) = self.outbox.next_message() {
+                // An earlier start may have written another encoding.
+                let encoding = Encoding::of(&message.payload);
+                let packet = Packet::new(&self.rig, encoding, message.ticket.lane.kind(), message.payload);
+                let packet = packet.after_gap(message.gap);
+                let packet = match Reply::from_extra(&message.extra) {
+                    Some(reply) => packet.in_reply(reply),
+                    None => packet,
+                };
+                (Handed::Message(message.ticket), packet)
+            } else {
+                return;
             };
-            let packet = Packet::new(&self.rig, self.encoding, handed.kind(), payload);
             let size = packet.size();
             if size > up.max_packet {
                 self.lost(handed, &format!("{size} bytes are over its limit of {}", up.max_packet));
@@ -319,7 +415,7 @@ impl Publisher {
         let [backlog, word, end] = FAREWELL;
         self.paused = false;
         self.feed();
-        let _ = timeout(backlog, self.until(|this| this.outbox.waiting() == 0)).await;
+        let _ = timeout(backlog, self.until(|this| this.outbox.idle())).await;
         self.say(&Online { online: false, connection: up.connection, reason: Reason::Stopped });
         self.feed();
         let said = timeout(word, self.until(|this| this.state.is_empty() && this.on_the_way() == 0)).await;
@@ -334,7 +430,7 @@ impl Publisher {
     }
 
     /// Takes reports in until something is so, or the link is down.
-    async fn until(&mut self, good: impl Fn(&Self) -> bool) {
+    async fn until(&mut self, good: impl Fn(&mut Self) -> bool) {
         while self.up.is_some() && !good(self) {
             let Some(report) = self.reports.recv().await else { return };
             self.report(report);

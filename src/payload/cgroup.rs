@@ -202,7 +202,7 @@ impl Group {
         own(&cgroups).is_some_and(|own| Path::new(&own).ancestors().any(|group| group.ends_with(&known)))
     }
 
-    fn procs(&self) -> Vec<u32> {
+    pub(super) fn procs(&self) -> Vec<u32> {
         let procs = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
         procs.lines().filter_map(|pid| pid.parse().ok()).collect()
     }

@@ -4,6 +4,8 @@
 //! [payload]
 //! manifests = "/etc/rigd/payloads.d"
 //! cgroup = "/sys/fs/cgroup/rigd"      # the agent's own, which systemd delegates, where it is left out
+//! reboot = true                       # restart the rig where nothing else helps; false where it is left out
+//! reboots_per_day = 2                 # at most
 //! ```
 
 use std::path::PathBuf;
@@ -23,13 +25,15 @@ pub struct PayloadConfig {
     pub manifests: PathBuf,
     /// The cgroup below which each gets its own; the agent's own where none is given.
     pub cgroup: Option<PathBuf>,
+    /// Restarts of the rig in a day; 0 where they are off.
+    pub reboots_per_day: u8,
 }
 
 impl PayloadConfig {
     /// Reads the table. What is wrong with it is complained of there.
     pub(crate) fn read(root: &Table<'_>) -> Self {
         let table = root.table("payload");
-        table.only(&["manifests", "cgroup"]);
+        table.only(&["manifests", "cgroup", "reboot", "reboots_per_day"]);
         let path = |key: &str| {
             let path = table.text(key).map(PathBuf::from);
             if path.as_ref().is_some_and(|path| !path.is_absolute()) {
@@ -37,7 +41,13 @@ impl PayloadConfig {
             }
             path
         };
-        Self { manifests: path("manifests").unwrap_or_else(|| MANIFESTS.into()), cgroup: path("cgroup") }
+        let most = table.number("reboots_per_day").unwrap_or(2);
+        if !(1..=10).contains(&most) {
+            table.complain("reboots_per_day", format!("must be 1 to 10, not {most}; reboot = false switches them off"));
+        }
+        let reboots_per_day = if table.flag("reboot").unwrap_or(false) { most } else { 0 };
+        let manifests = path("manifests").unwrap_or_else(|| MANIFESTS.into());
+        Self { manifests, cgroup: path("cgroup"), reboots_per_day }
     }
 }
 
@@ -47,7 +57,7 @@ impl PayloadConfig {
 pub fn manifests(config: &Config) -> (Vec<Manifest>, Vec<Problems>) {
     let (mut manifests, mut problems) = Manifest::load_all(&config.payloads.manifests);
     manifests.retain(|manifest| {
-        let file = config.payloads.manifests.join(&manifest.name).with_extension("toml").display().to_string();
+        let file = manifest.file.clone();
         let profile = manifest.gpus.profile.as_ref().filter(|name| config.gpus.named_profile(name).is_none());
         if let Some(name) = profile {
             let text = format!("gpus.profile: there is no [profile.{name}] in the agent's configuration");
@@ -70,6 +80,24 @@ pub fn manifests(config: &Config) -> (Vec<Manifest>, Vec<Problems>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn restarts_of_the_rig_are_off_unless_somebody_switches_them_on() {
+        for (text, expected) in [
+            ("", Ok(0)),
+            ("reboots_per_day = 3", Ok(0)),
+            ("reboot = true", Ok(2)),
+            ("reboot = true\nreboots_per_day = 3", Ok(3)),
+            ("reboot = true\nreboots_per_day = 0", Err("x.toml:4: payload.reboots_per_day: must be 1 to 10, not 0")),
+        ] {
+            let config = Config::parse("x.toml", &format!("board = \"a\"\n[payload]\n{text}\n"), "host");
+            match (config, expected) {
+                (Ok(config), Ok(expected)) => assert_eq!(config.payloads.reboots_per_day, expected, "{text}"),
+                (Err(problems), Err(expected)) => assert!(problems.to_string().starts_with(expected), "{problems}"),
+                (config, _) => panic!("{text}: {config:?}"),
+            }
+        }
+    }
 
     #[test]
     fn a_manifest_that_names_what_is_not_there_is_refused_alone() {

@@ -55,8 +55,8 @@ pub enum Policy {
 /// What a payload is expected to yield.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expectation {
-    /// Thousandths of its meter's unit, a second.
-    pub rate: u64,
+    /// Thousandths of its meter's unit, a second; none where nobody knows it (yet): then no rate is low.
+    pub rate: Option<u64>,
     /// Below so many percent of it the rate is low.
     pub min_pct: u8,
     /// From when it is ready; rates before that are not believed.
@@ -251,8 +251,8 @@ pub struct State {
     pub held: Option<Cause>,
     /// Starts that nobody ordered.
     pub restarts: u32,
-    /// Short runs in a row.
-    failures: u32,
+    /// Short runs in a row, the one under way left out.
+    pub failures: u32,
     /// Starts inside the window, oldest first; never more than the budget.
     starts: Vec<Duration>,
     /// When the process was started.
@@ -278,6 +278,17 @@ pub fn next(rules: &Rules, state: State, event: Event, now: Duration, random: u3
 /// When a [`Event::Tick`] would change something.
 #[must_use]
 pub fn wake(rules: &Rules, state: &State) -> Option<Duration> {
+    [turns(rules, state), settles(rules, state)].into_iter().flatten().min()
+}
+
+/// When its run is long enough for the failures before it to be forgotten.
+fn settles(rules: &Rules, state: &State) -> Option<Duration> {
+    let runs = matches!(state.phase, Phase::Warming | Phase::Running | Phase::Degraded);
+    (runs && state.failures > 0).then(|| Some(state.up? + rules.restart.stable))?
+}
+
+/// When its phase ends by itself.
+fn turns(rules: &Rules, state: &State) -> Option<Duration> {
     match state.phase {
         Phase::Starting => Some(state.up? + rules.probe?.0),
         Phase::Warming => Some(state.ready? + rules.expect.as_ref()?.warmup),

@@ -28,8 +28,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::manifest::Log;
 
@@ -66,6 +71,9 @@ pub struct Part {
 pub(super) struct Keeper {
     /// For the payload's output. As long as it is held the keeper goes on, from one run to the next.
     pub(super) writer: OwnedFd,
+    /// The other end, which nobody reads here: as long as it is held, a payload whose keeper is gone waits for the next one
+    /// and gets no SIGPIPE.
+    input: OwnedFd,
     pidfd: OwnedFd,
 }
 
@@ -84,8 +92,58 @@ impl Ring {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        let directory: OwnedFd = File::open(&self.directory)?.into();
         let (input, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        let pidfd = self.copier(&input, cgroup)?;
+        Ok(Keeper { writer, input, pidfd })
+    }
+
+    /// Starts another in the place of one that has ended, at the same pipe. What was in the pipe is not lost.
+    ///
+    /// # Errors
+    /// What the system says; then the pipe is left without a reader, and held.
+    pub(super) fn go_on(&self, keeper: &mut Keeper, cgroup: Option<&OwnedFd>) -> io::Result<()> {
+        keeper.pidfd = self.copier(&keeper.input, cgroup)?;
+        Ok(())
+    }
+
+    /// The keeper of a payload that an earlier agent has started, found by the pipe that it writes to; another one where
+    /// that has ended. `keeper` is the process that may be it.
+    ///
+    /// # Errors
+    /// What the system says, which may not let us look.
+    pub(super) fn take_over(
+        &self,
+        payload: i32,
+        pipe: u64,
+        keeper: Option<Pid>,
+        cgroup: Option<&OwnedFd>,
+    ) -> io::Result<Keeper> {
+        use std::os::unix::fs::{FileTypeExt, MetadataExt};
+        let ends = [1, 2].map(|fd| format!("/proc/{payload}/fd/{fd}"));
+        // What it has put in that place itself is none of ours.
+        let ours = |path: &&String| fs::metadata(path).is_ok_and(|at| at.file_type().is_fifo() && at.ino() == pipe);
+        let path = ends.iter().find(ours).ok_or(io::ErrorKind::NotFound)?;
+        let open = |flags| {
+            let end = rustix::fs::open(path, flags | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+            rustix::fs::fcntl_setfl(&end, OFlags::empty()).map(|()| end)
+        };
+        let writer = open(OFlags::WRONLY)?;
+        // Set where nobody reads any more (poll(2)); asked before we could.
+        let mut asked = [PollFd::new(&writer, PollFlags::empty())];
+        poll(&mut asked, Some(&Timespec::default()))?;
+        let alone = asked.iter().any(|end| end.revents().contains(PollFlags::ERR));
+        let input = open(OFlags::RDONLY)?;
+        let pidfd = if alone {
+            self.copier(&input, cgroup)?
+        } else {
+            pidfd_open(keeper.ok_or(io::ErrorKind::NotFound)?, PidfdFlags::empty())?
+        };
+        Ok(Keeper { writer, input, pidfd })
+    }
+
+    /// Forks who copies from this pipe.
+    fn copier(&self, input: &OwnedFd, cgroup: Option<&OwnedFd>) -> io::Result<OwnedFd> {
+        let directory: OwnedFd = File::open(&self.directory)?.into();
         let null: OwnedFd = File::options().read(true).write(true).open("/dev/null")?.into();
         let mut starts = [0; SEGMENTS];
         let segments = self.segments();
@@ -94,7 +152,7 @@ impl Ring {
             *slot = *start;
         }
         let plan = keeper::Plan {
-            input: &input,
+            input,
             directory: &directory,
             null: &null,
             segment: self.segment,
@@ -104,7 +162,7 @@ impl Ring {
             filled: newest.last().map_or(0, |(_, length)| *length),
         };
         let (_, pidfd) = super::spawn::fork(cgroup, |how| keeper::run(plan, how))?;
-        Ok(Keeper { writer, pidfd })
+        Ok(pidfd)
     }
 
     /// First offset and length of each file, oldest first.
@@ -190,7 +248,22 @@ impl Keeper {
     pub(super) fn works(&self) -> bool {
         use std::os::fd::AsFd;
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        matches!(waitid(WaitId::PidFd(self.pidfd.as_fd()), options), Ok(None))
+        // That of an earlier agent is not ours to wait for; its end is heard all the same.
+        matches!(waitid(WaitId::PidFd(self.pidfd.as_fd()), options), Ok(None) | Err(Errno::CHILD))
+    }
+
+    /// What tells of its end.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn end(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        super::watch(self.pidfd.try_clone()?, Interest::READABLE)
+    }
+
+    /// The pipe, by its inode; 0 where the system does not say.
+    #[must_use]
+    pub(super) fn pipe(&self) -> u64 {
+        rustix::fs::fstat(&self.writer).map_or(0, |at| at.st_ino)
     }
 
     /// Lets it end by itself, and gives what tells of that.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::lifecycle::{Expectation, Restart};
 use super::sandbox::LayerSet;
 use crate::source::Problems;
+use crate::units::Milliwatts;
 
 /// Where the manifests are.
 pub const DIRECTORY: &str = "/etc/rigd/payloads.d";
@@ -27,6 +28,8 @@ pub const MOST: usize = 64;
 pub struct Manifest {
     /// The file's name without `.toml`: 1 to 32 of `a-z`, `0-9` and `-`, a letter or digit first.
     pub name: String,
+    /// The file, as it was named to whoever read it.
+    pub file: String,
     /// What it earns with.
     pub kind: Kind,
     /// Started when the agent sees it for the first time; afterwards what was last ordered counts, also over a boot of the rig.
@@ -144,6 +147,10 @@ pub struct MeterUse {
     pub port: Option<u16>,
     /// From one reading to the next.
     pub interval: Duration,
+    /// With a rate, work must be counted in so long, or its word is doubted; zero: not looked at.
+    pub work_within: Duration,
+    /// What its GPUs take together with nothing to do; zero where nobody knows.
+    pub idle: Milliwatts,
     /// What else this meter wants to know.
     pub options: BTreeMap<String, String>,
 }
@@ -255,6 +262,12 @@ impl Manifest {
         let loaded = paths.iter().take(MOST).map(|path| Self::load(path));
         let manifests = loaded.filter_map(|loaded| loaded.map_err(|found| problems.push(found)).ok()).collect();
         (manifests, problems)
+    }
+
+    /// Whether both say the same, whatever their files are called.
+    #[must_use]
+    pub fn says(&self, other: &Self) -> bool {
+        *self == Self { file: self.file.clone(), ..other.clone() }
     }
 
     /// The program and its arguments, for these GPUs.

@@ -41,6 +41,7 @@
 //! Bounds: an answer is read up to 256 KiB and for 2 s, and what came until then is used as far as it is complete. A
 //! first request to a program that never answers costs 2 s of waiting in its own task, and nothing else.
 
+mod beats;
 mod belief;
 mod builtin;
 mod fetch;
@@ -55,6 +56,7 @@ mod series;
 
 use std::time::Duration;
 
+pub use beats::Beats;
 pub use belief::{Beat, Flag, Rules, believe};
 pub use builtin::BUILTIN;
 pub use fetch::{LARGEST_ANSWER, TIMEOUT, Token, fetch};

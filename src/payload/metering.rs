@@ -17,7 +17,7 @@ const TOKEN: &str = "token_file";
 
 /// The meter of one payload.
 pub(super) struct Metering {
-    meter: Arc<meter::Meter>,
+    meter: meter::Meter,
     at: SocketAddr,
     token: Option<Token>,
     counters: Counters,
@@ -25,10 +25,10 @@ pub(super) struct Metering {
 }
 
 /// The meter that a manifest names; complained of in the log where it cannot be used, for a payload runs without one too.
-pub(super) fn of(manifest: &Manifest) -> Option<Arc<meter::Meter>> {
+fn of(manifest: &Manifest) -> Option<meter::Meter> {
     let MeterUse { name, .. } = manifest.meter.as_ref()?;
     match meter::Meter::load(name) {
-        Ok(meter) => Some(Arc::new(meter)),
+        Ok(meter) => Some(meter),
         Err(problems) => {
             warn!("payload {}: not measured: {problems}", manifest.name);
             None
@@ -38,8 +38,8 @@ pub(super) fn of(manifest: &Manifest) -> Option<Arc<meter::Meter>> {
 
 impl Metering {
     /// Of this payload; `words` is what it counted before the agent's start.
-    pub(super) fn new(manifest: &Manifest, meter: Arc<meter::Meter>, words: &[u64]) -> Option<Self> {
-        let used = manifest.meter.as_ref()?;
+    pub(super) fn new(manifest: &Manifest, words: &[u64]) -> Option<Self> {
+        let (used, meter) = (manifest.meter.as_ref()?, of(manifest)?);
         let Some(port) = used.port.or(meter.port) else {
             warn!(
                 "payload {}: not measured: `{}` has no port of its own, and meter.port is not given",

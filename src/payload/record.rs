@@ -34,6 +34,9 @@ pub(super) struct Record {
     pub(super) grant: Grant,
     /// What its meter counted.
     pub(super) counters: Vec<u64>,
+    /// The pipe of its log, by its inode; 0 where it has none.
+    #[serde(default)]
+    pub(super) pipe: u64,
 }
 
 /// How to know a process again.
@@ -170,7 +173,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let restart =
             Restart { policy: Policy::Always, min: second, max: second, budget: 3, window: second, stable: second };
-        let expect = Some(Expectation { rate: 1, min_pct: 50, warmup: second, low: second });
+        let expect = Some(Expectation { rate: Some(1), min_pct: 50, warmup: second, low: second });
         let rules = Rules { restart, grace: second, probe: None, expect };
         let (mut state, _) = next(&rules, State::default(), Event::Start, second, 0);
         state.held = Some(Cause::LowRate);

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::manifest::{Gpus, Manifest};
-use super::meter;
-use super::metering::{self, Metering};
+use super::metering::Metering;
 use super::supervisor::{Hooks, Meter, NoGrant, Payloads};
-use super::{Gpu, Grant};
+use super::{Gpu, Grant, reboot};
 use crate::gpu::Presence;
-use crate::reading::Snapshot;
+use crate::reading::{Missing, Reading, Snapshot};
+use crate::setpoint::Setpoints;
+use crate::units::Milliwatts;
 
 /// Device nodes that every CUDA program opens beside its card's own.
 const SHARED: [&str; 4] = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
@@ -33,21 +34,23 @@ struct Card {
 pub struct Rig {
     snapshot: watch::Receiver<Arc<Snapshot>>,
     payloads: watch::Receiver<Arc<Payloads>>,
-    meters: BTreeMap<String, Arc<meter::Meter>>,
+    setpoints: watch::Receiver<Arc<Setpoints>>,
+    /// Who may restart the rig.
+    reboot: mpsc::Sender<reboot::Why>,
     /// What was handed out to a payload that may not show it yet.
     promised: Mutex<BTreeMap<String, Vec<String>>>,
 }
 
 impl Rig {
-    /// The rig in each tick, its payloads as they stand, and the meters of those.
+    /// The rig in each tick, its payloads as they stand, and what is asked of it.
     #[must_use]
     pub fn new(
         snapshot: watch::Receiver<Arc<Snapshot>>,
         payloads: watch::Receiver<Arc<Payloads>>,
-        manifests: &[Manifest],
+        setpoints: watch::Receiver<Arc<Setpoints>>,
+        reboot: mpsc::Sender<reboot::Why>,
     ) -> Self {
-        let meters = manifests.iter().filter_map(|manifest| Some((manifest.name.clone(), metering::of(manifest)?)));
-        Self { snapshot, payloads, meters: meters.collect(), promised: Mutex::default() }
+        Self { snapshot, payloads, setpoints, reboot, promised: Mutex::default() }
     }
 
     fn cards(&self, promised: &BTreeMap<String, Vec<String>>) -> Vec<Card> {
@@ -80,14 +83,35 @@ impl Hooks for Rig {
         }
         promised.remove(&manifest.name);
         let cards = self.cards(&promised);
-        let chosen = choose(&manifest.gpus, &cards)?;
+        let assigned = self.setpoints.borrow().assigned(&manifest.name).map(<[String]>::to_vec);
+        let wanted = assigned.map(|uuids| Gpus { uuids, ..manifest.gpus.clone() });
+        let chosen = choose(wanted.as_ref().unwrap_or(&manifest.gpus), &cards)?;
         promised.insert(manifest.name.clone(), chosen.iter().map(|card| card.uuid.clone()).collect());
         Ok(Grant { gpus: chosen.into_iter().map(grant).collect() })
     }
 
+    fn power(&self, gpus: &[Gpu]) -> Reading<Milliwatts> {
+        let snapshot = Arc::clone(&self.snapshot.borrow());
+        let known = |uuid: &str| {
+            let is = |gpu: &&crate::gpu::Gpu| gpu.device.as_ref().is_some_and(|device| device.uuid == uuid);
+            snapshot.gpus.gpus.iter().find(is).ok_or(Missing::NotPresent)
+        };
+        if gpus.is_empty() {
+            return Err(Missing::NotPresent);
+        }
+        gpus.iter().try_fold(Milliwatts(0), |sum, gpu| {
+            let sample = known(&gpu.uuid)?.sample.as_ref().map_err(|missing| *missing)?;
+            Ok(Milliwatts(sum.0.saturating_add(sample.power?.0)))
+        })
+    }
+
     fn meter(&self, manifest: &Manifest, counters: &[u64]) -> Option<Box<dyn Meter>> {
-        let meter = Arc::clone(self.meters.get(&manifest.name)?);
-        Some(Box::new(Metering::new(manifest, meter, counters)?))
+        Some(Box::new(Metering::new(manifest, counters)?))
+    }
+
+    fn quarantined(&self, manifest: &Manifest) {
+        // One that waits already is enough.
+        let _ = self.reboot.try_send(reboot::Why::Payload(manifest.name.clone()));
     }
 }
 
@@ -165,6 +189,36 @@ mod tests {
             let chosen = choose(&wanted, &cards);
             let uuids = chosen.map(|cards| cards.iter().map(|card| card.uuid.as_str()).collect::<Vec<_>>());
             assert_eq!(uuids.map_err(|no| no.why), expected.map_err(str::to_owned), "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn power_is_the_sum_of_its_cards_and_unknown_where_one_is() {
+        use crate::gpu::plan::tests::{card as device, sample};
+        let gpu = |number: u32, watts: Option<u32>| {
+            let device = crate::gpu::wire::Device { uuid: format!("GPU-{number}"), ..device() };
+            let told =
+                |watts| Arc::new(crate::gpu::wire::Sample { power: Ok(Milliwatts(watts)), ..sample(1_500, 99, 0) });
+            let sample = watts.map(told).ok_or(Missing::Stale);
+            let pci = device.pci;
+            crate::gpu::Gpu { device: Some(Arc::new(device)), sample, ..crate::gpu::Gpu::unseen(pci) }
+        };
+        let gpus = vec![gpu(0, Some(250_000)), gpu(1, Some(199_500)), gpu(2, None)];
+        let gpus = Arc::new(crate::gpu::GpuSnapshot { gpus, ..Default::default() });
+        let (_snapshots, snapshot) = watch::channel(Arc::new(Snapshot { gpus, ..Snapshot::default() }));
+        let (_known, payloads) = watch::channel(Arc::default());
+        let board = Arc::new(crate::board::Board::load("simulated-8gpu").unwrap());
+        let (_asked, setpoints) = watch::channel(Arc::new(Setpoints::none(board)));
+        let rig = Rig::new(snapshot, payloads, setpoints, mpsc::channel(1).0);
+        for (gpus, expected) in [
+            (vec![], Err(Missing::NotPresent)),
+            (vec![0], Ok(Milliwatts(250_000))),
+            (vec![0, 1], Ok(Milliwatts(449_500))),
+            (vec![0, 2], Err(Missing::Stale)),
+            (vec![1, 7], Err(Missing::NotPresent)),
+        ] {
+            let granted = gpus.iter().map(|number| grant(&card(*number, 0, true, None))).collect::<Vec<_>>();
+            assert_eq!(rig.power(&granted), expected, "{gpus:?}");
         }
     }
 

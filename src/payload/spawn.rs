@@ -6,7 +6,10 @@
 //! nothing of the payload runs before it is on record, so no agent that dies in between leaves a payload that nobody knows. An agent
 //! that dies before the word leaves a child that ends.
 //!
-//! What the child finds on its way to exec(2) comes back through a pipe that exec closes.
+//! What the child finds on its way to exec(2) comes back through a pipe that exec closes. Its last word is that exec comes next: a pipe
+//! that closes without it is that of a child that was killed before. The kernel does that where the group was killed by `cgroup.kill` at
+//! any time before: since Linux 6.14 and the stable kernels of that time, a child of `CLONE_INTO_CGROUP` is held against the count of
+//! kills of its parent's group (kernel/cgroup/cgroup.c, `cgroup_css_set_fork`). It is started once more then, in a group that is made anew.
 
 mod child;
 
@@ -286,13 +289,16 @@ async fn hear(go: OwnedFd, report: OwnedFd, prepared: Layers) -> Result<Layers, 
     let mut report = Receiver::from_owned_fd(report).map_err(failed)?;
     rustix::io::write(&go, b"!").map_err(|errno| Failed { stage: Stage::Fork, errno })?;
     drop(go);
-    let mut layers = prepared;
+    let (mut layers, mut ready) = (prepared, false);
     let mut line = [0; child::LINE];
     loop {
         match report.read_exact(&mut line).await {
             Ok(_) => {}
             // exec has closed it.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(layers),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && ready => return Ok(layers),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(Failed { stage: Stage::Fork, errno: Errno::PIPE });
+            }
             Err(error) => return Err(failed(error)),
         }
         match child::Word::parse(line) {
@@ -302,6 +308,7 @@ async fn hear(go: OwnedFd, report: OwnedFd, prepared: Layers) -> Result<Layers, 
                 layers.missing = layers.missing.with(layer);
             }
             Some(child::Word::Failed(failed)) => return Err(failed),
+            Some(child::Word::Ready) => ready = true,
             None => {}
         }
     }

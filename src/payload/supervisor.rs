@@ -11,6 +11,7 @@
 //!
 //! When the last sender of orders is gone it ends, and payloads go on: the next agent adopts them.
 
+mod reload;
 mod watchers;
 mod worker;
 
@@ -21,22 +22,33 @@ use std::time::Duration;
 
 use log::{info, warn};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 
-use super::Grant;
 use super::cgroup::Root;
 use super::lifecycle::{Cause, Exit, Phase, State};
 use super::log::Part;
-use super::manifest::{Kind, Manifest};
-use super::meter;
+use super::manifest::{Kind, MOST, Manifest};
+use super::meter::{self, Flag};
 use super::process::Site;
 use super::sandbox::Layers;
+use super::{Gpu, Grant};
+use crate::reading::Reading;
+use crate::source::Problems;
+use crate::units::Milliwatts;
+pub use reload::Reloaded;
+use reload::{Change, changes};
 use worker::Worker;
 
 /// Orders that wait for the supervisor. One more waits with its sender.
 pub const ORDERS: usize = 16;
 /// Orders that wait for one payload, which may be starting. One more is refused as busy.
 const WAITING: usize = 8;
+
+/// Payloads that may have been known since the agent's start, those included whose manifest is gone.
+const PLACES: usize = 2 * MOST;
+
+/// Manifests, and what is wrong with the others.
+pub type Found = (Vec<Manifest>, Vec<Problems>);
 
 /// What it takes in.
 pub struct Inputs {
@@ -46,6 +58,10 @@ pub struct Inputs {
     pub cgroup: Option<PathBuf>,
     /// What may run here.
     pub manifests: Vec<Manifest>,
+    /// Reads again what may run here.
+    pub load: Arc<dyn Fn() -> Found + Send + Sync>,
+    /// Asked to do so.
+    pub reloads: mpsc::Receiver<oneshot::Sender<Reloaded>>,
     /// What is ordered.
     pub orders: mpsc::Receiver<Order>,
     /// What everybody may know.
@@ -64,6 +80,12 @@ pub trait Hooks: Send + Sync {
     /// # Errors
     /// Why there are none.
     fn grant(&self, manifest: &Manifest) -> Result<Grant, NoGrant>;
+
+    /// What these GPUs take together, as measured now.
+    fn power(&self, gpus: &[Gpu]) -> Reading<Milliwatts>;
+
+    /// A payload was put into quarantine for its rate: nothing more is done for it here.
+    fn quarantined(&self, manifest: &Manifest);
 
     /// The meter of a payload, told what the last one counted; `None` where there is none.
     fn meter(&self, manifest: &Manifest, counters: &[u64]) -> Option<Box<dyn Meter>>;
@@ -118,6 +140,12 @@ pub enum What {
     Restart(oneshot::Sender<Result<(), Refusal>>),
     /// End it within this time.
     Drain(Duration, oneshot::Sender<Result<(), Refusal>>),
+    /// Its manifest is this one from now on.
+    Manifest(Box<Manifest>),
+    /// Its manifest is gone: end it, and let nobody start it.
+    Removed,
+    /// One more start out of quarantine: the rig was restarted for it. What was learnt of it holds.
+    Again,
     /// A person forgives it everything.
     Clear(oneshot::Sender<Result<(), Refusal>>),
     /// Read its log from this offset, or its end, and so many bytes at most.
@@ -167,6 +195,8 @@ pub struct Status {
     pub held: Option<Cause>,
     /// Starts that nobody ordered.
     pub restarts: u32,
+    /// Short runs in a row.
+    pub failures: u32,
     /// Its first process.
     pub pid: Option<i32>,
     /// Started by an earlier agent.
@@ -185,6 +215,12 @@ pub struct Status {
     pub unit: Option<meter::Unit>,
     /// What its meter said last.
     pub sample: Option<Sample>,
+    /// Whether that can be believed.
+    pub belief: Flag,
+    /// What it is expected to yield, thousandths of its unit a second; none where nobody knows.
+    pub expected: Option<u64>,
+    /// Its manifest is gone since the agent's start; it keeps its place in every list, and its log can be read.
+    pub removed: bool,
 }
 
 impl Status {
@@ -206,6 +242,7 @@ impl Status {
             error: None,
             held: state.held,
             restarts: state.restarts,
+            failures: state.failures,
             pid: None,
             adopted: false,
             layers: Layers::default(),
@@ -215,43 +252,150 @@ impl Status {
             profile: manifest.gpus.profile.clone(),
             unit: None,
             sample: None,
+            belief: Flag::Unknown,
+            expected: None,
+            removed: false,
         }
     }
 }
 
 /// Runs payloads until nobody can order anything any more.
 pub async fn run(inputs: Inputs) {
-    let Inputs { state, cgroup, manifests, mut orders, payloads, hooks, seed } = inputs;
+    let Inputs { state, cgroup, manifests, load, mut orders, mut reloads, payloads, hooks, seed } = inputs;
     let site = Arc::new(site(&state, cgroup.as_deref()));
+    strangers(&site, &manifests);
+    payloads.send_replace(Arc::default());
+    let mut ward = Ward { site, payloads: Arc::new(payloads), hooks, seed, places: Vec::new(), tasks: JoinSet::new() };
     let mut manifests = manifests;
     manifests.sort_by(|a, b| a.name.cmp(&b.name));
     manifests.dedup_by(|a, b| a.name == b.name);
-    strangers(&site, &manifests);
-    let statuses = manifests.iter().map(|manifest| Status::new(manifest, &State::default())).collect();
-    payloads.send_replace(Arc::new(Payloads(statuses)));
-    let payloads = Arc::new(payloads);
-    let mut tasks = JoinSet::new();
-    let mut ways = Vec::new();
-    for (index, manifest) in manifests.into_iter().enumerate() {
-        let (way, waiting) = mpsc::channel(WAITING);
-        ways.push((manifest.name.clone(), way));
-        let random = seed.wrapping_add(u64::try_from(index).unwrap_or(0));
-        let worker = Worker::new(index, manifest, Arc::clone(&site), Arc::clone(&payloads), Arc::clone(&hooks), random);
-        tasks.spawn(worker.run(waiting));
+    for manifest in manifests {
+        ward.add(manifest);
     }
-    while let Some(Order { name, what }) = orders.recv().await {
-        match ways.iter().find(|(known, _)| *known == name) {
+    let mut asked = true;
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(Order { name, what }) => ward.pass_on(&name, what),
+                None => break,
+            },
+            reload = reloads.recv(), if asked => match reload {
+                Some(reply) => {
+                    let load = Arc::clone(&load);
+                    let found = spawn_blocking(move || load()).await;
+                    // Of no file: it is not known that any is gone.
+                    let found = found.unwrap_or_else(|error| (vec![], vec![Problems::one("", error.to_string())]));
+                    // Who asked may be gone; it is done all the same.
+                    let _ = reply.send(ward.reload(found));
+                }
+                None => asked = false,
+            },
+        }
+    }
+    ward.end().await;
+}
+
+/// The payloads and the ways to them.
+struct Ward {
+    site: Arc<Site>,
+    payloads: Arc<watch::Sender<Arc<Payloads>>>,
+    hooks: Arc<dyn Hooks>,
+    seed: u64,
+    /// In the order of [`Payloads`].
+    places: Vec<Place>,
+    tasks: JoinSet<()>,
+}
+
+/// One payload.
+struct Place {
+    manifest: Manifest,
+    /// Its manifest is still there.
+    there: bool,
+    way: mpsc::Sender<What>,
+}
+
+impl Ward {
+    fn add(&mut self, manifest: Manifest) {
+        let (way, waiting) = mpsc::channel(WAITING);
+        let index = self.places.len();
+        self.payloads.send_modify(|payloads| {
+            Arc::make_mut(payloads).0.push(Status::new(&manifest, &State::default()));
+        });
+        let random = self.seed.wrapping_add(u64::try_from(index).unwrap_or(0));
+        let (site, payloads, hooks) = (Arc::clone(&self.site), Arc::clone(&self.payloads), Arc::clone(&self.hooks));
+        let worker = Worker::new(index, manifest.clone(), site, payloads, hooks, random);
+        self.tasks.spawn(worker.run(waiting));
+        self.places.push(Place { manifest, there: true, way });
+    }
+
+    fn pass_on(&self, name: &str, what: What) {
+        match self.places.iter().find(|place| place.manifest.name == name) {
             None => what.refuse(Refusal::Unknown),
-            Some((_, way)) => {
-                if let Err(error) = way.try_send(what) {
+            Some(place) => {
+                if let Err(error) = place.way.try_send(what) {
                     error.into_inner().refuse(Refusal::Busy);
                 }
             }
         }
     }
-    drop(ways);
-    // Each writes down what it knows.
-    while tasks.join_next().await.is_some() {}
+
+    fn reload(&mut self, (found, problems): Found) -> Reloaded {
+        let known = self.places.iter().map(|place| (&place.manifest, place.there));
+        let changes = changes(known, &found, &problems);
+        let lines = problems.iter().flat_map(|problems| &problems.0).map(ToString::to_string);
+        let mut told = Reloaded { problems: lines.collect(), ..Reloaded::default() };
+        for change in changes {
+            let (place, new) = match change {
+                Change::Add(new) => {
+                    if let Some(new) = found.get(new) {
+                        self.add_known(new, &mut told);
+                    }
+                    continue;
+                }
+                Change::Become(place, new) => (self.places.get_mut(place), found.get(new)),
+                Change::Remove(place) => (self.places.get_mut(place), None),
+            };
+            if let Some(place) = place {
+                place.becomes(new, &mut told);
+            }
+        }
+        told
+    }
+
+    fn add_known(&mut self, new: &Manifest, told: &mut Reloaded) {
+        if self.places.len() < PLACES {
+            told.added.push(new.name.clone());
+            return self.add(new.clone());
+        }
+        let text = "there is no place for it until the agent is restarted";
+        told.problems.push(format!("{}: {text}: {PLACES} payloads were known since its start", new.file));
+    }
+
+    async fn end(mut self) {
+        self.places.clear();
+        // Each writes down what it knows.
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+impl Place {
+    /// Another manifest, or none any more.
+    fn becomes(&mut self, new: Option<&Manifest>, told: &mut Reloaded) {
+        let what = new.map_or(What::Removed, |new| What::Manifest(Box::new(new.clone())));
+        let name = self.manifest.name.clone();
+        if self.way.try_send(what).is_err() {
+            return told.problems.push(format!("{}: {}", self.manifest.file, Refusal::Busy));
+        }
+        let was_there = std::mem::replace(&mut self.there, new.is_some());
+        match (new, was_there) {
+            (None, _) => told.removed.push(name),
+            (Some(_), true) => told.changed.push(name),
+            (Some(_), false) => told.added.push(name),
+        }
+        if let Some(new) = new {
+            self.manifest = new.clone();
+        }
+    }
 }
 
 impl What {
@@ -268,6 +412,8 @@ impl What {
             Self::Log(_, _, reply) => {
                 let _ = reply.send(Err(refusal));
             }
+            // Nobody waits for an answer.
+            Self::Manifest(_) | Self::Removed | Self::Again => {}
         }
     }
 }

@@ -60,6 +60,12 @@ pub struct Birth {
     /// Payloads, by name.
     #[serde(default)]
     pub payloads: Vec<PayloadInfo>,
+    /// Random per start of the agent; 0 where it takes no commands. A command that carries it is good without a clock.
+    #[serde(default)]
+    pub nonce: u64,
+    /// The rig's clock is known to be right; without it a command must carry the nonce.
+    #[serde(default)]
+    pub clock_set: bool,
 }
 
 /// When a message leaves the outbox. Numbers are on the wire: only append.
@@ -186,7 +192,7 @@ impl Birth {
             started_unix_ms,
             connection: 0,
             encoding,
-            kinds: Kind::ALL.into_iter().map(|kind| (kind, 1)).collect(),
+            kinds: Kind::ALL.into_iter().filter(|kind| kind.is_a_rigs()).map(|kind| (kind, 1)).collect(),
             period_ms,
             delivery: Delivery::Puback,
             outbox: OutboxInfo::default(),
@@ -205,6 +211,8 @@ impl Birth {
             driver: None,
             gpus: Vec::new(),
             payloads: Vec::new(),
+            nonce: 0,
+            clock_set: false,
         };
         birth.rails.extend(board.rails.iter().map(|rail| RailInfo {
             name: rail.name.clone(),

@@ -8,7 +8,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Birth, Controller, Error, Event, Message, Online, Telemetry, Watermark};
+use super::{Ack, Birth, Command, Controller, Desired, Error, Event, Message, Online, Reported, Telemetry, Watermark};
 
 /// No message is larger: what a subscriber has to be ready for, and what a decoder reads at most.
 pub const MAX_MESSAGE: usize = 64 * 1024;
@@ -36,20 +36,48 @@ pub enum Kind {
     Watermark = 5,
     /// [`Controller`].
     Controller = 6,
+    /// [`Ack`].
+    Ack = 7,
+    /// [`Reported`].
+    Reported = 8,
+    /// [`Command`], inside of a signed frame only.
+    Command = 9,
+    /// [`Desired`], inside of a signed frame only.
+    Desired = 10,
 }
 
 impl Kind {
     /// Every kind that this code knows.
-    pub const ALL: [Self; 6] =
-        [Self::Online, Self::Birth, Self::Telemetry, Self::Event, Self::Watermark, Self::Controller];
+    pub const ALL: [Self; 10] = [
+        Self::Online,
+        Self::Birth,
+        Self::Telemetry,
+        Self::Event,
+        Self::Watermark,
+        Self::Controller,
+        Self::Ack,
+        Self::Reported,
+        Self::Command,
+        Self::Desired,
+    ];
+
+    /// A rig writes it, and nobody else.
+    #[must_use]
+    pub const fn is_a_rigs(self) -> bool {
+        match self {
+            Self::Online | Self::Birth | Self::Telemetry | Self::Event | Self::Ack | Self::Reported => true,
+            Self::Watermark | Self::Controller | Self::Command | Self::Desired => false,
+        }
+    }
 
     /// Bytes of the fields that were appended since the first agent, in their shortest form.
     const fn appended(self) -> usize {
         match self {
             Self::Online | Self::Watermark | Self::Controller => 0,
+            Self::Ack | Self::Reported | Self::Command | Self::Desired => 0,
             Self::Event => 2,
-            Self::Birth => 4,
-            Self::Telemetry => 6,
+            Self::Birth => 6,
+            Self::Telemetry => 7,
         }
     }
 
@@ -77,6 +105,12 @@ impl Encoding {
             Self::Postcard => "application/vnd.rigd.v1+postcard",
             Self::Json => "application/json",
         }
+    }
+
+    /// How this message was written.
+    #[must_use]
+    pub fn of(message: &[u8]) -> Self {
+        if message.first() == Some(&b'{') { Self::Json } else { Self::Postcard }
     }
 }
 
@@ -203,6 +237,10 @@ fn known<'a>(header: Header, body: impl FnOnce(Kind) -> Body<'a>) -> Result<Mess
         Kind::Event => Message::Event(body.decode::<Event>()?),
         Kind::Watermark => Message::Watermark(body.decode::<Watermark>()?),
         Kind::Controller => Message::Controller(body.decode::<Controller>()?),
+        Kind::Ack => Message::Ack(body.decode::<Ack>()?),
+        Kind::Reported => Message::Reported(body.decode::<Reported>()?),
+        Kind::Command => Message::Command(body.decode::<Command>()?),
+        Kind::Desired => Message::Desired(body.decode::<Desired>()?),
     })
 }
 
@@ -301,7 +339,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_the_decoder_panic(kind in 0..6u8, body in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn no_bytes_make_the_decoder_panic(kind in 0..12u8, body in prop::collection::vec(any::<u8>(), 0..400)) {
             let mut bytes = vec![MAGIC, kind, MAJOR, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
             bytes.extend(&body);
             let _ = decode(&bytes);
@@ -309,7 +347,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_the_decoder_panic(text in "\\{\"kind\":\"(telemetry|birth|event|online)\",\"major\":1,\"boot\":1,\"seq\":1,\"body\":.{0,60}\\}") {
+        fn no_text_makes_the_decoder_panic(text in "\\{\"kind\":\"(telemetry|birth|event|online|command|desired|ack|reported)\",\"major\":1,\"boot\":1,\"seq\":1,\"body\":.{0,60}\\}") {
             let _ = decode(text.as_bytes());
         }
     }

@@ -52,6 +52,8 @@ pub enum Subject {
     Gpu(u16),
     /// The GPUs' driver.
     Driver,
+    /// Into `payloads`.
+    Payload(u16),
 }
 
 impl From<alarm::Subject> for Subject {
@@ -66,6 +68,7 @@ impl From<alarm::Subject> for Subject {
             alarm::Subject::Sensor(i) => Self::Sensor(index(i)),
             alarm::Subject::Gpu(i) => Self::Gpu(index(i)),
             alarm::Subject::Driver => Self::Driver,
+            alarm::Subject::Payload(i) => Self::Payload(index(i)),
         }
     }
 }
@@ -75,7 +78,9 @@ impl Event {
     #[must_use]
     pub fn new(birth: &Birth, unix_ms: u64, uptime_ms: u64, edge: &alarm::Edge, board: &Board) -> Self {
         let alarm::Edge { alarm, raised, cause, rung } = *edge;
-        let name = alarm.subject.name(board, |gpu| birth.gpus.get(gpu).map(|gpu| gpu.pci.clone()));
+        let gpu = |i: usize| birth.gpus.get(i).map(|gpu| gpu.pci.clone());
+        let payload = |i: usize| birth.payloads.get(i).map(|payload| payload.name.clone());
+        let name = alarm.subject.name(board, gpu, payload);
         let (kind, subject) = (alarm.kind, alarm.subject.into());
         Self { birth: birth.id, unix_ms, uptime_ms, alarm: kind, subject, name, raised, cause: Some(cause), rung }
     }

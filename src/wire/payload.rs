@@ -1,5 +1,7 @@
 //! Payloads on the wire.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::Value;
@@ -126,6 +128,21 @@ pub enum PayloadCause {
     Unhealthy,
     /// It yielded too little for too long.
     LowRate,
+}
+
+impl fmt::Display for PayloadCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotStarted => "could not be started",
+            Self::Exited(code) => return write!(f, "ended with code {code}"),
+            Self::Signal(signal) => return write!(f, "ended by signal {signal}"),
+            Self::OutOfMemory => "killed for its memory",
+            Self::Unseen => "ended unseen",
+            Self::NeverReady => "was never ready",
+            Self::Unhealthy => "failed its probes",
+            Self::LowRate => "yields too little",
+        })
+    }
 }
 
 impl From<lifecycle::Cause> for PayloadCause {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Gpu, GpuDetail, Payload, Subject, Value};
 use crate::alarm;
 use crate::gpu::Driver;
+use crate::payload::meter::Flag;
 use crate::reading::{self, Faults, Health, Missing, Snapshot, Stage};
 use crate::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 
@@ -57,6 +58,9 @@ pub struct Telemetry {
     /// One per payload.
     #[serde(default)]
     pub payloads: Vec<Payload>,
+    /// Whether each payload's word on its work can be believed.
+    #[serde(default)]
+    pub beliefs: Vec<Flag>,
 }
 
 /// What was lost on the way to the broker since the agent's start.
@@ -173,6 +177,7 @@ impl Telemetry {
             gpus: gpus.iter().zip(airs).map(|(gpu, air)| Gpu::new(gpu, air)).collect(),
             gpu_detail: turn.and_then(|index| Some(GpuDetail::new(index, gpus.get(index)?))),
             payloads: snapshot.payloads.0.iter().map(Payload::new).collect(),
+            beliefs: snapshot.payloads.0.iter().map(|payload| payload.belief).collect(),
         }
     }
 }

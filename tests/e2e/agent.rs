@@ -105,6 +105,11 @@ impl Agent {
 
     /// A rig whose agent is not started yet.
     pub(crate) fn prepare(url: &str, setup: Setup) -> Self {
+        Self::prepare_for(&[url], setup)
+    }
+
+    /// The same with several brokers in order.
+    pub(crate) fn prepare_for(urls: &[&str], setup: Setup) -> Self {
         let scratch = Scratch::new("agent");
         let board_file = scratch.path.join("board.toml");
         fs::write(&board_file, &setup.board).unwrap();
@@ -114,7 +119,7 @@ impl Agent {
         let sim = Sim::start(&board, &scratch.path.join("rig"), options).unwrap();
         let config = format!(
             "rig = \"rig-1\"\nboard = {board_file:?}\nstate = {:?}\nsimulation = {:?}\n{}\n[control]\ntick_hz = {}\n[telemetry]\nperiod_ms = 100\n\
-             [local]\nsocket = {:?}\n[broker]\nurl = \"{url}\"\nkeepalive_s = 5\n{}\n",
+             [local]\nsocket = {:?}\n[broker]\nurl = {urls:?}\nkeepalive_s = 5\n{}\n",
             scratch.path,
             sim.dir(),
             setup.top,

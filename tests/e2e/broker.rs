@@ -30,12 +30,17 @@ impl Broker {
 
     /// A broker's place with lines of its own in the configuration; `{dir}` in them is the broker's directory.
     pub(crate) fn with(lines: &str) -> Self {
-        let scratch = Scratch::new("broker");
         let port = free_port();
+        let lines = format!("listener {port} 127.0.0.1\nset_tcp_nodelay true\nlog_dest none\n{lines}");
+        Self::configured(port, &lines)
+    }
+
+    /// A broker's place with this configuration, which must listen on this port; `{dir}` in it is the broker's directory.
+    pub(crate) fn configured(port: u16, lines: &str) -> Self {
+        let scratch = Scratch::new("broker");
         let lines = lines.replace("{dir}", &scratch.path.display().to_string());
         let config = scratch.path.join("mosquitto.conf");
-        let text = format!("listener {port} 127.0.0.1\nset_tcp_nodelay true\nlog_dest none\n{lines}");
-        fs::write(&config, text).unwrap();
+        fs::write(&config, lines).unwrap();
         Self { port, config, process: None, scratch }
     }
 
@@ -78,6 +83,6 @@ impl Drop for Broker {
 }
 
 /// A port that nobody listens on now.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }

@@ -3,10 +3,10 @@
 use std::process::Command;
 
 use rigd::reading::Stage;
-use rigd::wire::{Kind, Message, Reason, Topic};
+use rigd::wire::{BACKFILL, Kind, Message, Reason, Topic};
 use rustix::process::Signal;
 
-use crate::agent::{Agent, Setup};
+use crate::agent::{Agent, Setup, until};
 use crate::broker::Broker;
 use crate::subscriber::{Heard, Subscriber};
 
@@ -37,6 +37,31 @@ fn absent_at_the_start_control_works_and_every_sample_arrives_later() {
     let heard = subscriber.wait("twenty samples", |heard| (numbers(heard).len() >= 20).then(|| numbers(heard)));
     assert!(without_a_gap(&heard), "{heard:?}");
     assert_eq!(agent.log().matches("no connection to broker").count(), 1, "one line per episode, not per attempt");
+}
+
+/// Nothing but the disk remembers.
+#[test]
+fn killed_while_it_waits_the_next_start_delivers_what_was_written() {
+    let mut broker = Broker::absent();
+    let mut agent = Agent::start(&broker, Setup::default());
+    agent.logged("no connection to broker");
+    let segment = agent.scratch.path.join("outbox/tele/00000001");
+    until("telemetry on the disk", || std::fs::metadata(&segment).ok().filter(|file| file.len() > 4_000));
+    agent.signal(Signal::KILL);
+    agent.ended();
+    broker.run();
+    let subscriber = Subscriber::new(broker.port);
+    agent.run();
+    let old = subscriber.wait("what waited", |heard| {
+        let old: Vec<Heard> = heard.iter().filter(|one| one.header.flags == BACKFILL).cloned().collect();
+        (numbers(&old).len() >= 8).then_some(old)
+    });
+    assert_eq!(numbers(&old)[0], 1);
+    assert!(without_a_gap(&numbers(&old)), "{:?}", numbers(&old));
+    let live = subscriber.wait("what is new", |heard| {
+        heard.iter().find(|one| one.header.kind == Kind::Telemetry && one.header.flags == 0).map(|one| one.header.boot)
+    });
+    assert!(old.iter().all(|one| one.header.boot != live), "of the start before");
 }
 
 #[test]
@@ -121,7 +146,8 @@ fn refusing_it_is_said_once_and_a_password_from_a_file_gets_in() {
 
 #[test]
 fn a_name_that_does_not_resolve_stops_nothing() {
-    let mut agent = Agent::prepare("mqtt://broker.invalid", Setup::default());
+    let setup = Setup { broker: "plain_text = true".to_owned(), ..Setup::default() };
+    let mut agent = Agent::prepare("mqtt://broker.invalid", setup);
     agent.run();
     agent.logged("no connection to broker broker.invalid:1883");
     agent.fans("fans are under control", |percent| percent < 100);
@@ -197,4 +223,18 @@ fn state_is_retained_and_readings_are_not() {
     let mut topics: Vec<_> = heard.iter().map(|one| Topic::parse(&one.topic).unwrap().kind).collect();
     topics.sort();
     assert_eq!(topics, [Kind::Online, Kind::Birth]);
+}
+
+/// rumqttc keeps 65 536 places for messages on their way, 14 MB, unless it is told how many it will need.
+/// Seen to fail without `set_outgoing_inflight_upper_limit` in the link.
+#[test]
+fn a_connected_agent_takes_little_memory_of_its_own() {
+    let broker = Broker::start();
+    let subscriber = Subscriber::new(broker.port);
+    let agent = Agent::start(&broker, Setup::default());
+    subscriber.telemetry("a sample", |_| true);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
+    let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    let kib: u32 = anonymous.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib < 8_192, "{kib} KiB");
 }

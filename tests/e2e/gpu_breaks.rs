@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use rigd::alarm::{Cause, Kind};
-use rigd::gpu::helper::{DEADLINE, Helper, Launch, Program};
+use rigd::gpu::helper::{DEADLINE, Helper, Launch, Program, START};
 use rigd::gpu::wire::{Answer, Request, Setting};
 use rigd::gpu::{Driver, Phase, Presence, Verdict};
 use rigd::reading::Stage;
@@ -87,6 +87,7 @@ impl World {
             program: Program::Run(env!("CARGO_BIN_EXE_rigd-nvml").into()),
             library: Some(library()),
             simulation: Some(self.agent.sim.dir().to_owned()),
+            start: START,
             deadline: DEADLINE,
         };
         Helper::start(&launch).map_err(|(failure, _)| failure).unwrap()
@@ -294,6 +295,58 @@ fn library_and_module_of_two_versions_are_a_reboot_and_not_a_loop() {
     world.agent.logged("reboot needed");
     world.air_goes_on();
     assert_eq!(world.agent.log().matches("reboot needed").count(), 2, "said once by the GPU thread, once as an alarm");
+}
+
+#[test]
+fn a_driver_that_hangs_as_it_is_brought_up_keeps_nothing_else() {
+    let broker = Broker::start();
+    let subscriber = Subscriber::new(broker.port);
+    let tables = setup().broker.replace("[gpu]\n", "[gpu]\nstart_s = 10\n");
+    let mut agent = Agent::prepare(&format!("mqtt://127.0.0.1:{}", broker.port), Setup { broker: tables, ..setup() });
+    agent.sim.control("fault nvml init hang").unwrap();
+    agent.run();
+    let mut world = World { agent, subscriber, _broker: broker };
+    world.subscriber.telemetry("it is waited for", |telemetry| {
+        telemetry.driver == Driver::Starting
+            && telemetry.gpus.len() == 8
+            && telemetry.gpus.iter().all(|gpu| gpu.presence == Presence::Unseen)
+    });
+    world.air_goes_on();
+    let first = until("a helper hangs", || world.helper());
+    world.subscriber.event(Kind::GpuDriver, "nvidia", true);
+    world.subscriber.telemetry("it is given up", |telemetry| telemetry.driver == Driver::Down(0));
+    world.agent.logged("no answer for 10 s");
+    world.air_goes_on();
+    // That one hangs as well, and is no reason to stay.
+    until("another one", || world.helper().filter(|pid| *pid != first));
+    world.agent.signal(Signal::TERM);
+    assert!(world.agent.ended().success());
+    world.say("clear nvml");
+    world.agent.run();
+    world.subscriber.telemetry("all is set", set);
+}
+
+/// Some drivers refuse the function that gives fans back.
+#[test]
+fn fans_that_are_not_taken_back_one_way_are_given_back_the_other() {
+    let mut world = world(setup());
+    world.subscriber.telemetry("the profile is set", set);
+    until("fans are driven", || (0..8).all(|gpu| world.truth(gpu, "manual") == 1).then_some(()));
+    world.say("fault gpu all SetDefaultFanSpeed_v2 unknown");
+    // One where neither way goes keeps nobody, and is told.
+    world.say("fault gpu 3 SetFanControlPolicy unknown");
+    world.agent.signal(Signal::TERM);
+    assert!(world.agent.ended().success());
+    let left: Vec<usize> = (0..8).filter(|gpu| world.truth(*gpu, "manual") == 1).collect();
+    assert_eq!(left, [3]);
+    world.agent.logged("the fans of 1 of 8 driven GPUs stay as they are");
+    world.agent.logged("not every setting is known to be back");
+    world.say("clear gpu");
+    world.agent.run();
+    until("the next agent drives them", || (0..8).all(|gpu| world.truth(gpu, "manual") == 1).then_some(()));
+    world.agent.signal(Signal::TERM);
+    assert!(world.agent.ended().success());
+    assert!((0..8).all(|gpu| world.truth(gpu, "manual") == 0));
 }
 
 #[test]

@@ -1,17 +1,21 @@
 //! Calls that never come back, one function of each request: the GPU thread in this process, with a deadline that a test can
 //! wait for. With the agent itself and its own deadline, one is among `gpu_breaks`.
 //!
-//! Real: the GPU thread, `rigd-nvml`, the wrapper. Simulated: the library and the cards. Not here: a library that hangs while
-//! it is brought up, which is waited for 90 s, and what hangs in the kernel, which no program can play.
+//! Real: the GPU thread, `rigd-nvml`, the wrapper. Simulated: the library and the cards. What hangs in the kernel no program
+//! can play: in its place is one that does not go.
 
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use rigd::board::Board;
+use rigd::clock::now;
 use rigd::config::Config;
 use rigd::gpu::helper::{Launch, Program};
-use rigd::gpu::{self, GpuSnapshot, Handle, Order, Phase, Places, Presence};
+use rigd::gpu::{self, Driver, GpuSnapshot, Handle, Order, Phase, Places, Presence};
 use rigd::units::Duty;
 use rigd_sim::{Options, Sim};
 
@@ -20,6 +24,8 @@ use crate::gpu_breaks::{library, setup};
 
 /// Far beyond what a call of the simulated driver takes on a busy machine, which is some milliseconds.
 const DEADLINE: Duration = Duration::from_millis(700);
+/// The same of what brings it up, which is a process and some calls.
+const START: Duration = Duration::from_secs(3);
 /// Between two orders.
 const TICK: Duration = Duration::from_millis(100);
 const ILL: usize = 3;
@@ -32,6 +38,11 @@ struct Rig {
 
 impl Rig {
     fn new(faults: &[&str]) -> Self {
+        Self::with(faults, |_| Program::Run(env!("CARGO_BIN_EXE_rigd-nvml").into()))
+    }
+
+    /// The same with another helper, for which there is a place in that directory.
+    fn with(faults: &[&str], helper: impl Fn(&Path) -> Program) -> Self {
         let scratch = Scratch::new("gpus");
         let dir = scratch.path.join("rig");
         let sim = Sim::start(&Board::load("simulated-8gpu").unwrap(), &dir, Options::default()).unwrap();
@@ -41,9 +52,10 @@ impl Rig {
         let text = format!("rig = \"rig-1\"\nboard = \"x\"\nstate = {:?}\n{}", scratch.path, setup().broker);
         let config = Config::parse("rigd.toml", &text, "host").unwrap();
         let launch = Launch {
-            program: Program::Run(env!("CARGO_BIN_EXE_rigd-nvml").into()),
+            program: helper(&scratch.path),
             library: Some(library()),
             simulation: Some(dir.clone()),
+            start: START,
             deadline: DEADLINE,
         };
         let places = Places { launch: Some(launch), sysfs: dir.join("sys"), kmsg: dir.join("kmsg") };
@@ -55,7 +67,7 @@ impl Rig {
     fn until(&self, what: &str, good: impl Fn(&GpuSnapshot) -> bool) -> Arc<GpuSnapshot> {
         until(what, || {
             let drive = Some(Duty::from_percent(60).unwrap());
-            self.gpus.order(Order { fans: vec![drive; 8], profiles: Vec::new() });
+            self.gpus.order(Order { fans: vec![drive; 8], profiles: Vec::new() }, now());
             thread::park_timeout(TICK);
             let snapshot = self.gpus.snapshot();
             good(&snapshot).then_some(snapshot)
@@ -139,4 +151,58 @@ fn no_helper_that_stays_is_no_fan_by_hand() {
     rig.until("the next helper's first word gives them back", |_| (0..8).all(|gpu| !rig.by_hand(gpu)));
     rig.sim.control("clear gpu").unwrap();
     rig.ends("GetName");
+}
+
+/// Nobody is asked anything yet when it hangs, so nobody is left alone for it.
+#[test]
+fn a_driver_that_hangs_as_it_is_brought_up_is_given_up_and_tried_again() {
+    let rig = Rig::new(&["fault nvml init hang"]);
+    let found = rig.until("it is waited for", |snapshot| snapshot.driver == Driver::Starting);
+    let unseen = |snapshot: &GpuSnapshot| {
+        snapshot.gpus.len() == 8 && snapshot.gpus.iter().all(|gpu| gpu.presence == Presence::Unseen)
+    };
+    assert!(unseen(&found), "the PCI bus is not the driver's: {found:?}");
+    let found = rig.until("it is given up", |snapshot| snapshot.driver == Driver::Down(0));
+    assert!(unseen(&found), "{found:?}");
+    rig.sim.control("clear nvml").unwrap();
+    rig.until("it comes up", all_well);
+    until("fans are driven", || (0..8).all(|gpu| rig.by_hand(gpu)).then_some(()));
+    // In the middle of everything, with fans driven: those are given back by the next one that comes up.
+    rig.sim.control("fault nvml init hang").unwrap();
+    rig.sim.control("fault gpu 7 GetUtilizationRates segv").unwrap();
+    rig.until("it is given up again", |snapshot| snapshot.driver == Driver::Down(0) && all_lost(snapshot));
+    rig.sim.control("clear nvml").unwrap();
+    rig.sim.control("clear gpu").unwrap();
+    rig.until("it comes up again", all_well);
+    rig.ends("init");
+}
+
+fn all_lost(snapshot: &GpuSnapshot) -> bool {
+    snapshot.gpus.len() == 8 && snapshot.gpus.iter().all(|gpu| gpu.sample.is_err())
+}
+
+/// As one that hangs in the kernel, where nothing ends it: behind its socket is somebody who says nothing and does not go.
+#[test]
+fn a_helper_that_hangs_as_it_starts_and_cannot_be_ended_has_no_second_one_beside_it() {
+    let helpers = Arc::new(AtomicU32::new(0));
+    let rig = Rig::with(&[], |directory| {
+        let path = directory.join("helper.sock");
+        let (listener, helpers) = (UnixListener::bind(&path).unwrap(), Arc::clone(&helpers));
+        thread::spawn(move || {
+            let mut held = Vec::new();
+            for stream in listener.incoming() {
+                held.push(stream.unwrap());
+                helpers.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        Program::Connect(path)
+    });
+    let hung = rig.until("it is given up", |snapshot| snapshot.driver == Driver::Hung);
+    assert!(hung.gpus.len() == 8 && hung.gpus.iter().all(|gpu| gpu.presence == Presence::Unseen), "{hung:?}");
+    let mut last = hung.taken;
+    for _ in 0..5 {
+        last = rig.until("passes go on", |snapshot| snapshot.taken > last && snapshot.driver == Driver::Hung).taken;
+    }
+    assert_eq!(helpers.load(Ordering::SeqCst), 1);
+    rig.ends("a helper that does not go");
 }

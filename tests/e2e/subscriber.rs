@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use rigd::clock;
-use rigd::wire::{Header, MAX_MESSAGE, Message, Telemetry, Topic, decode};
+use rigd::wire::{CONTROLLER, Header, MAX_MESSAGE, Message, Telemetry, Topic, decode};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use rumqttc::v5::{Client, Event, MqttOptions};
@@ -35,7 +35,11 @@ pub(crate) struct Subscriber {
 impl Subscriber {
     /// Subscribes, and comes back when the broker is lost; returns when the subscription stands.
     pub(crate) fn new(port: u16) -> Self {
-        let mut options = MqttOptions::new(format!("test-{port}"), "127.0.0.1", port);
+        Self::with(MqttOptions::new(format!("test-{port}"), "127.0.0.1", port))
+    }
+
+    /// The same with options of the test's own.
+    pub(crate) fn with(mut options: MqttOptions) -> Self {
         options.set_max_packet_size(u32::try_from(2 * MAX_MESSAGE).ok()).set_clean_start(false);
         options.set_session_expiry_interval(Some(60));
         let (client, mut connection) = Client::new(options, 16);
@@ -53,6 +57,10 @@ impl Subscriber {
                     }
                     Ok(Event::Incoming(Packet::Publish(publish))) => {
                         let topic = String::from_utf8_lossy(&publish.topic).into_owned();
+                        if topic.contains("/dn/") || topic == CONTROLLER {
+                            // What a test says itself.
+                            continue;
+                        }
                         assert!(Topic::parse(&topic).is_some(), "{topic} is not one of ours");
                         let (header, message) =
                             decode(&publish.payload).unwrap_or_else(|error| panic!("{topic}: {error}"));
@@ -70,6 +78,21 @@ impl Subscriber {
         });
         subscribed.recv_timeout(Duration::from_secs(20)).expect("the subscription stands");
         Self { shared, client }
+    }
+
+    /// Its way to say something itself.
+    pub(crate) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What `look` finds in each message so far.
+    pub(crate) fn all<T>(&self, look: impl Fn(&Heard) -> Option<T>) -> Vec<T> {
+        self.shared.heard.lock().unwrap().iter().filter_map(look).collect()
+    }
+
+    /// Waits for a message in which `look` finds something.
+    pub(crate) fn first<T>(&self, what: &str, look: impl Fn(&Heard) -> Option<T>) -> T {
+        self.wait(what, |heard| heard.iter().find_map(&look))
     }
 
     /// Waits until `look` finds something in all that was heard so far.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup.sh [x86|chips|arm|vhost|all]: everything the guest tests need and the machine lacks.
+# setup.sh [x86|chips|arm|vhost|payloads|all]: everything the guest tests need and the machine lacks.
 #
 # Installs with apt, as root, only the host tools that are missing, and says which. All that belongs to a guest (kernel,
 # drivers, busybox, the Arm broker) is unpacked below the cache directory and installed nowhere. Done once: when everything
@@ -166,7 +166,7 @@ ring=${1:-all}
 on() { [ "$ring" = all ] || [ "$ring" = "$1" ]; }
 mkdir -p "$CACHE"
 install_host_tools
-if on x86 || on chips || on vhost; then guest_of amd64; fi
+if on x86 || on chips || on vhost || on payloads; then guest_of amd64; fi
 if on arm; then
   guest_of arm64
   once "$CACHE/broker-arm64" arm_broker

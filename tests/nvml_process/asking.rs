@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use rigd::gpu::wire::{Answer, Code, Message, PciAddress, Request, Setting, Settings};
+use rigd::gpu::frame::encode;
+use rigd::gpu::wire::{Answer, Call, Code, Message, PciAddress, Request, Setting, Settings};
 use rigd::units::{Duty, Mebibytes, Megahertz, MegahertzOffset, Milliwatts};
 
 use crate::process::{Process, Rig};
@@ -155,4 +156,22 @@ fn garbage_is_skipped_and_noise_from_the_driver_is_survived() {
     }
     rig.say("clear gpu");
     assert!(process.sample(gpu).unwrap().temperature.is_ok());
+}
+
+/// Far more calls than one read takes, or than a tick has.
+#[test]
+fn as_many_calls_as_come_at_once_are_answered_in_their_order() {
+    const CALLS: u32 = 1_200;
+    let rig = Rig::new("many", "ampere");
+    let mut process = rig.start();
+    let gpu = process.first();
+    let calls: Vec<u8> = (0..CALLS).flat_map(|id| encode(&Call { id, request: Request::Processes(gpu) })).collect();
+    assert!(calls.len() > 2 * 4096, "{} bytes", calls.len());
+    process.stream.write_all(&calls).unwrap();
+    for expected in 0..CALLS {
+        match process.message() {
+            Some(Message::Reply { id, answer: Answer::Processes(Ok(_)) }) => assert_eq!(id, expected),
+            other => panic!("{other:?} instead of answer {expected}"),
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use rigd::gpu::wire::{Code, PROTOCOL, Read as Told, Request};
+use rigd::units::Duty;
 use rigd_sim::nvml::without_symbol;
 
 use crate::process::{Process, Rig, library, program};
@@ -81,6 +82,8 @@ fn a_missing_function_costs_its_own_value_and_nothing_else() {
         "nvmlEventSetFree",
         "nvmlEventSetCreate",
         "nvmlShutdown",
+        "nvmlDeviceSetDefaultFanSpeed_v2",
+        "nvmlDeviceSetFanControlPolicy",
     ];
     for symbol in symbols {
         let less = rig.dir.join(format!("{symbol}.so"));
@@ -90,6 +93,10 @@ fn a_missing_function_costs_its_own_value_and_nothing_else() {
         let gpu = process.first();
         let sample = process.sample(gpu).unwrap();
         assert!(sample.temperature.is_ok() && sample.reasons.is_ok() && sample.power.is_ok(), "{symbol}: {sample:?}");
+        assert_eq!(process.set(Request::Drive(gpu, Duty::from_percent(60))), Ok(()), "{symbol}");
+        assert_eq!(process.set(Request::Drive(gpu, None)), Ok(()), "{symbol}");
+        let fans = process.sample(gpu).unwrap().fans;
+        assert!(!fans.is_empty() && fans.iter().all(|fan| fan.manual == Ok(false)), "{symbol}: {fans:?}");
         let fields = sample.power_now.map(drop);
         let expected = if symbol.contains("FieldValues") { Err(Code::FUNCTION_NOT_FOUND) } else { Ok(()) };
         assert_eq!(fields, expected, "{symbol}");

@@ -13,12 +13,18 @@ use super::rig::{Rig, block_on, cgroup, clean, directory, inputs, kill, lives, p
 
 const PLACE: &str = "RIGD_TEST_PLACE";
 const GROUP: &str = "RIGD_TEST_GROUP";
+const BODY_OF: &str = "RIGD_TEST_BODY";
 
 /// Writes a line at each start, and one word more each 10 ms.
 const BODY: &str = "echo $$ >> starts; while :; do echo tick; sleep 0.01; done";
 
 fn manifest() -> rigd::payload::manifest::Manifest {
-    script("kept", BODY, "autostart = true\n[restart]\nbudget = 100\nstable_s = 1\nmin_s = 1")
+    let body = std::env::var(BODY_OF);
+    script(
+        "kept",
+        body.as_deref().unwrap_or(BODY),
+        "autostart = true\n[restart]\nbudget = 100\nstable_s = 1\nmin_s = 1",
+    )
 }
 
 #[test]
@@ -34,11 +40,17 @@ fn agent_that_is_killed() {
 }
 
 fn agent(place: &Path, group: Option<&Path>) -> Child {
+    agent_of(place, group, BODY)
+}
+
+/// An agent whose payload runs this.
+pub(crate) fn agent_of(place: &Path, group: Option<&Path>, body: &str) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "agent::agent_that_is_killed", "--ignored"]).env(PLACE, place);
     if let Some(group) = group {
         command.env(GROUP, group);
     }
+    command.env(BODY_OF, body);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 

@@ -1,17 +1,13 @@
 //! What processes do, and what is done about it.
 
 use std::fs;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rigd::clock;
 use rigd::payload::lifecycle::{Cause, Exit, Failure, Phase};
 use rigd::payload::manifest::Manifest;
-use rigd::payload::meter::Unit;
 use rigd::payload::sandbox::Layer;
-use rigd::payload::supervisor::{self, Hooks, Meter, NoGrant, Refusal, Sample, Status, What};
-use rigd::payload::{Gpu, Grant};
+use rigd::payload::supervisor::{Refusal, Status, What};
 
 use rustix::process::Signal;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
@@ -405,59 +401,6 @@ fn a_payload_inherits_no_handler_no_mask_and_no_descriptor() {
         // 3 is the directory that ls reads.
         assert_eq!(said, format!("SigBlk: {none}\nSigIgn: {none}\n0 1 2 3 \n0027\nready\n"));
         rig.stop("clean").await;
-        rig.end().await;
-    });
-}
-
-/// Gives two GPUs to everybody, and counts up.
-struct Two;
-
-impl Hooks for Two {
-    fn grant(&self, _: &Manifest) -> Result<Grant, NoGrant> {
-        let gpu = |uuid: &str, node: &str| Gpu { uuid: uuid.to_owned(), nodes: vec![node.into()] };
-        Ok(Grant { gpus: vec![gpu("GPU-a", "/dev/null"), gpu("GPU-b", "/dev/zero")] })
-    }
-
-    fn meter(&self, manifest: &Manifest, counters: &[u64]) -> Option<Box<dyn Meter>> {
-        assert_eq!(manifest.meter.as_ref().map(|meter| meter.name.as_str()), Some("count"));
-        Some(Box::new(Count(counters.first().copied().unwrap_or(100))))
-    }
-}
-
-struct Count(u64);
-
-impl Meter for Count {
-    fn unit(&self) -> Unit {
-        Unit::Jobs
-    }
-
-    fn read(&mut self) -> Pin<Box<dyn Future<Output = Option<Sample>> + Send + '_>> {
-        self.0 += 1;
-        let sample = Sample { rate: Some(self.0 * 1_000), counters: vec![self.0], told: None };
-        Box::pin(async { Some(sample) })
-    }
-}
-
-#[test]
-fn it_is_given_its_gpus_and_measured_across_agents() {
-    block_on(async {
-        let more = "[gpus]\ncount = 2\n[meter]\nname = \"count\"\ninterval_s = 1\n[expect]\nrate = 1\nwarmup_s = 0";
-        let manifest = || script("gpus", "echo $CUDA_VISIBLE_DEVICES; exec sleep 1000", more);
-        let two = |inputs: &mut supervisor::Inputs| inputs.hooks = Arc::new(Two);
-        let rig = Rig::with(directory("gpus"), cgroup("gpus"), vec![manifest()], two);
-        rig.start("gpus").await.unwrap();
-        rig.until_said("gpus", "GPU-a,GPU-b\n").await;
-        let counted = |least: u64| {
-            move |status: &Status| status.sample.as_ref().is_some_and(|sample| sample.counters[0] >= least)
-        };
-        let status = rig.until("gpus", counted(102)).await;
-        assert_eq!((status.phase, status.gpus.len()), (Phase::Running, 2));
-        let (place, group) = rig.leave().await;
-        let rig = Rig::with(place, group, vec![manifest()], two);
-        // The next agent's meter goes on where this one was.
-        let status = rig.until("gpus", counted(103)).await;
-        assert_eq!((status.adopted, status.gpus.len()), (true, 2));
-        assert!(rig.stop("gpus").await.gpus.is_empty());
         rig.end().await;
     });
 }

@@ -10,6 +10,10 @@
 )]
 
 mod agent;
+mod faults;
 mod jail;
 mod life;
+mod loud;
+mod metered;
+mod reload;
 mod rig;

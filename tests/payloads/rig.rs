@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rigd::clock;
 use rigd::payload::manifest::Manifest;
-use rigd::payload::supervisor::{self, Hooks, Inputs, Meter, NoGrant, ORDERS, Order, Payloads, Refusal, Status, What};
-use rigd::payload::{Grant, LOG_MOST};
+use rigd::payload::supervisor::{
+    self, Found, Hooks, Inputs, Meter, NoGrant, ORDERS, Order, Payloads, Refusal, Reloaded, Status, What,
+};
+use rigd::payload::{Gpu, Grant, LOG_MOST};
+use rigd::reading::{Missing, Reading};
+use rigd::units::Milliwatts;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -70,6 +74,12 @@ impl Hooks for Nobody {
         Ok(Grant::default())
     }
 
+    fn power(&self, _: &[Gpu]) -> Reading<Milliwatts> {
+        Err(Missing::NotPresent)
+    }
+
+    fn quarantined(&self, _: &Manifest) {}
+
     fn meter(&self, _: &Manifest, _: &[u64]) -> Option<Box<dyn Meter>> {
         None
     }
@@ -83,7 +93,18 @@ pub(crate) fn inputs(
     let (orders, waiting) = mpsc::channel(ORDERS);
     let (payloads, seen) = watch::channel(Arc::default());
     let hooks = Arc::new(Nobody);
-    let inputs = Inputs { state: directory.to_owned(), cgroup, manifests, orders: waiting, payloads, hooks, seed: 7 };
+    let (_, reloads) = mpsc::channel(1);
+    let inputs = Inputs {
+        state: directory.to_owned(),
+        cgroup,
+        manifests,
+        load: Arc::new(Found::default),
+        orders: waiting,
+        reloads,
+        payloads,
+        hooks,
+        seed: 7,
+    };
     (inputs, orders, seen)
 }
 
@@ -92,13 +113,16 @@ pub(crate) struct Rig {
     pub(crate) directory: PathBuf,
     pub(crate) cgroup: Option<PathBuf>,
     orders: mpsc::Sender<Order>,
+    reloads: mpsc::Sender<oneshot::Sender<Reloaded>>,
+    /// What is found when the manifests are read again.
+    found: Arc<Mutex<Found>>,
     payloads: watch::Receiver<Arc<Payloads>>,
     task: JoinHandle<()>,
     guard: Guard,
 }
 
 /// Kills what a test that fails has left running.
-struct Guard(Option<PathBuf>);
+pub(crate) struct Guard(pub(crate) Option<PathBuf>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
@@ -122,12 +146,26 @@ impl Rig {
         let (mut inputs, orders, payloads) = inputs(&directory, cgroup.clone(), manifests);
         change(&mut inputs);
         let guard = Guard(cgroup.clone());
-        Self { directory, cgroup, orders, payloads, task: tokio::spawn(supervisor::run(inputs)), guard }
+        let found: Arc<Mutex<Found>> = Arc::default();
+        let source = Arc::clone(&found);
+        inputs.load = Arc::new(move || source.lock().unwrap().clone());
+        let (reloads, reloaded) = mpsc::channel(1);
+        inputs.reloads = reloaded;
+        let task = tokio::spawn(supervisor::run(inputs));
+        Self { directory, cgroup, orders, reloads, found, payloads, task, guard }
     }
 
     pub(crate) async fn order<T>(&self, name: &str, what: impl FnOnce(oneshot::Sender<T>) -> What) -> T {
         let (reply, answer) = oneshot::channel();
         self.orders.send(Order { name: name.to_owned(), what: what(reply) }).await.unwrap();
+        tokio::time::timeout(DEADLINE, answer).await.unwrap().unwrap()
+    }
+
+    /// Has it read these manifests in place of those before.
+    pub(crate) async fn reload(&self, found: Found) -> Reloaded {
+        *self.found.lock().unwrap() = found;
+        let (reply, answer) = oneshot::channel();
+        self.reloads.send(reply).await.unwrap();
         tokio::time::timeout(DEADLINE, answer).await.unwrap().unwrap()
     }
 
@@ -175,8 +213,8 @@ impl Rig {
 
     /// Ends the supervisor; payloads go on.
     pub(crate) async fn leave(self) -> (PathBuf, Option<PathBuf>) {
-        let Self { directory, cgroup, orders, payloads, task, guard: _guard } = self;
-        drop((orders, payloads));
+        let Self { directory, cgroup, orders, reloads, payloads, task, guard: _guard, .. } = self;
+        drop((orders, reloads, payloads));
         tokio::time::timeout(DEADLINE, task).await.unwrap().unwrap();
         (directory, cgroup)
     }

@@ -152,7 +152,9 @@ impl Checkout {
     pub(crate) fn build_shipped(&self, program: Program, arch: Arch) -> Result<PathBuf> {
         let triple = program.triple(arch);
         let (mut command, target) = if program.is_static() {
-            (self.cargo(&["build"]), triple.to_owned())
+            let mut command = self.cargo(&["build"]);
+            zigbuild::compile_c(self, arch, &mut command)?;
+            (command, triple.to_owned())
         } else {
             let [major, minor] = OLDEST_GLIBC;
             (zigbuild::command(self)?, format!("{triple}.{major}.{minor}"))
@@ -164,6 +166,7 @@ impl Checkout {
     }
 
     /// Paths of this machine must not reach the binary: the same commit gives the same bytes everywhere.
+    /// Unwinding is never done (`panic = "abort"`), so its tables are left out too.
     fn flags(&self) -> Result<String> {
         let sysroot = process::output(self.command("rustc").args(["--print", "sysroot"]))?;
         let version = process::output(self.command("rustc").arg("-vV"))?;
@@ -184,6 +187,7 @@ impl Checkout {
             from_to.extend(registries.filter_map(|entry| Some((entry.ok()?.path(), "/crates".to_owned()))));
         }
         let flags = from_to.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
-        Ok(flags.collect::<Vec<_>>().join("\x1f"))
+        let all = flags.chain(["-Cforce-unwind-tables=no".to_owned()]);
+        Ok(all.collect::<Vec<_>>().join("\x1f"))
     }
 }

@@ -173,7 +173,7 @@ impl Fleet {
     fn watch(&mut self, programs: &Path, seconds: Option<u32>, interrupt: &Interrupt) -> Result<()> {
         let end = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
         let mut command = tied(&programs.join("rigd-ctl"), Ending::Interrupt);
-        command.args(["watch", "--broker", &self.broker_url]);
+        command.args(["watch", "--plain-text", "--broker", &self.broker_url]);
         let mut watch = Held::start_in_foreground("rigd-ctl watch", &mut command, Ending::Interrupt)?;
         while !interrupt.came() && end.is_none_or(|end| Instant::now() < end) {
             if let Some(status) = watch.ended()? {
@@ -227,7 +227,7 @@ fn rigd_toml(rig: &str, simulation: &Path, library: &Path, broker_url: &str) -> 
     let gpus = PROFILE.replacen("[gpu]", &format!("[gpu]\nlibrary = {library:?}"), 1);
     format!(
         "rig = {rig:?}\nboard = {BOARD:?}\nsimulation = {simulation:?}\nstate = {simulation:?}\n\n\
-         [telemetry]\nperiod_ms = 1000\n\n[local]\nsocket = {:?}\n\n[broker]\nurl = {broker_url:?}\n\n{gpus}",
+         [telemetry]\nperiod_ms = 1000\n\n[local]\nsocket = {:?}\n\n[broker]\nurl = {broker_url:?}\nplain_text = true\n\n{gpus}",
         socket(simulation)
     )
 }

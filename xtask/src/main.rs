@@ -16,6 +16,7 @@ mod held;
 mod measure;
 mod need;
 mod process;
+mod real;
 mod release;
 mod sbom;
 mod scratch;

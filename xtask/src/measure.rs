@@ -1,6 +1,6 @@
 //! `cargo xtask measure`: the figures of the shipped binary, taken on this machine, and the benchmarks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -12,10 +12,12 @@ use crate::process;
 const HELP: &str = "\
 cargo xtask measure: size, memory, CPU, wake-ups, start time and message size of the shipped binary, and the benchmarks
 
-usage: cargo xtask measure [--quick] [--buses]
+usage: cargo xtask measure [--quick] [--buses | --payloads]
 
   --quick   one window of 10 s instead of two of 60 s
   --buses   instead: 40 chips on 4 simulated buses at 10 Hz, beside the same bare transactions; how late ticks are
+  --payloads  instead: from SIGKILL of a payload to running again, beside the barest loop that does it and beside runit, and
+            what 64 payloads cost the agent. 4 minutes
 
 Runs the static rigd for this machine in turns with a bare MQTT publisher, then `cargo bench` for what a tick computes and
 what it costs that NVML is in a process of its own.
@@ -26,7 +28,7 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
     let mut passed_on = Vec::new();
     while let Some(arg) = args.next() {
         match arg.as_str() {
-            "--quick" | "--buses" => passed_on.push(arg),
+            "--quick" | "--buses" | "--payloads" => passed_on.push(arg),
             "--help" | "-h" => return args::help(HELP),
             other => return Err(args::unknown("measure", other)),
         }
@@ -37,6 +39,9 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
     needs.meet(Need::Package { program: "mosquitto", package: "mosquitto" })?;
     needs.meet(Need::StaticTargets)?;
     let rigd = checkout.build_shipped(Program::Rigd, arch)?;
+    if passed_on.iter().any(|arg| arg == "--payloads") {
+        return payloads(&checkout, &needs, arch, &rigd, &passed_on);
+    }
     let bare = build(&checkout, "bare-publisher", Some(arch))?;
     let rigd_measure = build(&checkout, "rigd-measure", None)?;
     let buses = passed_on.iter().any(|arg| arg == "--buses");
@@ -46,6 +51,17 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
     }
     // Every benchmark, and nothing else: cargo would start the unit tests too.
     process::run(&mut checkout.cargo(&["bench", "--quiet", "--package", "rigd", "--bench", "*", "--", "--quiet"]))
+}
+
+fn payloads(checkout: &Checkout, needs: &Needs<'_>, arch: Arch, rigd: &Path, passed_on: &[String]) -> Result<()> {
+    let payload = build(checkout, "bare-payload", Some(arch))?;
+    let mut command = checkout.command(build(checkout, "rigd-measure", None)?);
+    command.arg("--rigd").arg(rigd).arg("--payload").arg(payload).args(passed_on);
+    match needs.meet(Need::Package { program: "runsv", package: "runit" }) {
+        Ok(()) => drop(command.arg("--runsv").arg("runsv")),
+        Err(error) => println!("measure: without runit beside it: {error:#}"),
+    }
+    process::run(&mut command)
 }
 
 /// Builds a program of the simulation, static where an architecture is named. With the release profile, as rigd is.

@@ -14,7 +14,7 @@ use crate::{process, zigbuild};
 pub(crate) enum Need {
     /// A component of the Rust toolchain.
     Component(&'static str),
-    /// The standard library for the static builds.
+    /// The standard library and zig, as a C compiler, for the static builds.
     StaticTargets,
     /// The standard library, the linker and zig for what runs with any glibc.
     GlibcTargets,
@@ -24,6 +24,8 @@ pub(crate) enum Need {
     Crate { program: &'static str, version: &'static str },
     /// NVIDIA's header and Python client, from PyPI: what the simulated NVML is held against.
     NvidiaClients,
+    /// llama.cpp's server and what writes a model for it, from PyPI.
+    LlamaCpp,
     /// QEMU, a kernel and all that belongs to the guest.
     Guest,
 }
@@ -43,11 +45,18 @@ impl<'a> Needs<'a> {
     pub(crate) fn meet(&self, need: Need) -> Result<()> {
         match need {
             Need::Component(name) => self.rustup("component", name),
-            Need::StaticTargets => Arch::ALL.into_iter().try_for_each(|arch| self.rustup("target", arch.triple())),
-            Need::GlibcTargets => self.glibc(),
+            Need::StaticTargets => {
+                Arch::ALL.into_iter().try_for_each(|arch| self.rustup("target", arch.triple()))?;
+                self.zig()
+            }
+            Need::GlibcTargets => {
+                Arch::ALL.into_iter().try_for_each(|arch| self.rustup("target", arch.glibc_triple()))?;
+                self.zig()
+            }
             Need::Package { program, package } => self.package(program, package),
             Need::Crate { program, version } => self.crates_io(program, version),
             Need::NvidiaClients => self.nvidia_clients(),
+            Need::LlamaCpp => self.llama_cpp(),
             Need::Guest => process::run(self.checkout.command("tests/guest/setup.sh").arg("all")),
         }
     }
@@ -66,8 +75,7 @@ impl<'a> Needs<'a> {
         process::run(self.checkout.command("rustup").args([kind, "add", name]))
     }
 
-    fn glibc(&self) -> Result<()> {
-        Arch::ALL.into_iter().try_for_each(|arch| self.rustup("target", arch.glibc_triple()))?;
+    fn zig(&self) -> Result<()> {
         if zigbuild::is_installed(self.checkout) {
             return Ok(());
         }
@@ -106,19 +114,37 @@ impl<'a> Needs<'a> {
         self.package("python3", "python3")?;
         self.package("cc", "gcc")?;
         println!("needs: {} from PyPI into {}", PACKAGES.join(" and "), folder.display());
+        self.pip(&folder, &["--no-deps"], &PACKAGES)
+            .context("pip could not fetch NVIDIA's header and client; is there a network?")
+    }
+
+    /// xllamacpp is llama.cpp's own server as a library, built for any CPU; gguf writes the model, and brings numpy.
+    fn llama_cpp(&self) -> Result<()> {
+        const PACKAGES: [&str; 2] = ["xllamacpp==2026.10.11549", "gguf==0.19.0"];
+        let folder = real_ai_folder(self.checkout);
+        self.package("python3", "python3")?;
+        // The payload runs as another user, who may not reach a Python in a home.
+        ensure!(Path::new("/usr/bin/python3").exists(), "there is no /usr/bin/python3, which the payload is run by");
+        if ["xllamacpp", "gguf", "numpy"].iter().all(|name| folder.join(name).is_dir()) {
+            return Ok(());
+        }
+        println!("needs: {} from PyPI into {} (150 MB)", PACKAGES.join(" and "), folder.display());
+        self.pip(&folder, &[], &PACKAGES).context("pip could not fetch llama.cpp's server; is there a network?")
+    }
+
+    fn pip(&self, folder: &Path, how: &[&str], packages: &[&str]) -> Result<()> {
         let mut pip = self.checkout.command("python3");
+        // Only wheels: a package of sources is half an hour of compiling.
         pip.args([
             "-m",
             "pip",
             "install",
             "--quiet",
             "--disable-pip-version-check",
-            "--no-deps",
+            "--only-binary=:all:",
             "--upgrade",
-            "--target",
         ]);
-        process::run(pip.arg(folder).args(PACKAGES))
-            .context("pip could not fetch NVIDIA's header and client; is there a network?")
+        process::run(pip.args(how).arg("--target").arg(folder).args(packages))
     }
 
     fn crates_io(&self, program: &str, version: &str) -> Result<()> {
@@ -136,6 +162,11 @@ impl<'a> Needs<'a> {
 /// Where NVIDIA's header and client are.
 pub(crate) fn honesty_folder(checkout: &Checkout) -> PathBuf {
     checkout.target().join("honesty")
+}
+
+/// Where llama.cpp's server and its model are.
+pub(crate) fn real_ai_folder(checkout: &Checkout) -> PathBuf {
+    checkout.target().join("real-ai")
 }
 
 /// Services are in the sbin folders, which a user's PATH may leave out.

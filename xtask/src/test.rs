@@ -12,8 +12,8 @@ use crate::checkout::{Arch, Checkout, OLDEST_GLIBC, Program};
 use crate::elf::{Elf, Imports};
 use crate::guest::{self, Ring};
 use crate::need::{Need, Needs, honesty_folder};
-use crate::process;
 use crate::scratch::Scratch;
+use crate::{process, real};
 
 /// A step passes, or its error says why not.
 struct Step {
@@ -70,13 +70,40 @@ const STEPS: [Step; 10] = [
     },
 ];
 
+/// What CI leaves out: each needs a machine that may be given much for it, and is asked for by name.
+const ASKED: [Step; 2] = [
+    Step {
+        name: "real-ai",
+        about: "llama.cpp's real server, started, measured, killed and drained by the example manifest",
+        needs: &[MOSQUITTO, Need::LlamaCpp],
+        run: real::ai,
+    },
+    Step {
+        name: "podman",
+        about: "a container, started, probed, killed and stopped by the real podman",
+        needs: &[
+            MOSQUITTO,
+            Need::Package { program: "podman", package: "podman" },
+            Need::Package { program: "crun", package: "crun" },
+            // For machines that have cgroup v1 beside v2.
+            Need::Package { program: "runc", package: "runc" },
+            Need::Package { program: "catatonit", package: "catatonit" },
+            Need::Package { program: "busybox", package: "busybox-static" },
+        ],
+        run: real::podman,
+    },
+];
+const MOSQUITTO: Need = Need::Package { program: "mosquitto", package: "mosquitto" };
+
 const HELP: &str = "\
 cargo xtask test: everything CI runs, in the order CI runs it
 
-usage: cargo xtask test [--skip STEP]... [--only STEP]... [--list]
+usage: cargo xtask test [--skip STEP]... [--only STEP]... [--real-ai] [--podman] [--list]
 
   --skip STEP   leave a step out; may be repeated
   --only STEP   run no step but this; may be repeated
+  --real-ai     llama.cpp's real server too, which CI leaves out; alone: --only real-ai
+  --podman      a real container too, which CI leaves out; alone: --only podman
   --list        the steps, and what each is for
 
 Installs what a step needs and this machine lacks, and says so: parts of the Rust toolchain by rustup, zig by pip, packages by apt where
@@ -98,13 +125,14 @@ enum Outcome {
 }
 
 pub(crate) fn command(mut args: Args) -> Result<()> {
-    let (mut skip, mut only) = (Vec::new(), Vec::new());
+    let (mut skip, mut only, mut asked) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--skip" => skip.push(step_name(&args.value("--skip")?)?),
             "--only" => only.push(step_name(&args.value("--only")?)?),
+            "--real-ai" | "--podman" => asked.push(step_name(arg.trim_start_matches('-'))?),
             "--list" => {
-                STEPS.iter().for_each(|step| println!("{:8}{}", step.name, step.about));
+                STEPS.iter().chain(&ASKED).for_each(|step| println!("{:8}{}", step.name, step.about));
                 return Ok(());
             }
             "--help" | "-h" => return args::help(HELP),
@@ -115,8 +143,10 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
     let checkout = Checkout::here()?;
     let needs = Needs::new(&checkout, ci);
     let mut report = Vec::new();
-    for step in &STEPS {
-        let asked_for = !skip.contains(&step.name) && (only.is_empty() || only.contains(&step.name));
+    let extra = ASKED.iter().filter(|step| asked.contains(&step.name) || only.contains(&step.name));
+    for step in STEPS.iter().chain(extra) {
+        let chosen = only.is_empty() || only.contains(&step.name) || asked.contains(&step.name);
+        let asked_for = !skip.contains(&step.name) && chosen;
         let began = Instant::now();
         let outcome = if asked_for {
             println!("\n== {}: {}", step.name, step.about);
@@ -136,7 +166,7 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
 }
 
 fn step_name(name: &str) -> Result<&'static str> {
-    let step = STEPS.iter().find(|step| step.name == name);
+    let step = STEPS.iter().chain(&ASKED).find(|step| step.name == name);
     step.map(|step| step.name).ok_or_else(|| usage(format!("no step {name}; see cargo xtask test --list")))
 }
 

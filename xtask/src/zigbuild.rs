@@ -1,4 +1,5 @@
-//! cargo-zigbuild: cargo with a linker that knows the symbols of every glibc, so that what is built here runs on old systems.
+//! cargo-zigbuild: cargo with a linker that knows the symbols of every glibc, so that what is built here runs on old systems,
+//! and a C compiler for every target.
 //!
 //! It and zig come from PyPI as wheels, pinned by hash in `xtask/zigbuild.txt`, into a folder below `target/`.
 
@@ -9,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::checkout::Checkout;
+use crate::checkout::{Arch, Checkout};
 use crate::process;
 
 const REQUIREMENTS: &str = include_str!("../zigbuild.txt");
@@ -47,15 +48,31 @@ pub(crate) fn install(checkout: &Checkout) -> Result<()> {
 
 /// `cargo zigbuild`; arguments follow. Whatever it keeps is below the folder of its tools.
 pub(crate) fn command(checkout: &Checkout) -> Result<Command> {
+    let mut command = checkout.command(folder(checkout).join("bin/cargo-zigbuild"));
+    command.arg("zigbuild").env("CARGO_TARGET_DIR", checkout.target());
+    surround(checkout, &mut command)?;
+    Ok(command)
+}
+
+/// Lets `cargo build` of a static program find a C compiler: ring has C and assembler in it, and no distribution has a compiler for
+/// both processors' musl. Rust links with what it brings itself, as before.
+pub(crate) fn compile_c(checkout: &Checkout, arch: Arch, command: &mut Command) -> Result<()> {
+    surround(checkout, command)?;
+    let program = folder(checkout).join("bin/cargo-zigbuild");
+    let (program, triple) = (program.display(), arch.triple());
+    command.env(format!("CC_{triple}"), format!("{program} zig cc -- -target {}-linux-musl", arch.name()));
+    command.env(format!("AR_{triple}"), format!("{program} zig ar --"));
+    Ok(())
+}
+
+fn surround(checkout: &Checkout, command: &mut Command) -> Result<()> {
     let folder = folder(checkout);
     let cache = folder.with_extension("cache");
-    let mut command = checkout.command(folder.join("bin/cargo-zigbuild"));
-    command.arg("zigbuild").env("CARGO_TARGET_DIR", checkout.target());
     command.env("PYTHONPATH", &folder).env("PATH", in_front(&folder.join("bin"))?);
     for variable in ["XDG_CACHE_HOME", "CARGO_ZIGBUILD_CACHE_DIR", "ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"] {
         command.env(variable, &cache);
     }
-    Ok(command)
+    Ok(())
 }
 
 fn in_front(folder: &Path) -> Result<OsString> {

@@ -7,6 +7,7 @@ use rigd::board::{Board, Bus, ChipKind, Point, Zone};
 use rigd::bus::{self, Adapter, Host, adapters};
 use rigd::chip::{Part, Setting};
 use rigd::config::{self, Config};
+use rigd::mqtt::tls::{self, Certificate};
 use rigd::units::Millicelsius;
 
 use crate::people::{milli, percent};
@@ -34,7 +35,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let board = Board::load(&config.place.board)?;
             let host = config.place.host(&arguments.config, &board)?;
             config.broker.password()?;
-            describe_config(&mut text, &arguments.config, &config)?;
+            let now = i64::try_from(rigd::clock::unix_ms() / 1000).unwrap_or(i64::MAX);
+            let loaded = config.broker.tls.as_ref().map(|files| tls::check(files, &config.rig, now)).transpose()?;
+            describe_config(&mut text, &arguments.config, &config, loaded.and_then(|loaded| loaded.own))?;
             payloads(&mut text, &config)?;
             (board, host)
         }
@@ -43,16 +46,23 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     crate::print(&text)
 }
 
-fn describe_config(text: &mut String, path: &Path, config: &Config) -> std::fmt::Result {
+fn describe_config(text: &mut String, path: &Path, config: &Config, own: Option<Certificate>) -> std::fmt::Result {
     writeln!(text, "Configuration {}", path.display())?;
     writeln!(text, "  rig        {}", config.rig)?;
-    writeln!(text, "  broker     mqtt://{}:{}", config.broker.host, config.broker.port)?;
+    for (i, address) in config.broker.addresses.iter().enumerate() {
+        writeln!(text, "  {:<10} {address}", if i == 0 { "broker" } else { "" })?;
+    }
+    if let Some(own) = own {
+        let name = own.common_name.as_deref().unwrap_or("nobody");
+        writeln!(text, "  as         {name}, certificate valid until {}", tls::date(own.not_after))?;
+    }
     writeln!(text, "  socket     {}", config.socket.display())?;
     writeln!(text, "  state      {}", config.state.display())?;
     writeln!(text, "  encoding   {}", config.encoding.content_type())?;
     writeln!(text, "  tick       {} ms", config.tick.as_millis())?;
     writeln!(text, "  telemetry  every {} ms", config.period.as_millis())?;
-    writeln!(text, "  outbox     {} KiB\n", config.outbox_bytes / 1024)
+    let (ram, disk) = (config.outbox.ram_bytes / 1024, config.outbox.disk_bytes / 1024 / 1024);
+    writeln!(text, "  outbox     {ram} KiB of memory, {disk} MiB on the disk\n")
 }
 
 fn payloads(text: &mut String, config: &Config) -> anyhow::Result<()> {

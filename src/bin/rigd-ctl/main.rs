@@ -2,17 +2,22 @@
 
 mod agent;
 mod boards;
+mod broker;
 mod calibrate;
 mod check;
+mod collect;
 mod decode;
+mod events;
 mod gpu;
 mod identity;
 mod kernel;
+mod keygen;
 mod payload;
 mod people;
 mod plot;
 mod probe;
 mod read;
+mod send;
 mod watch;
 
 use std::io::Write;
@@ -29,7 +34,7 @@ use rigd::local::PayloadOrder;
     name = "rigd-ctl",
     version,
     propagate_version = true,
-    after_help = "Start here:\n  rigd-ctl probe                         what is connected to this machine?\n  rigd-ctl boards                        which boards and parts are known\n  rigd-ctl check                         is this rig's configuration right?\n  rigd-ctl watch --broker mqtt://broker  what are the rigs doing?\n  rigd-ctl plot                          what did this rig do in the last hour?\n  rigd-ctl gpu list                      what do its GPUs do now?"
+    after_help = "Start here:\n  rigd-ctl probe                         what is connected to this machine?\n  rigd-ctl boards                        which boards and parts are known\n  rigd-ctl check                         is this rig's configuration right?\n  rigd-ctl watch                         what are the rigs doing?\n  rigd-ctl plot                          what did this rig do in the last hour?\n  rigd-ctl gpu list                      what do its GPUs do now?"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -48,6 +53,12 @@ enum Verb {
     Identity(identity::Arguments),
     /// Watch rigs live over MQTT: a table on a terminal, plain lines elsewhere
     Watch(watch::Arguments),
+    /// Collect what all rigs say into a store, and tell them what it has
+    Collect(collect::Arguments),
+    /// Prove that a collector's store has every message, or name what is missing
+    Complete(collect::Complete),
+    /// Show alarms raised and cleared: the last ones from a store, the next ones live
+    Events(events::Arguments),
     /// Plot the last hour of this rig: temperatures, fan drives, watts
     Plot(plot::Arguments),
     /// Measure the fans of a zone: speed by drive, where they start and where they stall
@@ -66,8 +77,14 @@ enum Verb {
     Drain(payload::Drain),
     /// Lift a payload's quarantine and forget its restarts
     Clear(payload::One),
+    /// Read the payloads' manifests again: changed ones are restarted, those without a file are drained
+    Reload(payload::Reload),
     /// Show what a payload said
     Logs(payload::Logs),
+    /// Sign an order, send it to a rig or a group, and wait for what comes of it
+    Send(Box<send::Arguments>),
+    /// Make a key that may give orders
+    Keygen(keygen::Arguments),
     /// Decode a message of a rig into JSON
     Decode(decode::Arguments),
     /// List the built-in boards, or print one to start from
@@ -81,28 +98,35 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    let done = |()| ExitCode::SUCCESS;
     let outcome = match Arguments::parse().verb {
-        Verb::Check(arguments) => check::run(&arguments),
-        Verb::Probe(arguments) => probe::run(&arguments),
-        Verb::Read(arguments) => read::run(&arguments),
-        Verb::Identity(arguments) => identity::run(&arguments),
-        Verb::Watch(arguments) => watch::run(arguments),
-        Verb::Plot(arguments) => plot::run(&arguments),
-        Verb::Calibrate(arguments) => calibrate::run(&arguments),
-        Verb::Gpu(arguments) => gpu::run(&arguments),
-        Verb::Ps(arguments) => payload::ps(&arguments),
-        Verb::Start(one) => payload::order(&one, PayloadOrder::Start),
-        Verb::Stop(one) => payload::order(&one, PayloadOrder::Stop),
-        Verb::Restart(one) => payload::order(&one, PayloadOrder::Restart),
-        Verb::Drain(arguments) => payload::drain(&arguments),
-        Verb::Clear(one) => payload::order(&one, PayloadOrder::Clear),
-        Verb::Logs(arguments) => payload::logs(&arguments),
-        Verb::Decode(arguments) => decode::run(&arguments),
-        Verb::Boards(arguments) => boards::run(&arguments),
-        Verb::Completions { shell } => completions(shell),
+        Verb::Send(arguments) => send::run(*arguments),
+        Verb::Keygen(arguments) => keygen::run(&arguments).map(done),
+        Verb::Check(arguments) => check::run(&arguments).map(done),
+        Verb::Probe(arguments) => probe::run(&arguments).map(done),
+        Verb::Read(arguments) => read::run(&arguments).map(done),
+        Verb::Identity(arguments) => identity::run(&arguments).map(done),
+        Verb::Watch(arguments) => watch::run(arguments).map(done),
+        Verb::Plot(arguments) => plot::run(&arguments).map(done),
+        Verb::Calibrate(arguments) => calibrate::run(&arguments).map(done),
+        Verb::Gpu(arguments) => gpu::run(&arguments).map(done),
+        Verb::Ps(arguments) => payload::ps(&arguments).map(done),
+        Verb::Start(one) => payload::order(&one, PayloadOrder::Start).map(done),
+        Verb::Stop(one) => payload::order(&one, PayloadOrder::Stop).map(done),
+        Verb::Restart(one) => payload::order(&one, PayloadOrder::Restart).map(done),
+        Verb::Drain(arguments) => payload::drain(&arguments).map(done),
+        Verb::Clear(one) => payload::order(&one, PayloadOrder::Clear).map(done),
+        Verb::Reload(arguments) => payload::reload(&arguments).map(done),
+        Verb::Logs(arguments) => payload::logs(&arguments).map(done),
+        Verb::Decode(arguments) => decode::run(&arguments).map(done),
+        Verb::Boards(arguments) => boards::run(&arguments).map(done),
+        Verb::Completions { shell } => completions(shell).map(done),
+        Verb::Collect(arguments) => collect::run(&arguments).map(done),
+        Verb::Complete(arguments) => collect::complete(&arguments).map(done),
+        Verb::Events(arguments) => events::run(&arguments).map(done),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // With stderr gone too there is nobody left to tell.

@@ -1,4 +1,4 @@
-//! `rigd-ctl ps`, `start`, `stop`, `restart`, `drain`, `clear`, `logs`: the programs that the agent runs on this rig.
+//! `rigd-ctl ps`, `start`, `stop`, `restart`, `drain`, `clear`, `reload`, `logs`: the programs that the agent runs on this rig.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use rigd::config;
 use rigd::local::{Get, Payload, PayloadOrder, Reply, Request};
+use rigd::payload::supervisor::Reloaded;
 use rigd::units::MilliPerSecond;
-use rigd::wire::{PayloadCause, PayloadPhase, PayloadUnit};
+use rigd::wire::{PayloadPhase, PayloadUnit};
 
 use crate::agent::{Agent, unexpected};
 
@@ -47,6 +48,13 @@ pub(crate) struct Drain {
     /// How long it may take to end by itself; then all of it is killed
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     within: Duration,
+}
+
+/// The command line of `reload`.
+#[derive(clap::Args)]
+pub(crate) struct Reload {
+    #[command(flatten)]
+    asked: Asked,
 }
 
 /// The command line of `logs`.
@@ -97,6 +105,22 @@ pub(crate) fn order(one: &One, order: PayloadOrder) -> anyhow::Result<()> {
     Ok(())
 }
 
+pub(crate) fn reload(arguments: &Reload) -> anyhow::Result<()> {
+    let mut agent = Agent::ask(&arguments.asked.socket, &Request::Reload, Some(PATIENCE))?;
+    let Reply::Reloaded(reloaded) = agent.reply()? else { return Err(unexpected()) };
+    let Reloaded { added, changed, removed, problems } = reloaded;
+    let mut text = String::new();
+    for (what, names) in [("added", added), ("changed", changed), ("removed", removed)] {
+        names.iter().try_for_each(|name| writeln!(text, "{what} {name}"))?;
+    }
+    if text.is_empty() {
+        text.push_str("No manifest has changed.\n");
+    }
+    crate::print(&text)?;
+    anyhow::ensure!(problems.is_empty(), "not taken in:\n{}", problems.join("\n"));
+    Ok(())
+}
+
 pub(crate) fn drain(drain: &Drain) -> anyhow::Result<()> {
     let seconds = u32::try_from(drain.within.as_secs()).unwrap_or(u32::MAX);
     order(&drain.one, PayloadOrder::Drain(seconds))
@@ -132,7 +156,7 @@ fn harmless(text: &str) -> String {
 
 fn table(payloads: &[Payload]) -> String {
     if payloads.is_empty() {
-        return "No payloads: put manifests into /etc/rigd/payloads.d and restart the agent.\n".to_owned();
+        return "No payloads: put manifests into /etc/rigd/payloads.d and `rigd-ctl reload`.\n".to_owned();
     }
     let mut text = format!(
         "{:<20} {:<7} {:<13} {:>9} {:>7} {:>8} {:>4} {:>16}  {}\n",
@@ -199,11 +223,17 @@ fn speed(MilliPerSecond(milli): MilliPerSecond, unit: Option<PayloadUnit>) -> St
 fn remark(payload: &Payload) -> String {
     let mut remarks = Vec::new();
     if let Some(held) = payload.now.held {
-        remarks.push(format!("held: {}", cause(held)));
+        remarks.push(format!("held: {held}"));
     } else if let Some(why) = payload.now.cause.filter(|_| payload.now.phase != PayloadPhase::Running) {
-        remarks.push(cause(why));
+        remarks.push(why.to_string());
     }
     remarks.extend(payload.error.clone());
+    if payload.removed {
+        remarks.push("has no manifest any more".to_owned());
+    }
+    if payload.belief.is_doubt() {
+        remarks.push(format!("its rate cannot be believed: {}", payload.belief));
+    }
     if !payload.unlimited.is_empty() {
         remarks.push(format!("without limit of {}", payload.unlimited.join(", ")));
     }
@@ -212,19 +242,6 @@ fn remark(payload: &Payload) -> String {
         remarks.push(format!("sandbox without {missing}"));
     }
     remarks.join("; ")
-}
-
-fn cause(cause: PayloadCause) -> String {
-    match cause {
-        PayloadCause::NotStarted => "could not be started".to_owned(),
-        PayloadCause::Exited(code) => format!("ended with code {code}"),
-        PayloadCause::Signal(signal) => format!("ended by signal {signal}"),
-        PayloadCause::OutOfMemory => "killed for its memory".to_owned(),
-        PayloadCause::Unseen => "ended unseen".to_owned(),
-        PayloadCause::NeverReady => "was never ready".to_owned(),
-        PayloadCause::Unhealthy => "failed its probes".to_owned(),
-        PayloadCause::LowRate => "yields too little".to_owned(),
-    }
 }
 
 #[cfg(test)]

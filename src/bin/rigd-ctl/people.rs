@@ -2,6 +2,11 @@
 
 use rigd::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts};
 
+/// What comes from others, without what could drive the operator's terminal.
+pub(crate) fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// Thousandths as units with so many decimals.
 pub(crate) fn milli(value: impl Into<i64>, decimals: u32) -> String {
     let value: i64 = value.into();

@@ -1,20 +1,19 @@
 //! `rigd-ctl watch`: many rigs live. On a terminal a table that redraws itself, elsewhere a line per message.
 
-mod fleet;
-mod session;
-mod table;
+pub(crate) mod fleet;
+pub(crate) mod session;
+pub(crate) mod table;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use rigd::clock;
-use rigd::config::Broker;
 use rigd::wire::{RigId, Topic, decode};
 use rustix::termios::tcgetwinsize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use crate::broker::Flags;
 use fleet::Fleet;
 use session::{Heard, subscribe};
 
@@ -24,18 +23,11 @@ const REDRAW: Duration = Duration::from_millis(500);
 /// The command line.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  rigd-ctl watch --broker mqtt://broker            all rigs\n  rigd-ctl watch --rig rig-0007                    one rig in full\n  rigd-ctl watch --json | jq 'select(.kind == \"event\")'\n  rigd-ctl watch --once                            one look, then end"
+    after_help = "Examples:\n  rigd-ctl watch --broker mqtts://broker --ca ca.pem --cert me.pem --key me.key   all rigs\n  rigd-ctl watch --rig rig-0007                    one rig in full\n  rigd-ctl watch --json | jq 'select(.kind == \"event\")'\n  rigd-ctl watch --once                            one look, then end"
 )]
 pub(crate) struct Arguments {
-    /// The broker
-    #[arg(long, default_value = "mqtt://127.0.0.1:1883", value_parser = Broker::from_url)]
-    broker: Broker,
-    /// User name, where the broker wants one; each watcher needs its own
-    #[arg(long)]
-    username: Option<String>,
-    /// File that holds the password
-    #[arg(long, requires = "username")]
-    password_file: Option<PathBuf>,
+    #[command(flatten)]
+    broker: Flags,
     /// Only this rig; may be given several times
     #[arg(long)]
     rig: Vec<RigId>,
@@ -72,12 +64,7 @@ async fn watch(arguments: &Arguments) -> anyhow::Result<()> {
         (false, false) => Form::Lines,
     };
     let mut fleet = Fleet::default();
-    let broker = Broker {
-        username: arguments.username.clone(),
-        password_file: arguments.password_file.clone(),
-        ..arguments.broker.clone()
-    };
-    let mut inbox = subscribe(&broker, broker.password()?, &arguments.rig);
+    let mut inbox = subscribe(arguments.broker.clone(), &arguments.rig)?;
     let mut state = "connecting".to_owned();
     let limit = match (arguments.seconds, arguments.once) {
         (Some(seconds), _) => Some(Duration::from_secs(seconds)),
@@ -122,7 +109,7 @@ async fn watch(arguments: &Arguments) -> anyhow::Result<()> {
     }
     drop(screen);
     if arguments.once && form == Form::Lines {
-        crate::print(&table::draw(&fleet, &arguments.broker.host, 200, usize::MAX, clock::now()))?;
+        crate::print(&table::draw(&fleet, arguments.broker.host(), 200, usize::MAX, clock::now()))?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use nvml_wrapper_sys::bindings::NVML_FAN_POLICY_MANUAL;
+use nvml_wrapper_sys::bindings::{NVML_FAN_POLICY_MANUAL, NVML_FAN_POLICY_TEMPERATURE_CONTINOUS_SW};
 
 use super::Gpu;
 use super::code::{code, raw, unit};
@@ -70,7 +70,16 @@ fn percent(duty: Duty, (least, most): (u32, u32)) -> u32 {
 /// All fans of a GPU back to the driver's own control; tries each of them and tells the first failure.
 pub(super) fn give_back(gpu: &mut Gpu) -> Read<()> {
     let fans = 0..u32::from(count(gpu)?);
-    fans.map(|fan| gpu.device.set_default_fan_speed(fan).map_err(code)).fold(Ok(()), Result::and)
+    fans.map(|fan| give_one_back(gpu, fan)).fold(Ok(()), Result::and)
+}
+
+/// By the function that is there for it ("to restore default control policy", nvml.h); where that is refused or missing, by
+/// the policy that it restores. Where both are, tells why the first one was.
+fn give_one_back(gpu: &mut Gpu, fan: u32) -> Read<()> {
+    let Err(refused) = gpu.device.set_default_fan_speed(fan).map_err(code) else { return Ok(()) };
+    let nvml = gpu.nvml;
+    let automatic = NVML_FAN_POLICY_TEMPERATURE_CONTINOUS_SW;
+    raw!(nvml, nvmlDeviceSetFanControlPolicy(gpu.handle(), fan, automatic)).map_err(|_| refused)
 }
 
 /// Which GPUs' fans are driven, when they were last, and how far, %.

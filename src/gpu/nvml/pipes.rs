@@ -1,14 +1,15 @@
 //! The process around it: frames in, frames out, and an end in time whatever hangs.
 //!
 //! ```text
-//! stdin ── reader ── 256 calls ── main: NVML ──┬────────────────────────── stdout
-//!             └─ end of input ──> Ending       ├── 256 frames ── writer ──┘ where it is full
-//! SIGTERM ── signals ──────────> Ending   xid ─┘
+//! stdin ─┬─ calls ────────────────> main: NVML ──┬────────────────────────── stdout
+//!        └─ hang-up ──> watcher ─> Ending        ├── 256 frames ── writer ──┘ where it is full
+//! SIGTERM ── signals ────────────> Ending    xid ┘
 //! ```
 //!
-//! Only main calls NVML, and xid waits in it. The reader never waits for main, so that the end of the agent is seen while a
-//! call hangs; main never waits for the writer, so that fans are given back while the agent does not read. Whoever sees
-//! the end leaves main 1.8 s to give the fans back; then the process ends without it. It ends by `_exit`: the
+//! Only main calls NVML, and xid waits in it. Main reads the calls itself, which spares a change of threads for what the
+//! agent asks at once. So it sees nothing while a call hangs; the watcher sees the end of the agent then, and sleeps through
+//! everything else. Main never waits for the writer, so that fans are given back while the agent does not read. Whoever sees
+//! the end, main has 1.8 s to give the fans back; then the watcher ends the process without it. It ends by `_exit`: the
 //! library's own clean-up may hang in the driver as well.
 
 use std::fs::File;
@@ -21,19 +22,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use log::{error, info, warn};
+use log::warn;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::serve::Server;
 use super::{Nvml, xid};
+use crate::clock;
 use crate::gpu::frame::{Frames, encode};
 use crate::gpu::wire::{Call, Hello, Message, PROTOCOL, Request};
-use crate::{clock, logger};
+use ending::Ending;
+pub use ending::{End, block_signals};
 
-/// Calls that wait, and frames that wait to be read. What comes beyond is dropped and said: the agent asks every second,
-/// and a call that is not answered runs into its deadline there.
+mod ending;
+
+/// Frames that wait to be read. What comes beyond is dropped and said: the agent asks every second, and a call that is not
+/// answered runs into its deadline there. Calls wait in the socket; where that is full the agent waits, up to that deadline.
 const QUEUE: usize = 256;
-/// For fans to be given back at the end; the agent waits for 2.5 s.
-const GRACE: Duration = Duration::from_millis(1_800);
+/// What is read at once: the calls of a tick for forty GPUs.
+const READ: usize = 4096;
 /// Longest that an answer waits for calls that are answered after it, and most that waits.
 const HELD: Duration = Duration::from_millis(5);
 const HELD_BYTES: usize = 16 * 1024;
@@ -41,50 +48,6 @@ const HELD_BYTES: usize = 16 * 1024;
 const LAST_FRAMES: Duration = Duration::from_millis(500);
 /// For the wait for Xids to end before NVML is let go.
 const LAST_WAIT: Duration = Duration::from_millis(1_500);
-
-/// How the process ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// As it was asked to.
-    Done = 0,
-    /// There is no NVML, or it hung.
-    Failed = 1,
-}
-
-impl End {
-    /// Ends the process now; nothing of the library runs any more.
-    pub fn exit(self) -> ! {
-        logger::finish();
-        // SAFETY: `_exit` takes any number and does not return.
-        unsafe { libc::_exit(self as i32) }
-    }
-}
-
-enum Event {
-    Call(Call),
-    End,
-}
-
-/// Set once the process is to end; main is woken by an event.
-#[derive(Clone)]
-struct Ending {
-    came: Arc<AtomicBool>,
-    events: SyncSender<Event>,
-}
-
-impl Ending {
-    /// Says so, and ends the process if main does not.
-    fn begin(&self, why: &str) -> ! {
-        if !self.came.swap(true, Ordering::Relaxed) {
-            info!("{why}: giving the fans back");
-        }
-        // Where the queue is full, main is awake and looks at the flag before the next call.
-        let _ = self.events.try_send(Event::End);
-        thread::sleep(GRACE);
-        error!("a call of the driver hangs; ending without it");
-        End::Failed.exit()
-    }
-}
 
 /// Frames on their way out: at once where the agent's end takes them, which spares a change of threads for each; by the
 /// writer where it does not.
@@ -142,15 +105,14 @@ fn send_now(output: &File, bytes: &[u8]) -> usize {
 /// # Errors
 /// A thread cannot be started.
 pub fn run(input: File, output: File, library: Option<&Path>) -> io::Result<End> {
-    let (events, calls) = sync_channel(QUEUE);
+    let ending = Ending::new()?;
     let (frames, sent) = sync_channel(QUEUE);
     let line = Arc::new(Line { output: Mutex::new(output), queued: AtomicUsize::new(0) });
-    let (out, came) = (Out { frames, line: Arc::clone(&line) }, Arc::new(AtomicBool::new(false)));
-    let ending = Ending { came: Arc::clone(&came), events };
+    let out = Out { frames, line: Arc::clone(&line) };
     // All before the library is loaded, which is the first call that may hang.
     let written = start_writer(line, sent, ending.clone())?;
-    start("signals", ending.clone(), |ending| ending.begin(wait_for_signal()))?;
-    start("reader", (input, ending), |(input, ending)| read(input, &ending))?;
+    start("signals", ending.clone(), |ending| ending.begin(ending::wait_for_signal()))?;
+    start("watcher", (input.try_clone()?, ending.clone()), |(input, ending)| ending.watch(input))?;
     let nvml = Nvml::load(library);
     let version = env!("CARGO_PKG_VERSION").to_owned();
     out.send(&Message::Hello(Hello { protocol: PROTOCOL, version, nvml: nvml.map(Nvml::versions) }));
@@ -160,14 +122,14 @@ pub fn run(input: File, output: File, library: Option<&Path>) -> io::Result<End>
     };
     let mut server = Server::new(nvml);
     let xids = Xids::start(nvml, out.clone())?;
-    let Some(last) = serve(&mut server, &calls, &came, &out) else { return Ok(End::Done) };
+    let Some(last) = serve(&mut server, Calls::new(input), &ending, &out) else { return Ok(End::Done) };
     if xids.stop() {
         server.shut_down();
     } else {
         warn!("the wait for Xids hangs; ending without letting go of NVML first");
     }
     // The agent goes when it has read that, and is not to be waited for.
-    came.store(true, Ordering::Relaxed);
+    ending.expected();
     out.send(&last);
     finish(out, &written);
     Ok(End::Done)
@@ -232,57 +194,76 @@ impl Held {
     }
 }
 
-/// The answer to [`Request::Release`], for when NVML has been let go; nothing where the process is to end without.
-fn serve(server: &mut Server, calls: &Receiver<Event>, came: &AtomicBool, out: &Out) -> Option<Message> {
-    let mut held = Held::default();
-    loop {
-        let event = calls.try_recv().or_else(|_| {
-            held.send(out);
-            match server.patience(clock::now()) {
-                Some(patience) => calls.recv_timeout(patience),
-                None => calls.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            }
-        });
-        let now = clock::now();
-        let ended = came.load(Ordering::Relaxed);
-        match event {
-            Ok(Event::Call(Call { id, request })) if !ended => {
-                let reply = Message::Reply { id, answer: server.answer(&request, now) };
-                if request == Request::Release {
-                    held.send(out);
-                    return Some(reply);
-                }
-                held.push(&reply, out);
-            }
-            Err(RecvTimeoutError::Timeout) if !ended => {}
-            Ok(_) | Err(_) => {
-                // Each failure is logged where it happens; there is nobody else to tell.
-                let _ = server.give_all_back(now);
-                return None;
-            }
-        }
-        server.give_overdue_back(clock::now());
-    }
+/// What the agent asks, read by whoever answers it.
+struct Calls {
+    input: File,
+    frames: Frames,
+    torn: u32,
+    bytes: [u8; READ],
 }
 
-fn read(mut input: File, ending: &Ending) -> ! {
-    let (mut frames, mut torn, mut bytes) = (Frames::default(), 0, [0; 4096]);
-    loop {
-        match input.read(&mut bytes) {
+impl Calls {
+    fn new(input: File) -> Self {
+        Self { input, frames: Frames::default(), torn: 0, bytes: [0; READ] }
+    }
+
+    /// The next of those that were read already.
+    fn next(&mut self) -> Option<Call> {
+        let call = self.frames.next();
+        if self.frames.torn() > self.torn {
+            self.torn = self.frames.torn();
+            warn!("what came is no call; {} so far", self.torn);
+        }
+        call
+    }
+
+    /// Waits until more can be read, which it reads, or the process is to end, or for that long.
+    fn wait(&mut self, ending: &Ending, patience: Option<Duration>) {
+        let timeout = patience.and_then(|patience| Timespec::try_from(patience).ok());
+        let mut both =
+            [PollFd::new(&self.input, PollFlags::IN), PollFd::from_borrowed_fd(ending.bell(), PollFlags::IN)];
+        match poll(&mut both, timeout.as_ref()) {
+            Ok(0) | Err(Errno::INTR) => return,
+            Ok(_) => {}
+            Err(error) => return ending.begin(&format!("the agent cannot be waited for: {error}")),
+        }
+        let [input, _] = both;
+        if input.revents().is_empty() {
+            return;
+        }
+        match self.input.read(&mut self.bytes) {
             Ok(0) => ending.begin("the agent is gone"),
-            Ok(count) => frames.push(bytes.get(..count).unwrap_or_default()),
+            Ok(count) => self.frames.push(self.bytes.get(..count).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => ending.begin(&format!("the agent cannot be read: {error}")),
         }
-        while let Some(call) = frames.next() {
-            if ending.events.try_send(Event::Call(call)).is_err() {
-                warn!("{QUEUE} calls wait for the driver; one is dropped");
+    }
+}
+
+/// The answer to [`Request::Release`], for when NVML has been let go; nothing where the process is to end without.
+fn serve(server: &mut Server, mut calls: Calls, ending: &Ending, out: &Out) -> Option<Message> {
+    let mut held = Held::default();
+    loop {
+        let call = calls.next();
+        if call.is_none() {
+            held.send(out);
+            calls.wait(ending, server.patience(clock::now()));
+        }
+        let now = clock::now();
+        if ending.came() {
+            // Each failure is logged where it happens; there is nobody else to tell.
+            let _ = server.give_all_back(now);
+            return None;
+        }
+        if let Some(Call { id, request }) = call {
+            let reply = Message::Reply { id, answer: server.answer(&request, now) };
+            if request == Request::Release {
+                held.send(out);
+                return Some(reply);
             }
+            held.push(&reply, out);
         }
-        if frames.torn() > torn {
-            torn = frames.torn();
-            warn!("what came is no call; {torn} so far");
-        }
+        server.give_overdue_back(clock::now());
     }
 }
 
@@ -294,6 +275,7 @@ fn start_writer(line: Arc<Line>, frames: Receiver<Vec<u8>>, ending: Ending) -> i
             let written = line.output.lock().unwrap_or_else(PoisonError::into_inner).write_all(&frame);
             if let Err(error) = written {
                 ending.begin(&format!("the agent does not read: {error}"));
+                break;
             }
             line.queued.fetch_sub(1, Ordering::AcqRel);
         }
@@ -304,35 +286,4 @@ fn start_writer(line: Arc<Line>, frames: Receiver<Vec<u8>>, ending: Ending) -> i
 
 fn start<T: Send + 'static>(name: &str, with: T, run: impl FnOnce(T) + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(move || run(with)).map(drop)
-}
-
-const SIGNALS: [(i32, &str); 3] = [(libc::SIGTERM, "SIGTERM"), (libc::SIGINT, "SIGINT"), (libc::SIGHUP, "SIGHUP")];
-
-fn signals() -> libc::sigset_t {
-    // SAFETY: all zeros are a valid set to initialize; sigemptyset and sigaddset write only there.
-    unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        for (signal, _) in SIGNALS {
-            libc::sigaddset(&raw mut set, signal);
-        }
-        set
-    }
-}
-
-/// Keeps the signals that end a process for the thread that waits for them. Before any other thread is started: each
-/// inherits it.
-pub fn block_signals() {
-    let set = signals();
-    // SAFETY: the set is a live value of ours, and the old one is not asked for.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
-}
-
-fn wait_for_signal() -> &'static str {
-    let (set, mut came) = (signals(), 0);
-    // SAFETY: both pointers are to live values of ours.
-    while unsafe { libc::sigwait(&raw const set, &raw mut came) } != 0 {
-        // EINTR is the only failure there is for a valid set (sigwait(3)).
-    }
-    SIGNALS.iter().find(|(signal, _)| *signal == came).map_or("a signal", |(_, name)| name)
 }

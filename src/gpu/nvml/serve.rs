@@ -68,7 +68,7 @@ impl Server {
             Err(code) if self.driven.is_driven(pci) => {
                 self.driven.drive(pci, None, now);
                 if !self.stuck.contains(&pci) {
-                    error!("gpu {pci}: its fans stay driven, and are tried again: {code}");
+                    error!("gpu {pci}: its fans stay driven: {code}");
                     self.stuck.push(pci);
                 }
             }
@@ -77,12 +77,19 @@ impl Server {
         given
     }
 
-    /// Every fan that is driven becomes the driver's again; tells the first failure.
+    /// Every fan that is driven becomes the driver's again, at the end; tells the first failure, and logs how many there are.
     ///
     /// # Errors
     /// What NVML says.
     pub fn give_all_back(&mut self, now: Instant) -> Read<()> {
         let given: Vec<_> = self.driven.all().into_iter().map(|pci| self.give_back(pci, now)).collect();
+        let left = given.iter().filter(|given| given.is_err()).count();
+        if left > 0 {
+            error!(
+                "the fans of {left} of {} driven GPUs stay as they are: the driver does not take them back",
+                given.len()
+            );
+        }
         given.into_iter().fold(Ok(()), Result::and)
     }
 

@@ -1,7 +1,5 @@
 //! What is known of GPUs without their driver: the PCI bus and the kernel's log.
 
-use std::time::Duration;
-
 use log::{info, warn};
 
 use super::Worker;
@@ -10,10 +8,8 @@ use crate::gpu::card::Card;
 use crate::gpu::inventory::{self, How};
 use crate::gpu::wire::{Answer, PciAddress, Request};
 use crate::gpu::xid::Action;
-use crate::gpu::{Presence, What, kmsg};
+use crate::gpu::{LOOK, Presence, What, kmsg};
 
-/// Time between looks at the PCI bus.
-const LOOK: Duration = Duration::from_secs(30);
 /// Most GPUs that are kept; a main board has slots for fewer.
 const GPUS: usize = 32;
 
@@ -87,7 +83,6 @@ impl Worker {
         let poll = self.log.poll();
         if let Some(error) = poll.error
             && !std::mem::replace(&mut self.log_told, true)
-            && !self.cards.is_empty()
         {
             warn!("{}: {error}: what the kernel says of GPUs there is not heard", self.places.kmsg.display());
         }

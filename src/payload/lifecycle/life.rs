@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Cause, Event, Exit, Failure, Phase, Policy, Restart, Rules, State, Then, wake};
+use super::{Action, Cause, Event, Exit, Failure, Phase, Policy, Restart, Rules, State, Then, settles, turns};
 
 /// A kill that did not end it is repeated: a process in a driver's hands dies when the driver lets go of it.
 const KILL_AGAIN: Duration = Duration::from_secs(5);
@@ -294,7 +294,8 @@ impl Life<'_> {
             | Phase::Failed(_)
             | Phase::Quarantined => return,
         }
-        let least = expect.rate / 100 * u64::from(expect.min_pct) + expect.rate % 100 * u64::from(expect.min_pct) / 100;
+        let (wanted, percent) = (expect.rate.unwrap_or(0), u64::from(expect.min_pct));
+        let least = wanted / 100 * percent + wanted % 100 * percent / 100;
         if rate >= least {
             self.state.low = None;
             let window = self.rules.restart.window;
@@ -318,7 +319,11 @@ impl Life<'_> {
     }
 
     fn tick(&mut self) {
-        if wake(self.rules, &self.state).is_none_or(|at| at > self.now) {
+        let is_due = |at: Option<Duration>| at.is_some_and(|at| at <= self.now);
+        if is_due(settles(self.rules, &self.state)) {
+            self.state.failures = 0;
+        }
+        if !is_due(turns(self.rules, &self.state)) {
             return;
         }
         match self.state.phase {

@@ -20,7 +20,7 @@ fn probed() -> Rules {
 }
 
 fn expected() -> Rules {
-    let expect = Expectation { rate: 1_000, min_pct: 70, warmup: s(20), low: s(60) };
+    let expect = Expectation { rate: Some(1_000), min_pct: 70, warmup: s(20), low: s(60) };
     Rules { expect: Some(expect), ..plain() }
 }
 
@@ -143,6 +143,43 @@ fn a_stable_run_makes_the_next_failure_the_first() {
             (1, exit, Phase::Starting, Some(Spawn)),
             (1, Event::Spawned, Phase::Running, None),
             (62, exit, Phase::Starting, Some(Spawn)),
+        ],
+    );
+}
+
+#[test]
+fn failures_are_forgotten_once_a_run_is_a_good_one() {
+    use Action::Spawn;
+    let exit = Event::Exited(Exit::Code(1));
+    let lines = [
+        (0, Event::Start, Phase::Starting, Some(Spawn)),
+        (0, Event::Spawned, Phase::Running, None),
+        (1, exit, Phase::Starting, Some(Spawn)),
+        (1, Event::Spawned, Phase::Running, None),
+        (2, exit, backing_off(3), None),
+        (3, Event::Tick, Phase::Starting, Some(Spawn)),
+        (3, Event::Spawned, Phase::Running, None),
+        (62, Event::Tick, Phase::Running, None),
+    ];
+    let state = story(&plain(), &lines);
+    assert_eq!((state.failures, wake(&plain(), &state)), (2, Some(s(63))));
+    let (state, action) = next(&plain(), state, Event::Tick, s(63), 0);
+    assert_eq!((state.failures, state.phase, action), (0, Phase::Running, None));
+    assert_eq!(wake(&plain(), &state), None);
+}
+
+#[test]
+fn no_rate_is_low_while_nobody_knows_what_it_should_be() {
+    let mut rules = expected();
+    rules.expect.as_mut().unwrap().rate = None;
+    story(
+        &rules,
+        &[
+            (0, Event::Start, Phase::Starting, Some(Action::Spawn)),
+            (0, Event::Spawned, Phase::Warming, None),
+            (20, Event::Tick, Phase::Running, None),
+            (21, Event::Rate(0), Phase::Running, None),
+            (900, Event::Rate(0), Phase::Running, None),
         ],
     );
 }

@@ -7,6 +7,7 @@ use super::super::lifecycle::{Expectation, Policy, Restart};
 use super::super::sandbox::{Layer, LayerSet};
 use super::{Container, Gpus, Kind, Limits, Log, Manifest, MeterUse, Probe, Sandbox, Stop, StopSignal, Target};
 use crate::source::{Problems, Source, Table};
+use crate::units::Milliwatts;
 
 const PODMAN: &str = "/usr/bin/podman";
 const KEYS: [&str; 20] = [
@@ -86,6 +87,7 @@ impl Manifest {
             Some(PathBuf::from(path))
         };
         let manifest = Self {
+            file: file.to_owned(),
             kind,
             autostart: root.flag("autostart").unwrap_or(false),
             user: root.text("user"),
@@ -97,7 +99,7 @@ impl Manifest {
             meter: root.has("meter").then(|| read_meter(&root.table("meter"))),
             stop: read_stop(&root.table("stop")),
             restart: read_restart(&root.table("restart"), kind),
-            expect: root.has("expect").then(|| read_expect(&root.table("expect"))),
+            expect: root.has("expect").then(|| read_expect(&root.table("expect"), kind)),
             limits: read_limits(&root.table("limits")),
             sandbox: read_sandbox(&root.table("sandbox"), container.is_some()),
             log: read_log(&root.table("log")),
@@ -190,11 +192,13 @@ fn local_url(url: &str) -> Option<(u16, String)> {
 }
 
 fn read_meter(table: &Table<'_>) -> MeterUse {
-    table.only(&["name", "port", "interval_s", "options"]);
+    table.only(&["name", "port", "interval_s", "work_within_s", "idle_w", "options"]);
     MeterUse {
         name: table.needed_text("name"),
         port: table.has("port").then(|| ranged(table, "port", 1, 1, u16::MAX)),
         interval: seconds(table, "interval_s", 10, 1, 3_600),
+        work_within: seconds(table, "work_within_s", 600, 0, 86_400),
+        idle: Milliwatts(ranged(table, "idle_w", 0, 0, 100_000) * 1_000),
         options: table.named_texts("options").into_iter().collect(),
     }
 }
@@ -230,10 +234,14 @@ fn read_restart(table: &Table<'_>, kind: Kind) -> Restart {
     restart
 }
 
-fn read_expect(table: &Table<'_>) -> Expectation {
+fn read_expect(table: &Table<'_>, kind: Kind) -> Expectation {
     table.only(&["rate", "min_pct", "warmup_s", "low_s"]);
+    let rate = table.number::<u64>("rate").map(|rate| rate.saturating_mul(1_000));
+    if kind == Kind::Ai && !table.has("rate") {
+        table.complain("rate", "is missing: an ai's rate follows its requests and cannot be learnt");
+    }
     Expectation {
-        rate: table.needed_number::<u64>("rate").saturating_mul(1_000),
+        rate,
         min_pct: ranged(table, "min_pct", 70, 1, 100),
         warmup: seconds(table, "warmup_s", 120, 0, 86_400),
         low: seconds(table, "low_s", 300, 10, 86_400),

@@ -59,7 +59,7 @@ fn examples_mean_what_they_say() {
     assert_eq!(probe.target, Target::Http { port: 8_000, path: "/health".to_owned() });
     assert_eq!((probe.startup, probe.failures), (Duration::from_secs(1_800), 3));
     // Thousandths of a hash a second.
-    assert_eq!(example("xmrig").expect.map(|expect| (expect.rate, expect.min_pct)), Some((12_000_000, 80)));
+    assert_eq!(example("xmrig").expect.map(|expect| (expect.rate, expect.min_pct)), Some((Some(12_000_000), 80)));
     let trm = example("teamredminer");
     assert_eq!(trm.probe.map(|probe| probe.target), Some(Target::Tcp(4_028)));
     assert_eq!(trm.stop, Stop { signal: StopSignal::Int, grace: Duration::from_secs(20) });
@@ -120,6 +120,10 @@ fn every_mistake_names_file_line_and_key() {
         ("kind = \"ai\"\nargv = [\"/a\"]\n[restart]\nmin_s = 400", "x.toml:4: restart.min_s: is above max_s"),
         ("kind = \"ai\"\nargv = [\"/a\"]\n[restart]\nbudget = 0", "x.toml:4: restart.budget: must be 1 to 100, not 0"),
         ("kind = \"ai\"\nargv = [\"/a\"]\n[expect]\nrate = 5", "x.toml:3: expect: needs a [meter]"),
+        (
+            "kind = \"ai\"\nargv = [\"/a\"]\n[meter]\nname = \"vllm\"\n[expect]\nmin_pct = 50",
+            "x.toml:5: expect.rate: is missing: an ai's rate follows its requests",
+        ),
         (
             "kind = \"ai\"\nargv = [\"/a\"]\n[sandbox]\noff = [\"no-new-privs\"]",
             "x.toml:4: sandbox.off: without no-new-privs there can be no files",

@@ -5,7 +5,10 @@
 //! number that does not move while power does, or moves while power does not, is flagged. A flag is no order: what
 //! follows from it is the supervisor's to say, after its warm-up.
 
+use std::fmt;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::reading::Reading;
 use crate::units::{MilliPerSecond, Milliwatts};
@@ -55,10 +58,12 @@ impl Default for Rules {
     }
 }
 
-/// What was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What was found. Order and numbers are on the wire: only append.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Flag {
     /// Not enough is known: too short a time, fewer than three beats, or something missing in the newest.
+    #[default]
     Unknown,
     /// Nothing speaks against it.
     Believed,
@@ -70,6 +75,27 @@ pub enum Flag {
     Hollow,
     /// A rate, and no work for longer than work takes.
     Barren,
+}
+
+impl Flag {
+    /// Something speaks against it.
+    #[must_use]
+    pub const fn is_doubt(self) -> bool {
+        !matches!(self, Self::Unknown | Self::Believed)
+    }
+}
+
+impl fmt::Display for Flag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "not known",
+            Self::Believed => "nothing speaks against it",
+            Self::Frozen => "it stands while power moves",
+            Self::Adrift => "it moves while power stands",
+            Self::Hollow => "it claims work at idle power",
+            Self::Barren => "a rate, and no work is counted",
+        })
+    }
 }
 
 /// Judges the beats of one payload, oldest first; the caller bounds how many, and starts anew with each start of the

@@ -24,6 +24,8 @@ pub(super) enum Word {
     Held(Layer),
     Missing(Layer, Errno),
     Failed(Failed),
+    /// The next call is exec.
+    Ready,
 }
 
 impl Word {
@@ -32,6 +34,7 @@ impl Word {
             Self::Held(layer) => (0, *layer as u8, 0),
             Self::Missing(layer, errno) => (1, *layer as u8, errno.raw_os_error()),
             Self::Failed(Failed { stage, errno }) => (2, *stage as u8, errno.raw_os_error()),
+            Self::Ready => (3, 0, 0),
         };
         let [low, high] = u16::try_from(errno).unwrap_or(0).to_le_bytes();
         [kind, what, low, high]
@@ -45,6 +48,7 @@ impl Word {
             0 => Self::Held(*Layer::ALL.get(what)?),
             1 => Self::Missing(*Layer::ALL.get(what)?, errno),
             2 => Self::Failed(Failed { stage: *Stage::ALL.get(what)?, errno }),
+            3 => Self::Ready,
             _ => return None,
         })
     }
@@ -90,6 +94,7 @@ pub(super) fn run(plan: &Plan<'_>, how: How) -> Infallible {
             Ok(()) => {
                 close_on_exec();
                 unblock();
+                tell(plan, &Word::Ready);
                 // SAFETY: the program and both arrays are texts with a zero at their end, the arrays end with a null pointer, and
                 // all of it lives in the plan.
                 unsafe { libc::execve(plan.launch.program.as_ptr(), plan.argv, plan.envp) };

@@ -1,20 +1,26 @@
 //! One payload's task.
 
+mod change;
+mod judge;
 mod start;
 
 use std::future::pending;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use log::{debug, info, warn};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
 
 use super::super::Grant;
+use super::super::learnt::{HalfHour, Learnt};
 use super::super::lifecycle::{Action, Event, Exit, Phase, Rules, State, Then, next, wake};
 use super::super::log::{Keeper, Ring};
 use super::super::manifest::Manifest;
+use super::super::meter::{Beats, Flag};
 use super::super::prepare::{self, Prepared};
 use super::super::process::{Process, Site, reap};
 use super::super::record::{Record, Shelf};
@@ -54,8 +60,25 @@ pub(super) struct Worker {
     /// It has ended like this, and something of it is left.
     lingering: Option<Exit>,
     keeper: Option<Keeper>,
+    /// The pipe of an adopted payload's log, of which no more is known.
+    pipe: u64,
+    /// What tells of its end.
+    keeping: Option<AsyncFd<OwnedFd>>,
     watchers: JoinSet<()>,
     heard: Option<mpsc::Receiver<Heard>>,
+    /// What its meter said in this run.
+    beats: Option<Beats>,
+    half_hour: HalfHour,
+    learnt: Learnt,
+}
+
+fn rules(manifest: &Manifest) -> Rules {
+    Rules {
+        restart: manifest.restart.clone(),
+        grace: manifest.stop.grace,
+        probe: manifest.probe.as_ref().map(|probe| (probe.startup, probe.failures)),
+        expect: manifest.expect.clone(),
+    }
 }
 
 impl Worker {
@@ -67,17 +90,11 @@ impl Worker {
         hooks: Arc<dyn Hooks>,
         random: u64,
     ) -> Self {
-        let rules = Rules {
-            restart: manifest.restart.clone(),
-            grace: manifest.stop.grace,
-            probe: manifest.probe.as_ref().map(|probe| (probe.startup, probe.failures)),
-            expect: manifest.expect.clone(),
-        };
         let home = site.home(&manifest.name);
         let state = State::default();
         Self {
             index,
-            rules,
+            rules: rules(&manifest),
             payloads,
             hooks,
             // Odd, and spread over all bits: see `mqtt/backoff.rs`.
@@ -96,8 +113,13 @@ impl Worker {
             process: None,
             lingering: None,
             keeper: None,
+            pipe: 0,
+            keeping: None,
             watchers: JoinSet::new(),
             heard: None,
+            beats: None,
+            half_hour: HalfHour::default(),
+            learnt: Learnt::default(),
         }
     }
 
@@ -114,6 +136,7 @@ impl Worker {
                 () = ended(self.process.as_ref(), self.lingering.is_some()) => self.ended().await,
                 () = after(self.lingering.is_some().then_some(LINGER)) => self.linger().await,
                 heard = hear(self.heard.as_mut()) => self.heard(heard).await,
+                () = readable(self.keeping.as_ref()) => self.keep_on().await,
                 () = after(wait) => self.event(Event::Tick).await,
             }
         }
@@ -124,7 +147,7 @@ impl Worker {
     async fn take_up(&mut self) {
         let record = self.shelf.load();
         let first = record.is_none();
-        let Record { state, process, grant, counters, .. } = record.unwrap_or_default();
+        let Record { state, process, grant, counters, pipe, .. } = record.unwrap_or_default();
         (self.state, self.counters) = (state, counters);
         let name = &self.manifest.name;
         let group = self.site.group(name);
@@ -133,7 +156,10 @@ impl Worker {
             info!("payload {name}: adopted, process {}", process.known.pid);
             self.grant = Some(grant);
             (self.status.adopted, self.status.layers) = (true, process.known.layers);
+            let pid = process.known.pid;
             self.process = Some(process);
+            self.pipe = pipe;
+            self.take_over_log(pid, pipe);
             self.listen();
             // The agent before may have died between any two steps: ready or signalled, it is so at least now.
             return self.event(Event::Spawned).await;
@@ -170,6 +196,13 @@ impl Worker {
                 let _ = reply.send(part);
                 return;
             }
+            What::Manifest(manifest) => return self.change(*manifest).await,
+            What::Removed => return self.remove().await,
+            What::Again => return self.again().await,
+            What::Start(reply) | What::Restart(reply) if self.status.removed => {
+                let _ = reply.send(Err(Refusal::Unknown));
+                return;
+            }
             What::Start(reply) => (Event::Start, reply),
             What::Stop(reply) => (Event::Stop, reply),
             What::Restart(reply) => (Event::Restart, reply),
@@ -183,6 +216,9 @@ impl Worker {
         }
         // What runs keeps its GPUs until it has ended; one of them may be why it is ended.
         self.regrant |= event == Event::Restart;
+        if event == Event::Clear {
+            self.unlearn().await;
+        }
         self.event(event).await;
         let refusal = match (event, self.state.phase) {
             (Event::Start | Event::Restart, Phase::Quarantined) => Err(Refusal::Quarantined),
@@ -197,18 +233,7 @@ impl Worker {
     async fn heard(&mut self, heard: Heard) {
         match heard {
             Heard::Probe(passed) => self.event(Event::Probe(passed)).await,
-            Heard::Sample(sample) => {
-                let rate = sample.rate;
-                self.counters.clone_from(&sample.counters);
-                self.status.sample = Some(sample);
-                match rate {
-                    Some(rate) => self.event(Event::Rate(rate)).await,
-                    None => self.publish(),
-                }
-                if clock::since_boot().saturating_sub(self.saved) >= COUNTED {
-                    self.save(false).await;
-                }
-            }
+            Heard::Sample(sample) => self.sampled(sample).await,
         }
     }
 
@@ -237,9 +262,13 @@ impl Worker {
 
     async fn gone(&mut self, exit: Exit) {
         self.process = None;
+        if self.status.adopted {
+            // An earlier agent's, with that one's settings.
+            self.let_go();
+        }
         (self.status.exit, self.status.pid, self.status.adopted) = (Some(exit), None, false);
         // What nobody does is no work.
-        self.status.sample = None;
+        (self.status.sample, self.status.belief) = (None, Flag::Unknown);
         self.event(Event::Exited(exit)).await;
     }
 
@@ -283,14 +312,13 @@ impl Worker {
     /// Nothing runs and nothing is about to.
     fn rest(&mut self) {
         (self.prepared, self.grant) = (None, None);
-        if let Some(keeper) = self.keeper.take() {
-            tokio::spawn(reap(keeper.release()));
-        }
+        self.let_go();
     }
 
     /// Begins to probe and to meter.
     fn listen(&mut self) {
         self.watchers.abort_all();
+        self.begin_run();
         let (tell, heard) = mpsc::channel(HEARD);
         self.heard = Some(heard);
         if let Some(probe) = self.manifest.probe.clone() {
@@ -311,15 +339,35 @@ impl Worker {
         self.heard = None;
     }
 
-    async fn save(&mut self, lasting: bool) {
-        self.saved = clock::since_boot();
-        let record = Record {
+    /// What the next agent has to know.
+    fn record(&self) -> Record {
+        Record {
             state: self.state.clone(),
             process: self.process.as_ref().map(|process| process.known),
             grant: self.grant.clone().unwrap_or_default(),
             counters: self.counters.clone(),
+            pipe: self.keeper.as_ref().map_or(self.pipe, Keeper::pipe),
             ..Record::default()
-        };
+        }
+    }
+
+    /// Holds on to who writes its log down, and listens for its end.
+    fn hold(&mut self, keeper: Option<Keeper>) {
+        // One whose end would not be heard might leave its payload waiting for ever at a full pipe.
+        (self.keeping, self.keeper) = keeper.and_then(|keeper| Some((keeper.end().ok()?, keeper))).unzip();
+    }
+
+    /// It ends when nobody writes to it any more, and the next start makes another.
+    fn let_go(&mut self) {
+        (self.keeping, self.pipe) = (None, 0);
+        if let Some(keeper) = self.keeper.take() {
+            tokio::spawn(reap(keeper.release()));
+        }
+    }
+
+    async fn save(&mut self, lasting: bool) {
+        self.saved = clock::since_boot();
+        let record = self.record();
         // A payload that was never started has no directory yet.
         let saved = if !self.site.home(&self.manifest.name).exists() {
             Ok(())
@@ -336,7 +384,7 @@ impl Worker {
     }
 
     fn publish(&mut self) {
-        let State { phase, since, cause, held, restarts, .. } = &self.state;
+        let State { phase, since, cause, held, restarts, failures, .. } = &self.state;
         let grant = self.grant.iter().flat_map(|grant| &grant.gpus);
         let status = Status {
             phase: *phase,
@@ -344,6 +392,8 @@ impl Worker {
             cause: *cause,
             held: *held,
             restarts: *restarts,
+            failures: *failures,
+            expected: self.rules.expect.as_ref().and_then(|expect| expect.rate),
             pid: self.process.as_ref().map(|process| process.known.pid),
             gpus: grant.map(|gpu| gpu.uuid.clone()).collect(),
             ..self.status.clone()
@@ -368,7 +418,13 @@ impl Worker {
         let why = cause.as_ref().map(ToString::to_string).unwrap_or_default();
         match phase {
             Phase::Failed(failure) => warn!("payload {name}: {failure}; last: {why}"),
-            Phase::Quarantined => warn!("payload {name}: in quarantine: {why}"),
+            Phase::Quarantined => {
+                warn!("payload {name}: in quarantine: {why}");
+                // Not where it was so before and somebody tried to start it.
+                if matches!(before, Phase::Draining { then: Then::Hold, .. }) {
+                    self.hooks.quarantined(&self.manifest);
+                }
+            }
             Phase::BackingOff { until } => {
                 info!("payload {name}: {why}; again in {:.1?}", until.saturating_sub(self.state.since));
             }
@@ -413,6 +469,14 @@ async fn ended(process: Option<&Process>, lingering: bool) {
     match process.filter(|_| !lingering) {
         Some(process) => process.ended().await,
         None => pending().await,
+    }
+}
+
+async fn readable(end: Option<&AsyncFd<OwnedFd>>) {
+    match end {
+        // An error is no end; nothing more is heard then.
+        Some(end) if end.readable().await.is_ok() => {}
+        Some(_) | None => pending().await,
     }
 }
 

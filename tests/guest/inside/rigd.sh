@@ -13,6 +13,7 @@ encoding = "json"
 period_ms = 500
 [broker]
 url = "mqtt://$2"
+plain_text = true
 CONFIG
   rigd run --config /tmp/rigd.toml 2>>/tmp/rigd.log &
   agent=$!

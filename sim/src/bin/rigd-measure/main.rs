@@ -11,6 +11,7 @@ mod kernel;
 mod lab;
 mod listener;
 mod namespace;
+mod payloads;
 mod process;
 mod report;
 mod scratch;
@@ -33,11 +34,15 @@ const HELP: &str = "\
 rigd-measure: size, memory, CPU, wake-ups, start time and message size of rigd, beside a bare publisher in the same run
 
 usage: rigd-measure --rigd FILE --bare FILE [--quick] [--buses]
+       rigd-measure --rigd FILE --payload FILE [--runsv FILE] [--quick] --payloads
 
   --rigd FILE   the agent, as it is shipped
   --bare FILE   bare-publisher, built the same way
   --quick       one window of 10 s each instead of two of 60 s
   --buses       instead of all that: 40 chips on 4 buses at 10 Hz beside the same bare transactions, and how late ticks are
+  --payloads    instead of all that: SIGKILL of a payload to running again, beside the barest loop and runit; 64 payloads
+  --payload FILE   bare-payload, built the same way
+  --runsv FILE  runit's supervisor; without it the table has no line of it
   --help        this text
 
 Needs mosquitto. Runs the agent twice: on a simulated rig behind sockets, and, where a mount namespace is to be had, on files
@@ -57,6 +62,13 @@ pub(crate) struct Options {
     starts: u32,
     /// The forty chips instead.
     buses: bool,
+    /// What payloads cost instead.
+    payloads: bool,
+    /// The process that is kept running.
+    payload: PathBuf,
+    runsv: Option<PathBuf>,
+    /// Kills of each supervisor's payloads.
+    kills: usize,
 }
 
 fn main() -> ExitCode {
@@ -81,6 +93,9 @@ fn run() -> Result<()> {
     };
     if options.buses {
         return Ok(io::stdout().write_all(buses::run(&options)?.as_bytes())?);
+    }
+    if options.payloads {
+        return Ok(io::stdout().write_all(payloads::run(&options)?.as_bytes())?);
     }
     let mut lab = Lab::open(&options)?;
     let mut report = Report::new(&options, &lab)?;
@@ -113,6 +128,7 @@ fn say(what: &str) -> Result<()> {
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>> {
     let (mut rigd, mut bare, mut quick, mut buses) = (None, None, false, false);
+    let (mut payloads, mut payload, mut runsv) = (false, None, None);
     while let Some(arg) = args.next() {
         let mut file = || args.next().map(PathBuf::from).with_context(|| format!("{arg} needs a file; see --help"));
         match arg.as_str() {
@@ -120,19 +136,31 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>> {
             "--bare" => bare = Some(file()?),
             "--quick" => quick = true,
             "--buses" => buses = true,
+            "--payloads" => payloads = true,
+            "--payload" => payload = Some(file()?),
+            "--runsv" => runsv = Some(file()?),
             "--help" | "-h" => return Ok(None),
             _ => bail!("unknown argument {arg}; see --help"),
         }
     }
     let (settle, window, rounds) = if quick { (2, 10, 1) } else { (5, 60, 2) };
+    // Each kind of run needs one of them only.
+    let needed = |file: Option<PathBuf>, here: bool, name: &str| match file {
+        None if here => bail!("{name} is needed; see --help"),
+        file => Ok(file.unwrap_or_default()),
+    };
     Ok(Some(Options {
         rigd: rigd.context("--rigd is needed; see --help")?,
-        bare: bare.context("--bare is needed; see --help")?,
+        bare: needed(bare, !payloads, "--bare")?,
+        payload: needed(payload, payloads, "--payload")?,
         settle: Duration::from_secs(settle),
         window: Duration::from_secs(window),
         rounds,
         starts: 21,
         buses,
+        payloads,
+        runsv,
+        kills: if quick { 40 } else { 200 },
     }))
 }
 
@@ -146,7 +174,13 @@ mod tests {
         let taken = args("--rigd a --bare b --quick").unwrap().unwrap();
         assert_eq!((taken.rounds, taken.window), (1, Duration::from_secs(10)));
         assert!(args("--help").unwrap().is_none());
-        for (line, told) in [("--rigd a", "--bare is needed"), ("--rigd", "needs a file"), ("--brae b", "unknown")] {
+        assert!(args("--rigd a --payload b --payloads").unwrap().unwrap().payloads);
+        for (line, told) in [
+            ("--rigd a", "--bare is needed"),
+            ("--rigd a --payloads", "--payload is needed"),
+            ("--rigd", "needs a file"),
+            ("--brae b", "unknown"),
+        ] {
             let error = args(line).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains(told), "{line}: {error}");
         }

@@ -13,7 +13,7 @@ use crate::table::columns;
 use crate::{Options, hwmon};
 
 /// What is measured takes a hundredth of two CPUs; a machine that was idle for less of the run, in percent, was not quiet.
-const QUIET: f64 = 90.0;
+pub(crate) const QUIET: f64 = 90.0;
 
 const SOCKETS: &str = "\
 sockets: the built-in board simulated-8gpu: 8 power monitors, 6 fans, 3 temperatures, a supply; all simulated. Each I2C transfer
@@ -211,7 +211,7 @@ impl Figure {
     }
 }
 
-fn machine() -> Result<String> {
+pub(crate) fn machine() -> Result<String> {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let cpus = std::thread::available_parallelism()?.get();
     let rights = if rustix::process::geteuid().is_root() { "root" } else { "an ordinary user" };

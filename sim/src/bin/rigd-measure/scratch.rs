@@ -10,7 +10,16 @@ pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(crate) fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("rigd-measure-{}", std::process::id()));
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// For what must be seen by who has another `/tmp`.
+    pub(crate) fn outside_tmp() -> Result<Self> {
+        Self::below(Path::new("/var/tmp"))
+    }
+
+    fn below(folder: &Path) -> Result<Self> {
+        let path = folder.join(format!("rigd-measure-{}", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(Self(path))
     }

@@ -26,6 +26,10 @@ impl Values {
         below.map(|(_, value)| *value).next_back().or_else(|| self.least())
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn least(&self) -> Option<f64> {
         self.0.first().copied()
     }

@@ -10,7 +10,7 @@ const EVENTS: usize = 8;
 
 /// Every rig that was heard of, by name.
 #[derive(Debug, Default)]
-pub(super) struct Fleet {
+pub(crate) struct Fleet {
     pub(super) rigs: BTreeMap<RigId, Rig>,
 }
 
@@ -45,7 +45,9 @@ impl Fleet {
                 rig.events.push_back(event);
             }
             // The control plane's own words.
-            Message::Watermark(_) | Message::Controller(_) => {}
+            Message::Watermark(_) | Message::Controller(_) | Message::Command(_) | Message::Desired(_) => {}
+            // Whoever gave the command shows its answer.
+            Message::Ack(_) | Message::Reported(_) => {}
         }
     }
 

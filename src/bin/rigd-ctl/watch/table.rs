@@ -9,7 +9,7 @@ use rigd::units::{Millicelsius, Milliwatts, Rpm};
 use rigd::wire::{Birth, Event, Message, Power, RigId, Subject, Telemetry, Value};
 
 use super::fleet::{Fleet, Rig};
-use crate::people::{amperes, celsius, milli, percent, volts, watts};
+use crate::people::{amperes, celsius, harmless, milli, percent, volts, watts};
 
 /// The screen: one rig in full, several in a line each.
 pub(super) fn draw(fleet: &Fleet, state: &str, width: usize, height: usize, now: Instant) -> String {
@@ -23,11 +23,6 @@ pub(super) fn draw(fleet: &Fleet, state: &str, width: usize, height: usize, now:
     let text = harmless(&text);
     let lines = text.lines().take(height.saturating_sub(1).max(1));
     lines.map(|line| line.chars().take(width).collect::<String>() + "\n").collect()
-}
-
-/// Names come from whoever may publish: none of them may drive the operator's terminal.
-fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// A line per rig.
@@ -212,15 +207,26 @@ fn subject(birth: &Birth, subject: Subject) -> &str {
         Subject::Sensor(i) => birth.sensors.get(usize::from(i)).map(|sensor| &sensor.name),
         Subject::Gpu(i) => birth.gpus.get(usize::from(i)).map(|gpu| &gpu.pci),
         Subject::Driver => return "nvidia",
+        Subject::Payload(i) => birth.payloads.get(usize::from(i)).map(|payload| &payload.name),
     };
     name.map_or("?", String::as_str)
 }
 
 /// A message as one line, for files and pipes.
-pub(super) fn line(fleet: &Fleet, name: &RigId, message: &Message) -> String {
+pub(crate) fn line(fleet: &Fleet, name: &RigId, message: &Message) -> String {
     let mut line = format!("{name} ");
     let written = match message {
-        Message::Watermark(_) | Message::Controller(_) => writeln!(line, "said by the control plane"),
+        Message::Watermark(_) | Message::Controller(_) | Message::Command(_) | Message::Desired(_) => {
+            writeln!(line, "said by the control plane")
+        }
+        Message::Ack(ack) => writeln!(line, "ack {} {:?}", ack.id, ack.state),
+        Message::Reported(reported) => writeln!(
+            line,
+            "reported revision {} of {}, {} differences",
+            reported.reached,
+            reported.accepted,
+            reported.differences.len()
+        ),
         Message::Online(online) => {
             writeln!(line, "{} ({:?})", if online.online { "online" } else { "offline" }, online.reason)
         }

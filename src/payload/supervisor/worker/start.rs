@@ -25,6 +25,7 @@ impl Worker {
                     warn!("payload {}: runs without these layers: {}", self.manifest.name, layers.missing);
                 }
                 (self.status.layers, self.status.error, self.status.sample) = (layers, None, None);
+                self.status.profile.clone_from(&self.manifest.gpus.profile);
                 self.process = Some(process);
                 self.listen();
                 Event::Spawned
@@ -82,27 +83,29 @@ impl Worker {
             return Err(NotStarted { text: "was not made ready".to_owned(), lasting: false });
         };
         let grant = grant.clone();
-        let record = Record { state: self.state.clone(), grant, counters: self.counters.clone(), ..Record::default() };
+        let record = Record { grant, ..self.record() };
         let write_down = |known| self.shelf.save(&Record { process: Some(known), ..record }, false);
         Process::start(&prepared.launch, self.site.group(&self.manifest.name), write_down).await
     }
 
     /// Where its output goes: to a keeper that works, or nowhere.
     async fn output(&mut self) -> Result<OwnedFd, NotStarted> {
-        let name = &self.manifest.name;
+        let name = self.manifest.name.clone();
         if !self.keeper.as_ref().is_some_and(Keeper::works) {
-            self.keeper = None;
-            let group = self.site.log_group(name);
+            self.hold(None);
+            let group = self.site.log_group(&name);
             if let Some(group) = group.as_ref().filter(|group| group.populated())
                 && group.emptied(LAST_WORDS).await.is_err()
             {
                 // That of an earlier agent still waits for somebody who has its pipe and is not in the payload's cgroup.
                 let _ = group.kill();
                 let _ = group.emptied(LAST_WORDS).await;
+                // In a group that was killed nobody can be started (`spawn.rs`).
+                group.remove();
             }
             let group = group.and_then(|group| group.make().ok());
             match self.ring.keep(group.as_ref()) {
-                Ok(keeper) => self.keeper = Some(keeper),
+                Ok(keeper) => self.hold(Some(keeper)),
                 Err(error) => warn!("payload {name}: there is no log of it: {error}"),
             }
         }

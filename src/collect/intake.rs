@@ -1,0 +1,101 @@
+//! What a message that came from the broker is: pure.
+
+use crate::wire::{Header, RigId, Topic, decode};
+
+/// A message as the broker handed it over.
+#[derive(Clone, Copy, Debug)]
+pub struct Incoming<'a> {
+    /// Its topic.
+    pub topic: &'a [u8],
+    /// Its bytes.
+    pub payload: &'a [u8],
+    /// Value of the user property [`crate::wire::GAP`].
+    pub gap: Option<&'a str>,
+}
+
+/// What is to be done with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// One of a lane's numbers; before it, this range was dropped by the rig.
+    Numbered { rig: RigId, header: Header, dropped: Option<(u64, u64)> },
+    /// Retained state, without a number.
+    State { rig: RigId, header: Header },
+    /// Nothing that a rig may say, for this reason.
+    Rejected(String),
+}
+
+/// Sorts it. A lane is whatever has numbers, so that a later kind needs no word here.
+pub(super) fn sort(incoming: Incoming<'_>) -> Entry {
+    let Some(topic) = std::str::from_utf8(incoming.topic).ok().and_then(Topic::parse) else {
+        return Entry::Rejected("no topic of a rig".to_owned());
+    };
+    let header = match decode(incoming.payload) {
+        Ok((header, _)) => header,
+        Err(error) => return Entry::Rejected(error.to_string()),
+    };
+    if header.kind != topic.kind {
+        return Entry::Rejected(format!("a {:?} on the topic of a {:?}", header.kind, topic.kind));
+    }
+    if header.seq == 0 {
+        return Entry::State { rig: topic.rig, header };
+    }
+    if i64::try_from(header.seq).is_err() {
+        return Entry::Rejected(format!("the number {} is out of range", header.seq));
+    }
+    let Some(gap) = incoming.gap else {
+        return Entry::Numbered { rig: topic.rig, header, dropped: None };
+    };
+    // A declaration that nobody understands must not look like one that was never made.
+    let Ok(length) = gap.parse::<u64>() else {
+        return Entry::Rejected(format!("its gap is no number: {gap:?}"));
+    };
+    let last = header.seq - 1;
+    let first = header.seq.saturating_sub(length).max(1);
+    Entry::Numbered { rig: topic.rig, header, dropped: (first <= last).then_some((first, last)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Encoding, Kind, Online, Reason, encode};
+
+    #[test]
+    fn each_message_is_one_thing() {
+        let body = Online { online: true, connection: 1, reason: Reason::Connected };
+        let online = |seq| encode(Encoding::Postcard, Header::new(Kind::Online, 9, seq), &body);
+        let rig: RigId = "rig-1".parse().unwrap();
+        let numbered =
+            |seq, dropped| Entry::Numbered { rig: rig.clone(), header: Header::new(Kind::Online, 9, seq), dropped };
+        let rejected = |text: &str| Entry::Rejected(text.to_owned());
+        let topic = "r1/rig-1/up/online";
+        let rows = [
+            (
+                "state",
+                topic,
+                online(0),
+                None,
+                Entry::State { rig: rig.clone(), header: Header::new(Kind::Online, 9, 0) },
+            ),
+            ("a number", topic, online(7), None, numbered(7, None)),
+            ("after a gap", topic, online(7), Some("2"), numbered(7, Some((5, 6)))),
+            ("after all that there was", topic, online(7), Some("6"), numbered(7, Some((1, 6)))),
+            ("after more than there was", topic, online(7), Some("900"), numbered(7, Some((1, 6)))),
+            ("after a gap of none", topic, online(7), Some("0"), numbered(7, None)),
+            ("nothing can be before the first", topic, online(1), Some("3"), numbered(1, None)),
+            ("a gap in words", topic, online(7), Some("two"), rejected("its gap is no number: \"two\"")),
+            ("another's topic", "r1/rig-1/up/tele", online(7), None, rejected("a Online on the topic of a Telemetry")),
+            ("no topic of ours", "r1/rig-1/up/x/y", online(7), None, rejected("no topic of a rig")),
+            (
+                "no number of SQLite's",
+                topic,
+                online(u64::MAX),
+                None,
+                rejected("the number 18446744073709551615 is out of range"),
+            ),
+            ("no bytes of ours", topic, b"hello".to_vec(), None, rejected(&crate::wire::Error::NotOurs.to_string())),
+        ];
+        for (name, topic, payload, gap, expected) in rows {
+            assert_eq!(sort(Incoming { topic: topic.as_bytes(), payload: &payload, gap }), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Commands from the control plane: who may give them, whether this is one, and that each is carried out at most once.
+//!
+//! ```text
+//! frame ─ rate ─ verify ─ journal: accepted, fsync ─ broker's acknowledgement ─ execute ─ journal: finished, fsync ─ answer
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`trust`] | whose signatures count, for which orders: the table |
+//! | [`verify`] | a frame's bytes against trust, topic, clock and what was seen before: pure |
+//! | [`replay`] | the counters of a key that were used |
+//! | [`rate`] | how many commands a second are looked at |
+//! | [`act`] | carries an order out |
+//! | [`journal`] | what was accepted and what came of it, on disk, so that nothing is carried out twice |
+//!
+//! Nothing here reads a clock or the network; the journal alone writes files, and blocks while it does.
+
+pub mod act;
+pub mod journal;
+pub mod rate;
+pub mod replay;
+pub mod trust;
+pub mod verify;

@@ -1,0 +1,502 @@
+//! Carries out what was ordered: each order is an arm of [`Actor::act`], and ends in a setpoint or at the owner of the thing.
+//!
+//! Nothing here writes to a chip or a driver: control and the GPU thread do, inside their own limits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{info, warn};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::board::Board;
+use crate::clock;
+use crate::gpu::{Gpu, Phase};
+use crate::payload::supervisor::{self, Payloads, Reloaded, What};
+use crate::reading::{Health, Missing, Snapshot};
+use crate::setpoint::{Desk, Impossible, Maintenance};
+use crate::wire::{AckState, LONGEST_TEXT, MOST_LINES, Order, Outcome, PayloadAct, Refusal};
+
+/// A profile is applied and read back within this, or the command says that it was not.
+const APPLIED: Duration = Duration::from_secs(45);
+/// What a drain by command may take; the payload's own grace is added by its supervisor.
+const DRAIN: Duration = Duration::from_secs(1_800);
+/// What the longest order may take; the next one of the same kind waits that long at most.
+const LONGEST: Duration = Duration::from_secs(2_100);
+/// Bytes of a log that so many lines are cut from.
+const LOG_BYTES: usize = 32 * 1024;
+
+/// What it takes to carry orders out.
+#[derive(Clone)]
+pub struct Actor {
+    /// What names mean on this rig.
+    pub board: Arc<Board>,
+    /// What control aims at.
+    pub setpoints: Desk,
+    /// The rig in each tick.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// The payloads as they are now.
+    pub payloads: watch::Receiver<Arc<Payloads>>,
+    /// The way to payloads.
+    pub orders: mpsc::Sender<supervisor::Order>,
+    /// The way to have the payloads' manifests read again.
+    pub reloads: mpsc::Sender<oneshot::Sender<Reloaded>>,
+    /// The way to have the rig restarted.
+    pub reboots: mpsc::Sender<oneshot::Sender<Result<(), String>>>,
+    /// The way out; one order is enough, more are dropped.
+    pub end: mpsc::Sender<()>,
+}
+
+/// How an order ended that did not work.
+enum Failure {
+    /// It was not tried.
+    Refused(String),
+    /// It was tried.
+    Failed(String),
+}
+
+impl From<Impossible> for Failure {
+    fn from(impossible: Impossible) -> Self {
+        Self::Refused(impossible.0)
+    }
+}
+
+type Done = Result<Outcome, Failure>;
+
+impl Actor {
+    /// Carries an order out, and says how it ended. Takes as long as that takes, at most 35 minutes.
+    pub async fn act(&self, order: &Order) -> AckState {
+        match timeout(LONGEST, self.try_to(order)).await {
+            Ok(Ok(outcome)) => AckState::Done(outcome),
+            Ok(Err(Failure::Refused(why))) => AckState::Refused(Refusal::Policy(why)),
+            Ok(Err(Failure::Failed(why))) => AckState::Failed(why),
+            Err(_) => AckState::Failed("not done in time".to_owned()),
+        }
+    }
+
+    async fn try_to(&self, order: &Order) -> Done {
+        match order {
+            Order::SetProfile { gpu, profile } => self.profile(gpu.as_deref(), profile.as_deref()).await,
+            Order::SetPowerCap(_) => Err(Failure::Refused("this agent has no power cap".to_owned())),
+            Order::SetFanTarget { zone, target_mc } => {
+                self.setpoints.set_target(zone, target_mc.map(|target| target.0))?;
+                self.kept().await
+            }
+            Order::Payload { name, act } => self.payload(name, *act).await,
+            Order::Assign { payload, gpus } => self.assign(payload, gpus).await,
+            Order::Identify { seconds } => {
+                self.setpoints.identify(clock::now(), Duration::from_secs((*seconds).into()));
+                Ok(Outcome::Nothing)
+            }
+            Order::Probe => Ok(Outcome::Lines(survey(&self.board, &self.snapshot.borrow()))),
+            Order::Logs { payload, lines } => self.logs(payload, usize::from(*lines)).await,
+            // Said by the publisher with the answer.
+            Order::Snapshot => Ok(Outcome::Nothing),
+            Order::Reload => self.reload().await,
+            Order::RestartAgent => {
+                // A second one finds the first on its way.
+                let _ = self.end.try_send(());
+                Ok(Outcome::Nothing)
+            }
+            Order::Reboot => self.reboot().await,
+            // Trust is the inbox's own.
+            Order::RotateKey { .. } => Err(Failure::Failed("nobody took the key".to_owned())),
+            Order::Maintenance { on: true, until_ms } => self.begin_maintenance(*until_ms).await,
+            Order::Maintenance { on: false, .. } => self.end_maintenance().await,
+        }
+    }
+
+    /// Ends a maintenance whose time has come. To be asked now and then.
+    pub async fn maintenance_over(&self, unix_ms: u64) {
+        let over = |maintenance: &Maintenance| maintenance.until_ms.is_some_and(|until| unix_ms >= until);
+        if self.setpoints.now().maintenance().is_some_and(over) {
+            info!("the maintenance is over");
+            let _ = self.end_maintenance().await;
+        }
+    }
+
+    async fn profile(&self, gpu: Option<&str>, profile: Option<&str>) -> Done {
+        let snapshot = Arc::clone(&self.snapshot.borrow());
+        self.setpoints.set_profile(gpu, profile, &snapshot)?;
+        self.kept().await?;
+        let Some(name) = profile else { return Ok(Outcome::Nothing) };
+        let mut snapshots = self.snapshot.clone();
+        let settled = async {
+            loop {
+                let state = settled(&snapshots.borrow_and_update().gpus.gpus, gpu, name);
+                if let Some(state) = state {
+                    return state;
+                }
+                if snapshots.changed().await.is_err() {
+                    return Err("the agent is stopping".to_owned());
+                }
+            }
+        };
+        match timeout(APPLIED, settled).await {
+            Ok(Ok(text)) => Ok(Outcome::Text(text)),
+            Ok(Err(why)) => Err(Failure::Failed(why)),
+            Err(_) => Err(Failure::Failed(format!("not applied within {} s; it stays asked for", APPLIED.as_secs()))),
+        }
+    }
+
+    async fn payload(&self, name: &str, act: PayloadAct) -> Done {
+        if let (Some(_), PayloadAct::Start | PayloadAct::Restart) = (self.setpoints.now().maintenance(), act) {
+            return Err(Failure::Refused("somebody works at the rig: its payloads rest".to_owned()));
+        }
+        self.ask(name, |reply| match act {
+            PayloadAct::Start => What::Start(reply),
+            PayloadAct::Stop => What::Stop(reply),
+            PayloadAct::Restart => What::Restart(reply),
+            PayloadAct::Drain => What::Drain(DRAIN, reply),
+        })
+        .await
+        .map(|()| Outcome::Nothing)
+    }
+
+    async fn assign(&self, payload: &str, gpus: &[String]) -> Done {
+        let status = |payloads: &Payloads| payloads.0.iter().find(|status| status.name == payload).map(|now| now.phase);
+        let Some(phase) = status(&self.payloads.borrow()) else {
+            return Err(Failure::Refused(format!("{payload}: {}", supervisor::Refusal::Unknown)));
+        };
+        let snapshot = Arc::clone(&self.snapshot.borrow());
+        self.setpoints.assign(payload, gpus, &snapshot)?;
+        self.kept().await?;
+        if !phase.is_at_rest() {
+            self.ask(payload, What::Restart).await?;
+        }
+        Ok(Outcome::Nothing)
+    }
+
+    async fn logs(&self, payload: &str, lines: usize) -> Done {
+        let part = self.ask(payload, |reply| What::Log(None, LOG_BYTES, reply)).await?;
+        Ok(Outcome::Lines(last_lines(&part.text, lines.min(MOST_LINES))))
+    }
+
+    async fn begin_maintenance(&self, until_ms: Option<u64>) -> Done {
+        let running = |payloads: &Payloads| {
+            let running = payloads.0.iter().filter(|status| !status.phase.is_at_rest());
+            running.map(|status| status.name.clone()).collect::<Vec<_>>()
+        };
+        let mut resume = running(&self.payloads.borrow());
+        let leaving = resume.clone();
+        if let Some(before) = self.setpoints.now().maintenance() {
+            // Said twice: what ran before the first one is what runs again.
+            resume.extend(before.resume.iter().filter(|name| !leaving.contains(name)).cloned());
+        }
+        self.setpoints.set_maintenance(Some(Maintenance { until_ms, resume }));
+        self.kept().await?;
+        // All at once, and each waited for.
+        let (names, mut waiting) = (leaving.clone(), Vec::new());
+        for name in leaving {
+            let (reply, done) = oneshot::channel();
+            self.order(supervisor::Order { name, what: What::Drain(DRAIN, reply) })?;
+            waiting.push(done);
+        }
+        for (name, done) in names.iter().zip(waiting) {
+            answered(name, done.await)?;
+        }
+        Ok(Outcome::Text(format!("{} payloads rest", names.len())))
+    }
+
+    async fn end_maintenance(&self) -> Done {
+        let Some(before) = self.setpoints.set_maintenance(None) else { return Ok(Outcome::Nothing) };
+        self.kept().await?;
+        let mut refused = Vec::new();
+        for name in &before.resume {
+            if let Err(Failure::Refused(why) | Failure::Failed(why)) = self.ask(name, What::Start).await {
+                refused.push(why);
+            }
+        }
+        if refused.is_empty() { Ok(Outcome::Nothing) } else { Err(Failure::Failed(refused.join("; "))) }
+    }
+
+    async fn reload(&self) -> Done {
+        let (reply, done) = oneshot::channel();
+        self.reloads
+            .try_send(reply)
+            .map_err(|_| Failure::Refused("manifests are being read again already; try again".to_owned()))?;
+        let Reloaded { added, changed, removed, problems } = done.await.map_err(|_| stopping())?;
+        let told = |what: &str, names: &[String]| names.iter().map(|name| format!("{what} {name}")).collect::<Vec<_>>();
+        let lines = [told("added", &added), told("changed", &changed), told("removed", &removed)].concat();
+        if problems.is_empty() {
+            Ok(Outcome::Lines(lines.into_iter().take(MOST_LINES).collect()))
+        } else {
+            let mut text = [problems, lines].concat().join("; ");
+            text.truncate(text.floor_char_boundary(LONGEST_TEXT));
+            Err(Failure::Failed(text))
+        }
+    }
+
+    async fn reboot(&self) -> Done {
+        let (reply, done) = oneshot::channel();
+        self.reboots.try_send(reply).map_err(|_| Failure::Refused("a reboot is on its way already".to_owned()))?;
+        done.await.map_err(|_| stopping())?.map_err(Failure::Refused)?;
+        Ok(Outcome::Nothing)
+    }
+
+    /// What is asked for survives the next start.
+    async fn kept(&self) -> Done {
+        let desk = self.setpoints.clone();
+        match spawn_blocking(move || desk.save()).await {
+            Ok(Ok(())) => Ok(Outcome::Nothing),
+            Ok(Err(error)) => {
+                warn!("what was asked for holds until the next start only: {error}");
+                Ok(Outcome::Text(format!("holds until the next start only: {error}")))
+            }
+            Err(_) => Err(stopping()),
+        }
+    }
+
+    fn order(&self, order: supervisor::Order) -> Result<(), Failure> {
+        self.orders.try_send(order).map_err(|_| Failure::Refused("payloads take no order now; try again".to_owned()))
+    }
+
+    async fn ask<T>(
+        &self,
+        name: &str,
+        what: impl FnOnce(oneshot::Sender<Result<T, supervisor::Refusal>>) -> What,
+    ) -> Result<T, Failure> {
+        let (reply, done) = oneshot::channel();
+        self.order(supervisor::Order { name: name.to_owned(), what: what(reply) })?;
+        answered(name, done.await)
+    }
+}
+
+fn stopping() -> Failure {
+    Failure::Failed("the agent is stopping".to_owned())
+}
+
+fn answered<T>(
+    name: &str,
+    done: Result<Result<T, supervisor::Refusal>, oneshot::error::RecvError>,
+) -> Result<T, Failure> {
+    match done {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(refusal @ (supervisor::Refusal::NotStarted(_) | supervisor::Refusal::Log(_)))) => {
+            Err(Failure::Failed(format!("{name}: {refusal}")))
+        }
+        Ok(Err(refusal)) => Err(Failure::Refused(format!("{name}: {refusal}"))),
+        Err(_) => Err(Failure::Failed(format!("{name}: the agent is stopping"))),
+    }
+}
+
+/// Whether the profile is in force on the GPU that it was asked for, or on all; none while that is not known yet.
+fn settled(gpus: &[Gpu], uuid: Option<&str>, name: &str) -> Option<Result<String, String>> {
+    let meant = gpus.iter().filter(|gpu| {
+        let own = gpu.device.as_ref().map(|device| device.uuid.as_str());
+        uuid.is_none_or(|uuid| own == Some(uuid))
+    });
+    let wanted = (name != crate::gpu::config::NONE).then_some(name);
+    let mut on = 0;
+    for gpu in meant {
+        match (gpu.profile.phase, gpu.profile.name.as_deref()) {
+            (Phase::Probation | Phase::Committed, now) if now == wanted => on += 1,
+            (Phase::Default, None) if wanted.is_none() => on += 1,
+            (Phase::RollingBack, _) => return Some(Err(format!("GPU {}: did not hold, and is taken back", gpu.pci))),
+            _ => return None,
+        }
+    }
+    Some(Ok(format!("read back on {on} GPUs")))
+}
+
+/// Which chips and GPUs answer, a line each.
+fn survey(board: &Board, snapshot: &Snapshot) -> Vec<String> {
+    let told = |health: &Health| match health {
+        Health::Unknown => "not asked yet".to_owned(),
+        Health::Ok => "answers".to_owned(),
+        Health::ThroughKernel => "answers through its kernel driver".to_owned(),
+        Health::Failed(why) => why.to_string(),
+    };
+    let health = snapshot.chips.iter().map(|(health, _)| told(health));
+    let chips =
+        board.chips().zip(health).map(|((bus, chip), health)| format!("{} on {}: {health}", chip.refdes, bus.name));
+    let gpus = snapshot.gpus.gpus.iter().map(|gpu| {
+        let temperature = gpu.temperature().map_err(|missing: Missing| missing.to_string());
+        let shown = temperature.map_or_else(|why| why, |celsius| format!("{} °C", celsius.0 / 1000));
+        format!("GPU {}: {}, {shown}", gpu.pci, gpu.presence)
+    });
+    chips.chain(gpus).take(MOST_LINES).collect()
+}
+
+/// The last lines, as many as fit into an answer.
+fn last_lines(text: &str, lines: usize) -> Vec<String> {
+    let mut room = LONGEST_TEXT;
+    let mut last: Vec<String> = Vec::new();
+    for line in text.lines().rev().take(lines) {
+        if line.len() > room {
+            break;
+        }
+        room -= line.len();
+        last.push(line.to_owned());
+    }
+    last.reverse();
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::gpu::plan::tests::card;
+    use crate::gpu::wire::Device;
+    use crate::gpu::{GpuSnapshot, ProfileNow};
+    use crate::payload::lifecycle::Phase as Life;
+    use crate::payload::supervisor::Status;
+
+    fn gpu(uuid: &str, profile: Option<&str>, phase: Phase) -> Gpu {
+        let device = Device { uuid: uuid.to_owned(), ..card() };
+        let profile = ProfileNow { name: profile.map(Into::into), phase, quarantined: 0 };
+        Gpu { device: Some(Arc::new(device.clone())), profile, ..Gpu::unseen(device.pci) }
+    }
+
+    #[test]
+    fn a_profile_is_done_when_every_gpu_that_was_meant_has_read_it_back() {
+        let good = gpu("a", Some("eco"), Phase::Probation);
+        let committed = gpu("b", Some("eco"), Phase::Committed);
+        let under_way = gpu("b", Some("eco"), Phase::Applying);
+        let other = gpu("b", Some("turbo"), Phase::Committed);
+        let back = gpu("b", Some("eco"), Phase::RollingBack);
+        let default = gpu("b", None, Phase::Default);
+        for (gpus, uuid, name, expected) in [
+            (vec![good.clone(), committed.clone()], None, "eco", Some(true)),
+            (vec![good.clone(), under_way.clone()], None, "eco", None),
+            (vec![good.clone(), under_way.clone()], Some("a"), "eco", Some(true)),
+            (vec![good.clone(), under_way], Some("b"), "eco", None),
+            (vec![good.clone(), other], None, "eco", None),
+            (vec![good.clone(), back], None, "eco", Some(false)),
+            (vec![default.clone()], None, "none", Some(true)),
+            (vec![good, default], None, "none", None),
+        ] {
+            let found = settled(&gpus, uuid, name).map(|settled| settled.is_ok());
+            assert_eq!(found, expected, "{uuid:?} {name}");
+        }
+    }
+
+    #[test]
+    fn the_last_lines_are_those_that_fit() {
+        assert_eq!(last_lines("a\nb\nc\n", 2), ["b", "c"]);
+        assert_eq!(last_lines("", 5), [""; 0]);
+        let long = "x".repeat(LONGEST_TEXT - 1);
+        assert_eq!(last_lines(&format!("first\n{long}\nz"), 3), [long.as_str(), "z"]);
+    }
+
+    /// An actor over one payload whose supervisor does as it is told and writes it down.
+    struct Bench {
+        actor: Actor,
+        told: Arc<std::sync::Mutex<Vec<String>>>,
+        ends: mpsc::Receiver<()>,
+        state: std::path::PathBuf,
+        _snapshots: watch::Sender<Arc<Snapshot>>,
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.state);
+        }
+    }
+
+    fn bench(name: &str) -> Bench {
+        let state = std::env::temp_dir().join(format!("rigd-act-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&state).unwrap();
+        let text = "board = \"frame-12gpu\"\n[profile.eco]\npower_limit_w = 200\n";
+        let config = Config::parse("rigd.toml", text, "rig-1").map_err(|problems| problems.to_string()).unwrap();
+        let board = Arc::new(Board::load("frame-12gpu").unwrap());
+        let (setpoints, _) = Desk::open(&state, &board, &config.gpus);
+        let gpus = GpuSnapshot { gpus: vec![gpu("a", Some("eco"), Phase::Committed)], ..GpuSnapshot::default() };
+        let snapshot = Snapshot { gpus: Arc::new(gpus), ..Snapshot::default() };
+        let (snapshots, snapshot) = watch::channel(Arc::new(snapshot));
+        let running = |name: &str| Status { phase: Life::Running, ..Status::of(name) };
+        let (state_of, payloads) = watch::channel(Arc::new(Payloads(vec![running("llm"), Status::of("idle")])));
+        let (orders, mut ordered) = mpsc::channel(supervisor::ORDERS);
+        let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let written = Arc::clone(&told);
+        tokio::spawn(async move {
+            let _held = state_of;
+            while let Some(supervisor::Order { name, what }) = ordered.recv().await {
+                let (said, reply) = match what {
+                    What::Start(reply) => ("start", reply),
+                    What::Stop(reply) => ("stop", reply),
+                    What::Restart(reply) => ("restart", reply),
+                    What::Drain(_, reply) => ("drain", reply),
+                    What::Clear(reply) => ("clear", reply),
+                    What::Log(..) | What::Manifest(_) | What::Removed | What::Again => continue,
+                };
+                written.lock().unwrap().push(format!("{said} {name}"));
+                let unknown = name == "ghost";
+                let _ = reply.send(if unknown { Err(supervisor::Refusal::Unknown) } else { Ok(()) });
+            }
+        });
+        let (end, ends) = mpsc::channel(1);
+        let (reboots, mut reboot) = mpsc::channel::<oneshot::Sender<Result<(), String>>>(1);
+        let (reloads, mut reload) = mpsc::channel::<oneshot::Sender<Reloaded>>(1);
+        let written = Arc::clone(&told);
+        tokio::spawn(async move {
+            reboot.recv().await.unwrap().send(Err("no more today".to_owned())).unwrap();
+            written.lock().unwrap().push("reboot".to_owned());
+        });
+        tokio::spawn(async move {
+            let reloaded = Reloaded { added: vec!["new".to_owned()], ..Reloaded::default() };
+            reload.recv().await.unwrap().send(reloaded).unwrap();
+            let reloaded = Reloaded { problems: vec!["a.toml:1: argv: is missing".to_owned()], ..Reloaded::default() };
+            reload.recv().await.unwrap().send(reloaded).unwrap();
+        });
+        let actor = Actor { board, setpoints, snapshot, payloads, orders, reloads, reboots, end };
+        Bench { actor, told, ends, state, _snapshots: snapshots }
+    }
+
+    fn name(name: &str) -> String {
+        name.to_owned()
+    }
+
+    #[tokio::test]
+    async fn each_order_reaches_its_owner() {
+        let mut bench = bench("owners");
+        let start = |payload: &str| Order::Payload { name: name(payload), act: PayloadAct::Start };
+        let target = |zone: &str, target| Order::SetFanTarget {
+            zone: name(zone),
+            target_mc: Some(crate::units::Millicelsius(target)),
+        };
+        let zone = bench.actor.board.zones.iter().find(|zone| zone.hold.is_some()).unwrap().name.clone();
+        for (order, done) in [
+            (Order::SetProfile { gpu: None, profile: Some(name("eco")) }, true),
+            (Order::SetProfile { gpu: Some(name("b")), profile: Some(name("eco")) }, false),
+            (Order::SetProfile { gpu: None, profile: Some(name("turbo")) }, false),
+            (target(&zone, 45_000), true),
+            (target("attic", 45_000), false),
+            (start("llm"), true),
+            (start("ghost"), false),
+            (Order::Assign { payload: name("llm"), gpus: vec![name("a")] }, true),
+            (Order::Assign { payload: name("idle"), gpus: vec![name("a")] }, true),
+            (Order::Assign { payload: name("ghost"), gpus: vec![] }, false),
+            (Order::Identify { seconds: 9 }, true),
+            (Order::Probe, true),
+            (Order::Reboot, false),
+            (Order::Reload, true),
+            (Order::Reload, false),
+            (Order::RestartAgent, true),
+        ] {
+            let state = bench.actor.act(&order).await;
+            assert_eq!(matches!(state, AckState::Done(_)), done, "{order:?}: {state:?}");
+        }
+        assert_eq!(*bench.told.lock().unwrap(), ["start llm", "start ghost", "restart llm", "reboot"]);
+        assert_eq!(bench.ends.try_recv(), Ok(()));
+        let now = bench.actor.setpoints.now();
+        assert!(now.pulses(clock::now()) && now.profile("a") == Some("eco"));
+    }
+
+    #[tokio::test]
+    async fn payloads_rest_while_somebody_works_at_the_rig_and_run_again_after() {
+        let bench = bench("maintenance");
+        let begin = Order::Maintenance { on: true, until_ms: Some(1_000) };
+        assert!(matches!(bench.actor.act(&begin).await, AckState::Done(_)));
+        let start = Order::Payload { name: name("llm"), act: PayloadAct::Start };
+        assert!(matches!(bench.actor.act(&start).await, AckState::Refused(_)));
+        assert!(matches!(bench.actor.act(&begin).await, AckState::Done(_)), "said twice");
+        bench.actor.maintenance_over(999).await;
+        assert!(bench.actor.setpoints.now().maintenance().is_some());
+        bench.actor.maintenance_over(1_000).await;
+        assert!(bench.actor.setpoints.now().maintenance().is_none());
+        assert_eq!(*bench.told.lock().unwrap(), ["drain llm", "drain llm", "start llm"]);
+    }
+}

@@ -1,0 +1,399 @@
+//! What is asked of the rig beyond its configuration: profiles of GPUs, targets of zones, which payload gets which GPUs,
+//! maintenance, being heard.
+//!
+//! ```text
+//! command, desired state ── Desk: is it possible here? ── watch<Setpoints> ──> control, which alone gives orders
+//!                                        └── setpoints.json, for the next start
+//! ```
+//!
+//! A setpoint moves what control aims at and no limit: a zone's critical temperature, a fan's minimum and a card's constraints
+//! are the board's, the configuration's and the driver's, whoever asks.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::warn;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::board::Board;
+use crate::gpu::config::{GpuConfig, NONE};
+use crate::reading::Snapshot;
+use crate::statefile::StateFile;
+use crate::units::Millicelsius;
+
+/// A target so near to the critical temperature would be held by full air alone.
+const ROOM: i32 = 10_000;
+/// A target below it is a slip of the pen: air is not colder.
+const COLDEST: i32 = 20_000;
+/// Full air for so long, then as before for so long: it is heard from the end of the aisle.
+const PULSE: Duration = Duration::from_secs(4);
+/// Longest time to blink.
+pub const LONGEST_IDENTIFY: Duration = Duration::from_secs(600);
+/// The state file is a few names a card.
+const LARGEST: u64 = 64 * 1024;
+
+/// What survives a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct Kept {
+    /// Of every GPU that is not named below; `none` leaves them alone.
+    profile: Option<String>,
+    /// By UUID.
+    profiles: BTreeMap<String, String>,
+    /// By zone, m°C.
+    targets: BTreeMap<String, i32>,
+    /// UUIDs of GPUs by payload.
+    assigned: BTreeMap<String, Vec<String>>,
+    maintenance: Option<Maintenance>,
+}
+
+/// Somebody works at the rig: its payloads rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maintenance {
+    /// Ends by itself then, ms since 1970.
+    pub until_ms: Option<u64>,
+    /// Payloads that ran when it began, and run again when it ends.
+    pub resume: Vec<String>,
+}
+
+/// What control aims at.
+#[derive(Clone, Debug)]
+pub struct Setpoints {
+    kept: Kept,
+    /// The board with the targets that hold now.
+    pub board: Arc<Board>,
+    identify: Option<(Instant, Instant)>,
+}
+
+impl Setpoints {
+    /// Nothing beyond the configuration.
+    #[must_use]
+    pub fn none(board: Arc<Board>) -> Self {
+        Self { kept: Kept::default(), board, identify: None }
+    }
+
+    fn new(kept: Kept, configured: &Board) -> Self {
+        let mut board = configured.clone();
+        for zone in &mut board.zones {
+            if let (Some(hold), Some(target)) = (&mut zone.hold, kept.targets.get(&zone.name)) {
+                hold.target = Millicelsius(*target);
+            }
+        }
+        Self { kept, board: Arc::new(board), identify: None }
+    }
+
+    /// The profile asked for of the GPU with this UUID; none leaves it to the configuration.
+    #[must_use]
+    pub fn profile(&self, uuid: &str) -> Option<&str> {
+        self.kept.profiles.get(uuid).or(self.kept.profile.as_ref()).map(String::as_str)
+    }
+
+    /// The GPUs asked for of this payload, by UUID; none leaves them to its manifest.
+    #[must_use]
+    pub fn assigned(&self, payload: &str) -> Option<&[String]> {
+        self.kept.assigned.get(payload).map(Vec::as_slice)
+    }
+
+    /// Whether somebody works at the rig.
+    #[must_use]
+    pub fn maintenance(&self) -> Option<&Maintenance> {
+        self.kept.maintenance.as_ref()
+    }
+
+    /// Whether the fans are to be heard now: full air and as before by turns.
+    #[must_use]
+    pub fn pulses(&self, now: Instant) -> bool {
+        self.identify.is_some_and(|(from, until)| {
+            let since = now.saturating_duration_since(from).as_secs();
+            now < until && (since / PULSE.as_secs()).is_multiple_of(2)
+        })
+    }
+}
+
+/// Where setpoints are changed. Each change is checked against what this rig has, and refused whole.
+#[derive(Clone)]
+pub struct Desk {
+    configured: Arc<Board>,
+    profiles: Arc<Vec<String>>,
+    sender: watch::Sender<Arc<Setpoints>>,
+    file: StateFile,
+    /// One change is written at a time, the newest last.
+    writing: Arc<Mutex<()>>,
+}
+
+/// What was asked for is not possible here; the text says why, for people.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Impossible(pub String);
+
+impl Desk {
+    /// A desk over what the last start left in the state directory, and where control looks. What does not fit this board and
+    /// configuration any more is forgotten and told.
+    #[must_use]
+    pub fn open(state: &Path, board: &Arc<Board>, gpus: &GpuConfig) -> (Self, watch::Receiver<Arc<Setpoints>>) {
+        let file = StateFile::new(state, "setpoints.json", LARGEST);
+        let mut kept: Kept = file.load("what was asked for beyond the configuration is forgotten");
+        let profiles = gpus.profiles.iter().map(|profile| profile.name.clone()).collect();
+        let (sender, receiver) = watch::channel(Arc::new(Setpoints::none(Arc::clone(board))));
+        let desk = Self {
+            configured: Arc::clone(board),
+            profiles: Arc::new(profiles),
+            sender,
+            file,
+            writing: Arc::new(Mutex::new(())),
+        };
+        let known =
+            |name: &String| desk.known_profile(name).map_err(|error| warn!("setpoint forgotten: {error}")).is_ok();
+        kept.profile = kept.profile.filter(known);
+        kept.profiles.retain(|_, name| known(name));
+        kept.targets.retain(|zone, target| {
+            desk.good_target(zone, *target).map_err(|error| warn!("setpoint forgotten: {error}")).is_ok()
+        });
+        desk.sender.send_replace(Arc::new(Setpoints::new(kept, board)));
+        (desk, receiver)
+    }
+
+    /// Gives a profile to one GPU, or to every one; none takes back what was asked for, so that the configuration holds.
+    ///
+    /// # Errors
+    /// Where there is no such profile, or no such GPU.
+    pub fn set_profile(&self, gpu: Option<&str>, profile: Option<&str>, snapshot: &Snapshot) -> Result<(), Impossible> {
+        if let Some(name) = profile {
+            self.known_profile(name)?;
+        }
+        let has =
+            |uuid| snapshot.gpus.gpus.iter().any(|gpu| gpu.device.as_ref().is_some_and(|device| device.uuid == uuid));
+        match gpu {
+            Some(uuid) if !has(uuid) => return Err(Impossible(format!("there is no GPU {uuid}"))),
+            Some(uuid) => self.change(|kept| {
+                match profile {
+                    Some(name) => kept.profiles.insert(uuid.to_owned(), name.to_owned()),
+                    None => kept.profiles.remove(uuid),
+                };
+            }),
+            None => self.change(|kept| {
+                kept.profiles.clear();
+                kept.profile = profile.map(str::to_owned);
+            }),
+        }
+        Ok(())
+    }
+
+    /// Moves the temperature that a zone holds; none goes back to the board's.
+    ///
+    /// # Errors
+    /// Where there is no such zone, it holds none, or it could not hold this one.
+    pub fn set_target(&self, zone: &str, target: Option<i32>) -> Result<(), Impossible> {
+        self.good_target(zone, target.unwrap_or(COLDEST))?;
+        self.change(|kept| {
+            match target {
+                Some(target) => kept.targets.insert(zone.to_owned(), target),
+                None => kept.targets.remove(zone),
+            };
+        });
+        Ok(())
+    }
+
+    /// Gives GPUs to a payload, by UUID, from its next start on; none leaves them to its manifest.
+    ///
+    /// # Errors
+    /// Where there is no such GPU.
+    pub fn assign(&self, payload: &str, gpus: &[String], snapshot: &Snapshot) -> Result<(), Impossible> {
+        gpus.iter().try_for_each(|uuid| known_gpu(uuid, snapshot))?;
+        self.change(|kept| {
+            match gpus {
+                [] => kept.assigned.remove(payload),
+                _ => kept.assigned.insert(payload.to_owned(), gpus.to_vec()),
+            };
+        });
+        Ok(())
+    }
+
+    /// Begins, changes or ends a maintenance; what it was before.
+    pub fn set_maintenance(&self, maintenance: Option<Maintenance>) -> Option<Maintenance> {
+        let before = self.sender.borrow().kept.maintenance.clone();
+        self.change(|kept| kept.maintenance = maintenance);
+        before
+    }
+
+    /// What holds now.
+    #[must_use]
+    pub fn now(&self) -> Arc<Setpoints> {
+        Arc::clone(&self.sender.borrow())
+    }
+
+    /// Lets the rig be heard for so long, at most [`LONGEST_IDENTIFY`]; no time ends it.
+    pub fn identify(&self, now: Instant, time: Duration) {
+        self.sender.send_modify(|setpoints| {
+            let identify = Some((now, now + time.min(LONGEST_IDENTIFY)));
+            *setpoints = Arc::new(Setpoints { identify, ..Setpoints::clone(setpoints) });
+        });
+    }
+
+    /// Writes what is asked for, for the next start. Waits for the disk: not from a task.
+    ///
+    /// # Errors
+    /// What the system says; what was asked for holds all the same, until the next start.
+    pub fn save(&self) -> std::io::Result<()> {
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.sender.borrow().kept.clone();
+        self.file.save(&kept)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Kept)) {
+        self.sender.send_modify(|setpoints| {
+            let mut kept = setpoints.kept.clone();
+            change(&mut kept);
+            let identify = setpoints.identify;
+            *setpoints = Arc::new(Setpoints { identify, ..Setpoints::new(kept, &self.configured) });
+        });
+    }
+
+    fn known_profile(&self, name: &str) -> Result<(), Impossible> {
+        if name == NONE || self.profiles.iter().any(|known| known == name) {
+            return Ok(());
+        }
+        Err(Impossible(format!("there is no profile `{name}`, only: {}", self.profiles.join(", "))))
+    }
+
+    fn good_target(&self, name: &str, target: i32) -> Result<(), Impossible> {
+        let Some(zone) = self.configured.zones.iter().find(|zone| zone.name == name) else {
+            let known: Vec<&str> = self.configured.zones.iter().map(|zone| zone.name.as_str()).collect();
+            return Err(Impossible(format!("there is no zone `{name}`, only: {}", known.join(", "))));
+        };
+        if zone.hold.is_none() {
+            return Err(Impossible(format!("zone `{name}` follows a curve and holds no temperature")));
+        }
+        let highest = zone.critical.0.saturating_sub(ROOM);
+        if (COLDEST..=highest).contains(&target) {
+            return Ok(());
+        }
+        Err(Impossible(format!("zone `{name}` can hold {COLDEST} to {highest} m°C, not {target}")))
+    }
+}
+
+fn known_gpu(uuid: &str, snapshot: &Snapshot) -> Result<(), Impossible> {
+    let has = |gpu: &crate::gpu::Gpu| gpu.device.as_ref().is_some_and(|device| device.uuid == uuid);
+    if snapshot.gpus.gpus.iter().any(has) { Ok(()) } else { Err(Impossible(format!("there is no GPU {uuid}"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::plan::tests::card;
+    use crate::gpu::wire::Device;
+    use crate::gpu::{Gpu, GpuSnapshot};
+
+    struct Bench {
+        state: std::path::PathBuf,
+        board: Arc<Board>,
+        gpus: GpuConfig,
+    }
+
+    impl Bench {
+        fn new(name: &str) -> Self {
+            let state = std::env::temp_dir().join(format!("rigd-setpoint-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&state).unwrap();
+            let profile = crate::gpu::profile::Profile { name: "eco".to_owned(), ..Default::default() };
+            let board = Arc::new(Board::load("frame-12gpu").unwrap());
+            let mut gpus = GpuConfig::default();
+            gpus.profiles.push(profile);
+            Self { state, board, gpus }
+        }
+
+        fn open(&self) -> (Desk, watch::Receiver<Arc<Setpoints>>) {
+            Desk::open(&self.state, &self.board, &self.gpus)
+        }
+
+        /// The first zone that holds a temperature.
+        fn zone(&self) -> &crate::board::Zone {
+            self.board.zones.iter().find(|zone| zone.hold.is_some()).unwrap()
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.state);
+        }
+    }
+
+    fn one_gpu() -> Snapshot {
+        let device = Device { uuid: "GPU-a".to_owned(), ..card() };
+        let gpu = Gpu { device: Some(Arc::new(device.clone())), ..Gpu::unseen(device.pci) };
+        Snapshot { gpus: Arc::new(GpuSnapshot { gpus: vec![gpu], ..GpuSnapshot::default() }), ..Snapshot::default() }
+    }
+
+    #[test]
+    fn what_was_asked_for_holds_at_the_next_start_too() {
+        let bench = Bench::new("keeps");
+        let (desk, setpoints) = bench.open();
+        let zone = bench.zone().name.clone();
+        desk.set_profile(None, Some("eco"), &one_gpu()).unwrap();
+        desk.set_profile(Some("GPU-a"), Some("none"), &one_gpu()).unwrap();
+        desk.set_target(&zone, Some(45_000)).unwrap();
+        desk.assign("llm", &["GPU-a".to_owned()], &one_gpu()).unwrap();
+        let maintenance = Maintenance { until_ms: Some(5), resume: vec!["llm".to_owned()] };
+        assert_eq!(desk.set_maintenance(Some(maintenance.clone())), None);
+        desk.save().unwrap();
+        let again = bench.open().1;
+        for setpoints in [setpoints, again] {
+            let now = setpoints.borrow();
+            assert_eq!((now.profile("GPU-a"), now.profile("GPU-b")), (Some("none"), Some("eco")));
+            let target = now.board.zones.iter().find(|known| known.name == zone).unwrap().hold.as_ref().unwrap().target;
+            assert_eq!(target, Millicelsius(45_000));
+            assert_eq!(now.assigned("llm"), Some(&["GPU-a".to_owned()][..]));
+            assert_eq!(now.maintenance(), Some(&maintenance));
+        }
+        desk.assign("llm", &[], &one_gpu()).unwrap();
+        assert_eq!(desk.set_maintenance(None), Some(maintenance));
+        desk.set_profile(None, None, &one_gpu()).unwrap();
+        desk.set_target(&zone, None).unwrap();
+        desk.save().unwrap();
+        let now = bench.open().1.borrow().clone();
+        assert_eq!((&now.kept, &now.board.zones), (&Kept::default(), &bench.board.zones));
+    }
+
+    #[test]
+    fn what_this_rig_cannot_do_is_refused_and_changes_nothing() {
+        let bench = Bench::new("refuses");
+        let (desk, setpoints) = bench.open();
+        let (name, critical) = (bench.zone().name.clone(), bench.zone().critical.0);
+        for (asked, why) in [
+            (desk.set_profile(None, Some("turbo"), &one_gpu()), "there is no profile `turbo`, only: eco"),
+            (desk.set_profile(Some("GPU-b"), Some("eco"), &one_gpu()), "there is no GPU GPU-b"),
+            (desk.assign("llm", &["GPU-a".to_owned(), "GPU-b".to_owned()], &one_gpu()), "there is no GPU GPU-b"),
+            (desk.set_target("attic", Some(45_000)), "there is no zone `attic`"),
+            (desk.set_target(&name, Some(critical - ROOM + 1)), "can hold 20000 to"),
+            (desk.set_target(&name, Some(COLDEST - 1)), "can hold 20000 to"),
+        ] {
+            let error = asked.unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        assert_eq!(setpoints.borrow().kept, Kept::default());
+    }
+
+    #[test]
+    fn what_does_not_fit_any_more_is_forgotten() {
+        let mut bench = Bench::new("forgets");
+        let (desk, _held) = bench.open();
+        desk.set_profile(None, Some("eco"), &one_gpu()).unwrap();
+        desk.save().unwrap();
+        bench.gpus.profiles.clear();
+        assert_eq!(bench.open().1.borrow().profile("GPU-a"), None);
+    }
+
+    #[test]
+    fn a_rig_is_heard_by_turns_and_not_for_ever() {
+        let bench = Bench::new("pulses");
+        let (desk, setpoints) = bench.open();
+        let start = Instant::now();
+        desk.identify(start, Duration::from_secs(3_600));
+        let heard = |s| setpoints.borrow().pulses(start + Duration::from_secs(s));
+        assert_eq!([heard(0), heard(3), heard(4), heard(8), heard(600)], [true, true, false, true, false]);
+        desk.identify(start, Duration::ZERO);
+        assert!(!setpoints.borrow().pulses(start));
+    }
+}

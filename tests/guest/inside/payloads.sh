@@ -1,0 +1,82 @@
+# Sourced by the payloads guest's shell: a rig without chips, its agent, and programs that want more than they are given.
+
+readonly groups=/sys/fs/cgroup/payloads
+
+# prepare: the kernel's one hierarchy, a user to run payloads as, a rig without chips
+prepare() {
+  mount -t cgroup2 none /sys/fs/cgroup || return
+  mkdir -p /etc/rigd/payloads.d /var/lib/rigd
+  echo 'root:x:0:0::/:/bin/sh
+nobody:x:65534:65534::/:/bin/sh' > /etc/passwd
+  echo 'nogroup:x:65534:' > /etc/group
+  cat > /tmp/rigd.toml <<CONFIG
+rig = "guest-payloads"
+board = "/tmp/board.toml"
+state = "/var/lib/rigd"
+[local]
+socket = "/tmp/rigd.sock"
+[broker]
+url = "mqtt://127.0.0.1:1"
+CONFIG
+  printf 'name = "bare"\nrevision = "a"\n' > /tmp/board.toml
+  # Takes all the memory that there is.
+  payload memory 'exec tail /dev/zero' 'memory_mib = 32'
+  # The same limit, and ended by somebody else.
+  payload killed 'exec sleep 1000' 'memory_mib = 32'
+  # A shell that may not fork ends; the one around it does not.
+  payload crowd 'sh -c "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 1000 & done"; exec sleep 1000' 'pids = 10'
+  payload busy 'while :; do :; done' 'cpu_pct = 20'
+  # Out of its session, its parent gone, deaf to SIGTERM.
+  payload daemon "(setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' &) ; exec sleep 1000" 'memory_mib = 64' always
+}
+
+# payload NAME SCRIPT LIMITS [POLICY]
+payload() {
+  cat > /etc/rigd/payloads.d/$1.toml <<MANIFEST
+kind = "ai"
+autostart = true
+user = "nobody"
+argv = ["/bin/sh", "-c", '''$2''']
+[restart]
+policy = "${4:-never}"
+[limits]
+$3
+[stop]
+grace_s = 1
+MANIFEST
+}
+
+start() {
+  rigd run --config /tmp/rigd.toml 2>>/tmp/rigd.log &
+  agent=$!
+}
+
+murder() {
+  kill -9 $agent
+  wait $agent
+}
+
+logged() { grep -q "$1" /tmp/rigd.log; } # TEXT
+
+# limit NAME FILE: what the kernel says that it holds a payload to
+limit() { cat $groups/$1/$2; }
+
+# left PID...: those of these processes that are still there
+left() {
+  for pid in "$@"; do [ ! -d /proc/$pid ] || echo $pid; done
+}
+
+count() { wc -l < $groups/$1/cgroup.procs; } # NAME: processes of a payload
+
+# first NAME: its first process, by the agent's log
+first() { sed -n "s/.*payload $1: started, process //p" /tmp/rigd.log | tail -n 1; }
+
+# share NAME: hundredths of a processor that a payload has used of three seconds
+share() {
+  from=$(sed -n 's/^usage_usec //p' $groups/$1/cpu.stat)
+  began=$(cut -d' ' -f1 /proc/uptime | tr -d .)
+  sleep 3
+  to=$(sed -n 's/^usage_usec //p' $groups/$1/cpu.stat)
+  ended=$(cut -d' ' -f1 /proc/uptime | tr -d .)
+  echo $(((to - from) / 100 / (ended - began)))
+}

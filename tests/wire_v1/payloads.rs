@@ -1,0 +1,161 @@
+//! What payloads brought to the wire.
+
+use rigd::alarm::{self, Cause};
+use rigd::payload::meter::Flag;
+use rigd::reading::{Missing, Snapshot};
+use rigd::units::MilliPerSecond;
+use rigd::wire::{
+    Encoding, Event, Header, Kind, Losses, Message, Payload, PayloadCause, PayloadInfo, PayloadKind, PayloadPhase,
+    PayloadUnit, Subject, Telemetry, Value, decode, encode,
+};
+
+use super::BOOT;
+
+fn hex<T: serde::Serialize>(value: &T) -> String {
+    postcard::to_allocvec(value).unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn miner() -> Payload {
+    Payload {
+        phase: PayloadPhase::Running,
+        cause: Some(PayloadCause::Exited(-1)),
+        held: None,
+        restarts: 300,
+        adopted: true,
+        layers: 0x1ff,
+        missing_layers: 0x200,
+        gpus: 8,
+        rate: Value(Ok(MilliPerSecond(61_430_000_000))),
+        accepted: Value(Ok(4_711)),
+        rejected: Value(Ok(11)),
+        stale: Value(Err(Missing::NotPresent)),
+        queue: Value(Err(Missing::Stale)),
+    }
+}
+
+fn held() -> Payload {
+    Payload {
+        phase: PayloadPhase::Quarantined,
+        cause: Some(PayloadCause::LowRate),
+        held: Some(PayloadCause::LowRate),
+        restarts: 1,
+        adopted: false,
+        layers: 0,
+        missing_layers: 0,
+        gpus: 0,
+        rate: Value(Err(Missing::NotPresent)),
+        accepted: Value(Err(Missing::NotPresent)),
+        rejected: Value(Err(Missing::NotPresent)),
+        stale: Value(Err(Missing::NotPresent)),
+        queue: Value(Err(Missing::NotPresent)),
+    }
+}
+
+/// A struct inside of a list has no place for an appended field: these never change.
+#[test]
+fn payloads_byte_by_byte() {
+    let info = PayloadInfo { name: "m".to_owned(), kind: PayloadKind::Ai, unit: Some(PayloadUnit::Tokens) };
+    let bare = PayloadInfo { name: "b".to_owned(), kind: PayloadKind::Batch, unit: None };
+    for (bytes, expected) in [
+        (hex(&miner()), "03 01 01 01 00 ac02 01 ff03 8004 08 00 80d3 8dec e401 00 e724 00 0b 01 04"),
+        (hex(&held()), "0a 01 07 01 07 01 00 00 00 00 01 01 01 01 01"),
+        (hex(&info), "01 6d 01 01 01"),
+        (hex(&bare), "01 62 02 00"),
+    ] {
+        assert_eq!(bytes, expected.split_whitespace().collect::<String>());
+    }
+    let json = serde_json::to_string(&miner()).unwrap();
+    let expected = concat!(
+        r#"{"phase":"running","cause":{"exited":-1},"held":null,"restarts":300,"adopted":true,"layers":511,"#,
+        r#""missing_layers":512,"gpus":8,"rate":61430000000,"accepted":4711,"rejected":11,"stale":"not_present","#,
+        r#""queue":"stale"}"#
+    );
+    assert_eq!(json, expected);
+    let json = serde_json::to_string(&info).unwrap();
+    assert_eq!(json, r#"{"name":"m","kind":"ai","unit":"tokens"}"#);
+}
+
+#[test]
+fn payloads_and_whether_they_are_believed_end_the_telemetry() {
+    let mut telemetry = Telemetry::new(1, 2, 3, &Snapshot::default(), Losses::default(), 0);
+    telemetry.payloads = vec![miner(), held()];
+    telemetry.beliefs = vec![Flag::Frozen, Flag::Unknown];
+    let header = Header::new(Kind::Telemetry, BOOT, 1);
+    let bytes = encode(Encoding::Postcard, header, &telemetry);
+    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(text.ends_with(&format!("02{}{}020200", hex(&miner()), hex(&held()))), "{text}");
+    for bytes in [bytes.clone(), encode(Encoding::Json, header, &telemetry)] {
+        assert_eq!(decode(&bytes).unwrap(), (header, Message::Telemetry(telemetry.clone())));
+    }
+    // An agent from before there were beliefs.
+    telemetry.beliefs.clear();
+    let before = bytes.split_at(bytes.len() - 3).0;
+    assert_eq!(decode(before).unwrap(), (header, Message::Telemetry(telemetry)));
+}
+
+#[test]
+fn what_payloads_appended_to_enums() {
+    fn numbers<T: serde::Serialize>(all: &[T]) -> Vec<u8> {
+        all.iter().flat_map(|one| postcard::to_allocvec(one).unwrap()).collect()
+    }
+    use alarm::Kind as A;
+    let alarms = [A::PayloadFailed, A::PayloadQuarantined, A::PayloadFailing, A::PayloadDoubtful];
+    assert_eq!(numbers(&alarms), [21, 22, 23, 24]);
+    assert_eq!(numbers(&[Subject::Payload(300)]), [8, 172, 2]);
+    use PayloadPhase as P;
+    let phases = [
+        P::Stopped,
+        P::Starting,
+        P::Warming,
+        P::Running,
+        P::Degraded,
+        P::Draining,
+        P::BackingOff,
+        P::FailedToStart,
+        P::Ended,
+        P::OutOfBudget,
+        P::Quarantined,
+    ];
+    assert_eq!(numbers(&phases), (0..11).collect::<Vec<_>>());
+    use PayloadCause as C;
+    let causes =
+        [C::NotStarted, C::Exited(3), C::Signal(9), C::OutOfMemory, C::Unseen, C::NeverReady, C::Unhealthy, C::LowRate];
+    assert_eq!(numbers(&causes), [0, 1, 6, 2, 18, 3, 4, 5, 6, 7]);
+    assert_eq!(numbers(&[PayloadKind::Mining, PayloadKind::Ai, PayloadKind::Batch]), [0, 1, 2]);
+    let units = [PayloadUnit::Hashes, PayloadUnit::Tokens, PayloadUnit::Requests, PayloadUnit::Jobs];
+    assert_eq!(numbers(&units), [0, 1, 2, 3]);
+    let flags = [Flag::Unknown, Flag::Believed, Flag::Frozen, Flag::Adrift, Flag::Hollow, Flag::Barren];
+    assert_eq!(numbers(&flags), [0, 1, 2, 3, 4, 5]);
+    for (cause, expected) in [
+        (Cause::Payload(Some(C::Signal(11))), [9, 1, 2, 22].as_slice()),
+        (Cause::Payload(None), &[9, 0]),
+        (Cause::Belief(Flag::Barren), &[10, 5]),
+    ] {
+        assert_eq!(numbers(&[cause]), expected, "{cause:?}");
+    }
+}
+
+#[test]
+fn an_event_of_a_payload_byte_by_byte() {
+    let event = Event {
+        birth: 7,
+        unix_ms: 1,
+        uptime_ms: 2,
+        alarm: alarm::Kind::PayloadFailing,
+        subject: Subject::Payload(1),
+        name: "m".to_owned(),
+        raised: true,
+        cause: Some(Cause::Payload(Some(PayloadCause::OutOfMemory))),
+        rung: None,
+    };
+    let header = Header::new(Kind::Event, BOOT, 1);
+    let bytes = encode(Encoding::Postcard, header, &event);
+    let body: String = bytes.iter().skip(16).map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(body, "07 01 02 17 08 01 01 6d 01 01 09 01 03 00".replace(' ', ""));
+    let json = String::from_utf8(encode(Encoding::Json, header, &event)).unwrap();
+    let end = r#""alarm":"payload_failing","subject":{"payload":1},"name":"m","raised":true,"cause":{"payload":"out_of_memory"},"rung":null}}"#;
+    assert!(json.ends_with(end), "{json}");
+    for bytes in [bytes.as_slice(), json.as_bytes()] {
+        assert_eq!(decode(bytes).unwrap(), (header, Message::Event(event.clone())));
+    }
+}
