@@ -12,6 +12,8 @@
 //! A file is framed records; what a power cut tore off the end is cut when the log is opened. What is damaged is never
 //! touched: the log goes on in a new file, and [`verify`] tells where it broke.
 
+mod writer;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,7 +22,9 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 
 use crate::framed::{self, Framed};
+use crate::sorted;
 use crate::wire::{KeyId, LONGEST_TEXT};
+pub use writer::Writer;
 
 /// Files kept.
 pub const FILES: usize = 4;
@@ -197,8 +201,7 @@ fn files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
             found.push((first, entry.path()));
         }
     }
-    found.sort();
-    Ok(found)
+    Ok(sorted::list(found))
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

@@ -11,6 +11,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::board::Board;
+use crate::sorted;
 use crate::statefile::StateFile;
 use crate::units::{Duty, Rpm};
 
@@ -88,7 +89,7 @@ impl Store {
     /// What the system says.
     pub fn save(&self, board: &Board, curves: &[Option<FanCurve>]) -> io::Result<()> {
         let known = board.fans.iter().zip(curves).filter_map(|(fan, curve)| Some((fan.name.clone(), curve.clone()?)));
-        let kept = Kept { board: board.name.clone(), revision: board.revision.clone(), fans: known.collect() };
+        let kept = Kept { board: board.name.clone(), revision: board.revision.clone(), fans: sorted::map(known) };
         self.0.save(&kept)
     }
 }

@@ -15,7 +15,6 @@ mod realtime;
 pub mod step;
 mod tell;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
@@ -335,13 +334,13 @@ impl Control {
 
 /// What each bus is told: the drive of every fan that a zone drives, on every tick, so that a lost order costs nothing.
 fn bus_orders(board: &Board, orders: &Orders) -> Vec<Order> {
-    let mut by_bus: BTreeMap<usize, Order> = (0..board.buses.len()).map(|bus| (bus, Order::default())).collect();
+    let mut by_bus: Vec<Order> = board.buses.iter().map(|_| Order::default()).collect();
     for (fan, duty) in board.fans.iter().zip(&orders.duties) {
-        if let (Some(duty), Some(order)) = (duty, by_bus.get_mut(&fan.at.bus)) {
+        if let (Some(duty), Some(order)) = (duty, by_bus.get_mut(fan.at.bus)) {
             order.duties.push((fan.at.chip, fan.at.channel, *duty));
         }
     }
-    by_bus.into_values().collect()
+    by_bus
 }
 
 /// The profile that each GPU's payload brings along, for as long as it is that payload's; else the one that was asked for.

@@ -38,6 +38,8 @@ pub struct Known {
     pub gpus: Vec<String>,
     /// Of zones.
     pub zones: Vec<String>,
+    /// It can hold a power cap.
+    pub power_cap: bool,
 }
 
 /// What a desired state is to a rig that has one.
@@ -87,6 +89,10 @@ fn unknown(desired: &Desired, known: &Known) -> Option<String> {
         if let Some(text) = missing("payload", &known.payloads, &entry.name).or(gpus) {
             return Some(text);
         }
+    }
+    let mut standing = desired.standing.iter();
+    if !known.power_cap && (desired.power_cap.is_some() || standing.any(|order| order.power_cap.is_some())) {
+        return Some("this agent does not hold power caps".to_owned());
     }
     let mut profiles = desired.profiles.iter();
     let profile = profiles.find_map(|entry| {

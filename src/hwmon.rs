@@ -17,6 +17,7 @@ use crate::bus;
 use crate::chip::{Driver, Error, Kernel, Part, div_round_closest};
 use crate::clock;
 use crate::reading::{ChipReading, Fan, Missing, Power, Reading};
+use crate::sorted;
 use crate::units::Duty;
 
 /// One device of a kernel driver.
@@ -90,9 +91,7 @@ impl Device {
 
     fn directory(&self) -> Option<PathBuf> {
         let (Place::Class(above) | Place::Owned(above)) = &self.place;
-        let mut directories: Vec<PathBuf> =
-            fs::read_dir(above).ok()?.filter_map(Result::ok).map(|entry| entry.path()).collect();
-        directories.sort();
+        let directories = sorted::list(fs::read_dir(above).ok()?.filter_map(Result::ok).map(|entry| entry.path()));
         match self.place {
             Place::Owned(_) => directories.into_iter().next(),
             Place::Class(_) => directories.into_iter().find(|directory| self.is_meant(directory)),

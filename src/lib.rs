@@ -24,11 +24,15 @@
 //! | [`calibration`] | what was learnt of a fan |
 //! | [`gpu`] | what is known of GPUs and ordered of them; profiles as transactions |
 //! | `statefile`, [`framed`], `digest` | files in the state directory; files that are only appended to; a number for a content |
+//! | [`audit`] | who did what, in a log that cannot be changed unseen |
 //! | [`setpoint`] | what is asked of the rig beyond its configuration |
+//! | `desired_file` | a desired state as people write it, for the operator's tool |
 //! | [`control`] | the tick: read all, decide once, order once |
 //! | [`payload`] | what runs on the rig and earns |
+//! | [`energy`] | what the rig and each payload have used, and the records of it |
 //! | [`history`] | the last hour in memory |
 //! | [`payload`] | AI and mining programs: manifests, lifecycle, processes, logs |
+//! | [`plan`] | which payload has which GPU |
 //! | [`wire`] | the only types that reach the broker |
 //! | [`mqtt`] | outbox, publisher, link |
 //! | [`command`] | who may command, whether this is a command, that none is carried out twice |
@@ -67,7 +71,10 @@ pub mod command;
 pub mod config;
 pub mod control;
 pub mod desired;
+#[cfg(feature = "ctl")]
+pub mod desired_file;
 mod digest;
+pub mod energy;
 pub mod framed;
 pub mod gpu;
 pub mod history;
@@ -78,8 +85,10 @@ pub mod logger;
 mod mailbox;
 pub mod mqtt;
 pub mod payload;
+pub mod plan;
 pub mod reading;
 pub mod setpoint;
+mod sorted;
 pub mod source;
 mod statefile;
 pub mod units;

@@ -21,6 +21,7 @@ mod link;
 pub mod outbox;
 mod packet;
 mod publisher;
+mod reconcile;
 pub mod tls;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 
 use crate::alarm::Edge;
+use crate::audit::Writer;
 use crate::board::Board;
 use crate::clock;
 use crate::command::act::Actor;
@@ -53,6 +55,8 @@ pub struct Inputs {
     pub lost_events: Arc<AtomicU32>,
     /// Carries out what the control plane orders.
     pub actor: Actor,
+    /// Where what was done is written down.
+    pub audit: Writer,
 }
 
 /// What identifies this start of the agent.
@@ -85,6 +89,7 @@ pub async fn run(config: &Config, password: Option<String>, board: Arc<Board>, s
         deliveries,
         answers: answer,
         actor: inputs.actor.clone(),
+        audit: inputs.audit.clone(),
     };
     let inbox = tokio::spawn(async move {
         if let Some(inbox) = Inbox::open(inbox).await {

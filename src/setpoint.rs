@@ -50,13 +50,25 @@ struct Kept {
     maintenance: Option<Maintenance>,
 }
 
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A command, or a person on the rig.
+    Command,
+    /// The desired state.
+    Desired,
+}
+
 /// Somebody works at the rig: its payloads rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Maintenance {
     /// Ends by itself then, ms since 1970.
     pub until_ms: Option<u64>,
     /// Payloads that ran when it began, and run again when it ends.
     pub resume: Vec<String>,
+    /// The desired state began it, and ends it.
+    pub desired: bool,
 }
 
 /// What control aims at.
@@ -95,6 +107,11 @@ impl Setpoints {
     #[must_use]
     pub fn assigned(&self, payload: &str) -> Option<&[String]> {
         self.kept.assigned.get(payload).map(Vec::as_slice)
+    }
+
+    /// Temperatures asked for, by zone.
+    pub fn targets(&self) -> impl Iterator<Item = (&str, Millicelsius)> {
+        self.kept.targets.iter().map(|(zone, target)| (zone.as_str(), Millicelsius(*target)))
     }
 
     /// Whether somebody works at the rig.
@@ -219,6 +236,12 @@ impl Desk {
         before
     }
 
+    /// The profiles that this rig knows, by name.
+    #[must_use]
+    pub fn profiles(&self) -> &[String] {
+        &self.profiles
+    }
+
     /// What holds now.
     #[must_use]
     pub fn now(&self) -> Arc<Setpoints> {
@@ -335,7 +358,7 @@ mod tests {
         desk.set_profile(Some("GPU-a"), Some("none"), &one_gpu()).unwrap();
         desk.set_target(&zone, Some(45_000)).unwrap();
         desk.assign("llm", &["GPU-a".to_owned()], &one_gpu()).unwrap();
-        let maintenance = Maintenance { until_ms: Some(5), resume: vec!["llm".to_owned()] };
+        let maintenance = Maintenance { until_ms: Some(5), resume: vec!["llm".to_owned()], desired: false };
         assert_eq!(desk.set_maintenance(Some(maintenance.clone())), None);
         desk.save().unwrap();
         let again = bench.open().1;
@@ -389,7 +412,7 @@ mod tests {
     fn a_rig_is_heard_by_turns_and_not_for_ever() {
         let bench = Bench::new("pulses");
         let (desk, setpoints) = bench.open();
-        let start = Instant::now();
+        let start = crate::clock::now();
         desk.identify(start, Duration::from_secs(3_600));
         let heard = |s| setpoints.borrow().pulses(start + Duration::from_secs(s));
         assert_eq!([heard(0), heard(3), heard(4), heard(8), heard(600)], [true, true, false, true, false]);

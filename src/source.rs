@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::fmt;
 
+use crate::sorted;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
@@ -97,8 +98,7 @@ impl<'a> Source<'a> {
     /// # Errors
     /// Everything that was complained of, in the order of the lines.
     pub(crate) fn finish(&self) -> Result<(), Problems> {
-        let mut problems = self.problems.take();
-        problems.sort_by_key(|problem| problem.line);
+        let problems = sorted::list_by(self.problems.take(), |a, b| a.line.cmp(&b.line));
         if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
     }
 }
@@ -201,9 +201,7 @@ impl<'a> Table<'a> {
     pub(crate) fn named_texts(&self, key: &str) -> Vec<(String, String)> {
         let table = self.table(key);
         let names = table.keys.into_iter().flatten().map(|(name, _)| name.get_ref().to_string());
-        let mut found: Vec<_> = names.filter_map(|name| table.text(&name).map(|text| (name, text))).collect();
-        found.sort();
-        found
+        sorted::list(names.filter_map(|name| table.text(&name).map(|text| (name, text))))
     }
 
     /// A list of pairs of whole numbers; empty where it is left out.
@@ -242,9 +240,7 @@ impl<'a> Table<'a> {
     /// The tables inside the table of this name, by name.
     pub(crate) fn tables(&self, key: &str) -> Vec<(String, Table<'a>)> {
         let outer = self.table(key);
-        let mut names: Vec<String> =
-            outer.keys.into_iter().flatten().map(|(name, _)| name.get_ref().to_string()).collect();
-        names.sort();
+        let names = sorted::list(outer.keys.into_iter().flatten().map(|(name, _)| name.get_ref().to_string()));
         names.into_iter().map(|name| (name.clone(), outer.table(&name))).collect()
     }
 

@@ -48,6 +48,10 @@ unit!(
     Milliwatts(u32), "mW"
 );
 unit!(
+    /// How fast power may change.
+    MilliwattsPerSecond(u32), "mW/s"
+);
+unit!(
     /// Temperature in thousandths of a degree Celsius, as hwmon has it.
     Millicelsius(i32), "m°C"
 );
@@ -68,6 +72,10 @@ unit!(
     Millijoules(u64), "mJ"
 );
 unit!(
+    /// Energy as it is added up: a milliwatt for a millisecond is one exactly. Ends at 5 GWh.
+    Microjoules(u64), "µJ"
+);
+unit!(
     /// Memory, 2^20 bytes.
     Mebibytes(u32), "MiB"
 );
@@ -79,6 +87,19 @@ unit!(
     /// Work of a payload in thousandths a second: of a hash, a token, a request or a job. Ends at 18 PH/s, which no rig of
     /// graphics cards does.
     MilliPerSecond(u64), "1/1000 s"
+);
+unit!(
+    /// What a unit of work is worth: millionths of a currency unit for 10^12 hashes, tokens, requests or jobs. Which currency is
+    /// for whoever gives the prices; all are in the same one.
+    MicroPerTera(u64), "µ/T"
+);
+unit!(
+    /// What energy costs: millionths of a currency unit for a kilowatt-hour; below zero where its buyer is paid.
+    MicroPerKilowattHour(i64), "µ/kWh"
+);
+unit!(
+    /// What is earned: millionths of a currency unit an hour.
+    MicroPerHour(i64), "µ/h"
 );
 unit!(
     /// Shunt resistance in microohm, 1 to 4.2 kOhm.

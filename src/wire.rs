@@ -2,7 +2,8 @@
 //!
 //! A message is a header and a body. As postcard (content type [`Encoding::content_type`]) the header is a fixed 16-byte
 //! envelope in front of the body; as JSON both are one object. Within a major version only the end of a top-level struct
-//! grows, and enums only append; `tests/wire_v1.rs` pins the bytes. Bodies:
+//! grows, and enums only append; `tests/wire_v1.rs` pins the bytes, and `wire/README.md` has all of it
+//! byte by byte, for other languages. Bodies:
 //!
 //! | topic `r1/{rig}/up/…` | body | retained | when |
 //! |---|---|---|---|
@@ -55,7 +56,7 @@ pub use desired::{
     Desired, DesiredPayload, DesiredProfile, Difference, EVERY_DAY, FanTarget, MOST_DIFFERENCES, MOST_ENTRIES,
     RefusedRevision, Reported, StandingOrder, Window,
 };
-pub use envelope::{BACKFILL, Encoding, Header, Kind, MAX_MESSAGE, decode, encode, mark_backfill};
+pub use envelope::{BACKFILL, Encoding, Header, Kind, MAX_MESSAGE, decode, decode_to_a_rig, encode, mark_backfill};
 pub use event::{Event, Subject};
 pub use gpu::{Capability, Gpu, GpuDetail, GpuInfo};
 pub use hex::BadHex;
@@ -165,6 +166,9 @@ pub enum Error {
         /// What the decoder said.
         text: String,
     },
+    /// Of a kind that a rig writes, where one to a rig is read.
+    #[error("a {0:?} is a rig's to write")]
+    ARigs(Kind),
     /// The JSON is not what a message looks like.
     #[error("not a message: {0}")]
     Json(String),

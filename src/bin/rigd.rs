@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use log::{error, info, warn};
+use rigd::audit::Writer;
 use rigd::board::Board;
 use rigd::bus::Host;
 use rigd::calibration::{self, FanCurve};
@@ -267,7 +268,8 @@ async fn serve(rig: Rig) -> ExitCode {
         reports: passed_on,
         gpus: desk,
     });
-    let inputs = Inputs { snapshot: snapshots, events: edges, lost_events, actor };
+    let audit = Writer::start(config.state.join("audit"), start.boot);
+    let inputs = Inputs { snapshot: snapshots, events: edges, lost_events, actor, audit };
     let publisher = mqtt::run(&config, password, board, start, inputs);
     let end = async {
         tokio::select! {

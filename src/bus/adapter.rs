@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{Error, Host, Segment};
+use crate::sorted;
 
 /// How a board names an adapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +101,7 @@ pub struct AdapterInfo {
 #[must_use]
 pub fn adapters(host: &Host) -> Vec<AdapterInfo> {
     let Ok(entries) = fs::read_dir(host.sysfs.join("class/i2c-dev")) else { return Vec::new() };
-    let mut found: Vec<AdapterInfo> = entries
+    let found: Vec<AdapterInfo> = entries
         .filter_map(Result::ok)
         .filter_map(|entry| {
             let name = fs::read_to_string(entry.path().join("name")).ok()?.trim_end().to_owned();
@@ -116,8 +117,7 @@ pub fn adapters(host: &Host) -> Vec<AdapterInfo> {
             })
         })
         .collect();
-    found.sort_by_key(|adapter| (adapter.number(), adapter.path.clone()));
-    found
+    sorted::list_by(found, |a, b| (a.number(), &a.path).cmp(&(b.number(), &b.path)))
 }
 
 fn usb_id(directory: &Path) -> Option<String> {

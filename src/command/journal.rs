@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::replay::Used;
 use super::verify::{Digest, LIFETIME_MS, SKEW_MS, Seen};
 use crate::framed::{self, Framed};
+use crate::sorted;
 use crate::wire::{Ack, AckState, CommandId, KeyId, Order, Outcome, PayloadAct, Refusal};
 
 /// Commands are kept for seven days, longer than a broker's snapshot.
@@ -124,6 +125,23 @@ pub const fn after_restart(order: &Order, same_boot: bool) -> AfterRestart {
     }
 }
 
+/// Whether an order sets what an earlier one has set.
+fn overtakes(later: &Order, earlier: &Order) -> bool {
+    match (later, earlier) {
+        (Order::SetProfile { gpu: one, .. }, Order::SetProfile { gpu: other, .. }) => {
+            one.is_none() || other.is_none() || one == other
+        }
+        (Order::SetFanTarget { zone: one, .. }, Order::SetFanTarget { zone: other, .. })
+        | (Order::Payload { name: one, .. }, Order::Payload { name: other, .. })
+        | (Order::Assign { payload: one, .. }, Order::Assign { payload: other, .. }) => one == other,
+        (Order::SetPowerCap(_), Order::SetPowerCap(_))
+        | (Order::RotateKey { .. }, Order::RotateKey { .. })
+        | (Order::Maintenance { .. }, Order::Maintenance { .. } | Order::Payload { .. })
+        | (Order::Payload { .. }, Order::Maintenance { .. }) => true,
+        _ => false,
+    }
+}
+
 /// What can be said of a command that came before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -178,7 +196,9 @@ impl Journal {
     /// What the system says; then no command can be taken.
     pub fn open(directory: &Path, boot: u32, unix_ms: Option<u64>) -> io::Result<(Self, Vec<Interrupted>)> {
         let path = directory.join(FILE);
-        let mut damaged = is_damaged(&path)?;
+        if is_damaged(&path)? {
+            mend(directory, unix_ms)?;
+        }
         let mut bodies = Vec::new();
         let (file, _) = Framed::open(&path, LARGEST, |body| bodies.push(body.to_vec()))?;
         let mut journal = Self {
@@ -191,34 +211,37 @@ impl Journal {
             doubtful: false,
         };
         for body in bodies {
-            match postcard::from_bytes(&body) {
-                Ok(record) => journal.apply(record),
-                Err(_) => damaged = true,
+            // What cannot be read is not left there by `mend`.
+            if let Ok(record) = postcard::from_bytes(&body) {
+                journal.apply(record);
             }
         }
-        if damaged {
-            let lost = Record::Lost(unix_ms.unwrap_or(0));
-            journal.write(&lost)?;
-            journal.apply(lost);
-        }
-        if journal.lost_ms == Some(0)
-            && let Some(unix_ms) = unix_ms
-        {
-            // The clock is right now: from here on it can be counted.
-            let lost = Record::Lost(unix_ms);
-            journal.write(&lost)?;
-            journal.apply(lost);
-        }
+        journal.clock_set(unix_ms)?;
         let interrupted = journal.interrupted(boot, unix_ms);
         Ok((journal, interrupted))
     }
 
+    /// Tells the journal the time, once it is known to be right: a loss at a time that nobody knew is counted from here on.
+    ///
+    /// # Errors
+    /// What the system says; it is to be told again.
+    pub fn clock_set(&mut self, unix_ms: Option<u64>) -> io::Result<()> {
+        let (Some(0), Some(unix_ms)) = (self.lost_ms, unix_ms) else { return Ok(()) };
+        let lost = Record::Lost(unix_ms);
+        self.write(&lost)?;
+        self.apply(lost);
+        Ok(())
+    }
+
     fn interrupted(&self, boot: u32, unix_ms: Option<u64>) -> Vec<Interrupted> {
-        let open = self.order.iter().filter_map(|id| self.commands.get(id)).filter(|kept| kept.ack.is_none());
-        open.map(|Kept { entry, .. }| {
+        let all = || self.order.iter().filter_map(|id| self.commands.get(id));
+        let open = all().enumerate().filter(|(_, kept)| kept.ack.is_none());
+        open.map(|(place, Kept { entry, .. })| {
             let in_time = unix_ms.is_some_and(|now| now <= entry.not_after_ms.saturating_add(SKEW_MS));
+            // Carried out again it would undo what was ordered after it.
+            let overtaken = all().skip(place + 1).any(|later| overtakes(&later.entry.order, &entry.order));
             let then = match after_restart(&entry.order, entry.boot == boot) {
-                AfterRestart::Again if !in_time => AfterRestart::Unknown,
+                AfterRestart::Again if !in_time || overtaken => AfterRestart::Unknown,
                 then @ (AfterRestart::Again | AfterRestart::Done | AfterRestart::Unknown) => then,
             };
             Interrupted { entry: entry.clone(), then }
@@ -330,16 +353,11 @@ impl Journal {
                 add(&Record::Finished(ack.clone()))?;
             }
         }
-        let (new, path) = (self.directory.join(NEW), self.directory.join(FILE));
-        let mut file = File::create(&new)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
-        File::open(&self.directory)?.sync_all()?;
-        let (file, _) = Framed::open(&path, LARGEST, |_| {})?;
+        replace(&self.directory, &bytes)?;
+        let (file, _) = Framed::open(&self.directory.join(FILE), LARGEST, |_| {})?;
         (self.file, self.doubtful) = (file, false);
         self.order = kept.into();
-        let order: std::collections::BTreeSet<_> = self.order.iter().copied().collect();
+        let order = sorted::set(self.order.iter().copied());
         self.commands.retain(|id, _| order.contains(id));
         Ok(())
     }
@@ -365,13 +383,34 @@ fn body(record: &Record) -> io::Result<Vec<u8>> {
     postcard::to_allocvec(record).map_err(io::Error::other)
 }
 
+/// Writes what can be read, and that something was lost, anew: in one step, so that no power cut and no full disk leaves a
+/// journal that lacks counters and does not know it.
+fn mend(directory: &Path, unix_ms: Option<u64>) -> io::Result<()> {
+    let bytes = fs::read(directory.join(FILE))?;
+    let readable = framed::scan(&bytes).0.into_iter().filter(|body| postcard::from_bytes::<Record>(body).is_ok());
+    let mut left: Vec<u8> = readable.flat_map(framed::frame).collect();
+    left.extend(framed::frame(&body(&Record::Lost(unix_ms.unwrap_or(0)))?));
+    replace(directory, &left)
+}
+
+/// Another file takes the journal's place.
+fn replace(directory: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = directory.join(NEW);
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, directory.join(FILE))?;
+    File::open(directory)?.sync_all()
+}
+
 /// Whether more than a torn end is wrong with a file.
 fn is_damaged(path: &Path) -> io::Result<bool> {
     match fs::metadata(path) {
         Ok(found) if found.len() <= LARGEST => {
             let bytes = fs::read(path)?;
-            let (_, good) = framed::scan(&bytes);
-            Ok(framed::follows(bytes.get(good..).unwrap_or_default()))
+            let (bodies, good) = framed::scan(&bytes);
+            let unread = bodies.into_iter().any(|body| postcard::from_bytes::<Record>(body).is_err());
+            Ok(unread || framed::follows(bytes.get(good..).unwrap_or_default()))
         }
         // The one who opens it says so.
         Ok(_) => Ok(false),

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::sorted;
 use crate::source::{Source, Table};
 use crate::statefile::StateFile;
 use crate::wire::{GroupId, KeyId, LONGEST_NAME, Order, PublicKey, Refusal, Scope, TrustedKey};
@@ -106,6 +107,17 @@ impl FleetConfig {
         Self { keys, groups, site, trust_clock }
     }
 
+    /// Parses these tables of a text that may have others: a rig's whole configuration.
+    ///
+    /// # Errors
+    /// Every problem found, with file, line and key.
+    #[cfg(feature = "ctl")]
+    pub fn parse_within(file: &str, text: &str) -> Result<Self, crate::source::Problems> {
+        let source = Source::parse(file, text)?;
+        let config = Self::read(&source.root());
+        source.finish().map(|()| config)
+    }
+
     /// Parses a text that has nothing else in it.
     ///
     /// # Errors
@@ -188,9 +200,9 @@ impl Trust {
     }
 
     fn with(keys: &[TrustedKey], rotations: Rotations) -> Self {
-        let revoked: BTreeSet<KeyId> = rotations.revoked.iter().copied().collect();
+        let revoked = sorted::set(rotations.revoked.iter().copied());
         let all = keys.iter().chain(&rotations.added).map(|key| (KeyId::of(&key.public), key.clone()));
-        let keys = all.filter(|(id, _)| !revoked.contains(id)).collect();
+        let keys = sorted::map(all.filter(|(id, _)| !revoked.contains(id)));
         Self { keys, revoked, rotations }
     }
 

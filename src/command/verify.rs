@@ -9,7 +9,7 @@ use ring::digest;
 use super::trust::{self, Needs, Trust};
 use crate::wire::{
     Audience, BadFrame, Command, CommandId, Desired, GroupId, KeyId, Kind, LARGEST_FRAME, Message, Refusal, RigId,
-    Signed, TrustedKey, decode,
+    Signed, TrustedKey, decode_to_a_rig,
 };
 
 /// Longest validity of a command: 10 minutes.
@@ -133,7 +133,7 @@ fn open<'a>(received: &Received<'_>, trust: &'a Trust) -> Result<Opened<'a>, Ref
     }
     let hash = digest::digest(&digest::SHA256, frame.message);
     let digest = hash.as_ref().try_into().unwrap_or_default();
-    match decode(frame.message) {
+    match decode_to_a_rig(frame.message) {
         Ok((_, message)) => Ok(Opened { message, keys, digest }),
         Err(error) => {
             let keys = keys.iter().map(|(id, _)| *id).collect();

@@ -36,6 +36,8 @@ mod believe;
 mod calibrate;
 mod fan;
 mod gpu;
+pub mod ladder;
+pub mod power;
 mod zone;
 
 pub use calibrate::{ROOM, Report, Stopped};

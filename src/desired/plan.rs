@@ -1,8 +1,7 @@
 //! What is missing to what holds, and the orders that bring it about.
 
-use std::collections::BTreeSet;
-
 use super::Effective;
+use crate::sorted;
 use crate::wire::{DesiredPayload, Difference, FanTarget, MOST_DIFFERENCES, Order, PayloadAct, PayloadPhase, PowerCap};
 
 /// What is, as far as a desired state can change it.
@@ -110,7 +109,7 @@ fn payload(wanted: &DesiredPayload, actual: &Actual, plan: &mut Plan) {
         return plan.differ(what(), want, "gone", "there is no such payload any more");
     };
     if let Some(gpus) = &wanted.gpus {
-        let set = |gpus: &[String]| gpus.iter().cloned().collect::<BTreeSet<_>>();
+        let set = |gpus: &[String]| sorted::set(gpus.iter().cloned());
         // None of them is the rig's own choice.
         let have = own.assigned.as_deref().unwrap_or_default();
         if set(gpus) != set(have) {

@@ -47,6 +47,7 @@ fn known() -> Known {
         profiles: names(&["eco", "fast"]),
         gpus: names(&["G1", "G2"]),
         zones: names(&["z"]),
+        power_cap: true,
     }
 }
 

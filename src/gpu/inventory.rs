@@ -11,6 +11,7 @@ use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
 use super::wire::PciAddress;
+use crate::sorted;
 
 /// Most entries of the bus that are looked at, and most cards taken: a rig has a hundred or two, and a dozen. The rest is
 /// left out.
@@ -75,9 +76,8 @@ pub fn cards(sysfs: &Path) -> io::Result<Vec<Card>> {
         entries => entries?,
     };
     let devices = entries.take(MOST_DEVICES).filter_map(Result::ok).map(|entry| entry.path());
-    let mut cards: Vec<Card> = devices.filter_map(|path| card(&path)).take(MOST_CARDS).collect();
-    cards.sort_by_key(|card| card.pci);
-    Ok(cards)
+    let cards = devices.filter_map(|path| card(&path)).take(MOST_CARDS);
+    Ok(sorted::list_by(cards, |a, b| a.pci.cmp(&b.pci)))
 }
 
 fn card(path: &Path) -> Option<Card> {
@@ -185,8 +185,7 @@ pub fn compare(expected: &[PciAddress], on_bus: &[Card], seen: Option<&[PciAddre
         };
         Some(Lost { pci: card.pci, how })
     });
-    let mut lost: Vec<Lost> = gone.chain(ill).collect();
-    lost.sort_by_key(|lost| lost.pci);
+    let mut lost = sorted::list_by(gone.chain(ill), |a: &Lost, b| a.pci.cmp(&b.pci));
     lost.dedup();
     lost
 }

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::profile::{Limit, Profile};
 use super::wire::{Code, Device, Read, Sample, Setting, Settings};
+use crate::sorted;
 use crate::units::{Megahertz, MegahertzOffset, Milliwatts, Percent};
 
 /// What can be set of a GPU. Order and numbers are on the wire: only append.
@@ -271,9 +272,7 @@ pub fn ordered(settings: &[Setting], present: Option<&Settings>) -> Vec<Setting>
         Setting::CoreLock(_) | Setting::MemoryLock(_) => 3,
         Setting::Persistence(false) => 6,
     };
-    let mut settings = settings.to_vec();
-    settings.sort_by_key(rank);
-    settings
+    sorted::list_by(settings.iter().copied(), |a, b| rank(a).cmp(&rank(b)))
 }
 
 /// Rank of an offset: 1 where it falls in any performance state and rises in none, 5 elsewhere.

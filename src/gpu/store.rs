@@ -9,6 +9,7 @@ use std::path::Path;
 use log::warn;
 
 use super::keeper::Record;
+use crate::sorted;
 use crate::statefile::StateFile;
 
 /// Name of the file in the state directory.
@@ -32,7 +33,7 @@ impl Store {
         let file = StateFile::new(directory, FILE, LARGEST);
         let records: BTreeMap<String, Record> =
             file.load("no GPU has a profile that is known as good, and none is in quarantine");
-        Self { file, records: records.into_iter().map(|(uuid, record)| (uuid, record.bounded())).collect() }
+        Self { file, records: sorted::map(records.into_iter().map(|(uuid, record)| (uuid, record.bounded()))) }
     }
 
     /// The record of this GPU; an empty one where it is new.

@@ -22,6 +22,7 @@ use super::wire::{Answer, Code, Read, Request};
 use super::{Command, Driver, GpuSnapshot, Happening, Order, Places, Presence, What};
 use crate::clock::{now, unix_ms};
 use crate::reading::Missing;
+use crate::sorted;
 
 mod bus;
 mod operator;
@@ -313,8 +314,8 @@ impl Worker {
         }
         let mut calls = Vec::new();
         // Last what may hang: the fans of a GPU that is left alone.
-        let mut cards: Vec<(usize, &mut Card)> = self.cards.iter_mut().enumerate().collect();
-        cards.sort_by_key(|(_, card)| card.now.presence == Presence::Hung);
+        let hung = |card: &Card| card.now.presence == Presence::Hung;
+        let cards = sorted::list_by(self.cards.iter_mut().enumerate(), |(_, a), (_, b)| hung(a).cmp(&hung(b)));
         for (index, card) in cards {
             if let Some(drive) = card.drive(order.fans.get(index).copied().flatten()) {
                 calls.push((index, Request::Drive(card.now.pci, drive)));

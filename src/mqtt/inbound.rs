@@ -69,10 +69,15 @@ impl Inbound {
         (data.len() <= LONGEST_RETURN).then_some(data)
     }
 
+    /// It came without a promise of the broker's, at QoS 0: it never comes again.
+    pub(super) fn unpromised(&self) -> bool {
+        self.publish.qos == QoS::AtMostOnce
+    }
+
     /// Tells the broker that it need not send it again; `false` where the link's channel has no room now. On another
     /// connection than its own there is nothing to say: the broker sends it again there.
-    pub(super) fn acknowledge(&self, client: &Client, connection: u32) -> bool {
-        self.connection != connection || client.inner.try_ack(&self.publish).is_ok()
+    pub(super) fn acknowledge(&self, client: &Client) -> bool {
+        !client.live(self.connection) || client.inner.try_ack(&self.publish).is_ok()
     }
 }
 

@@ -9,8 +9,10 @@
 //! The broker is told that it need not send a command again only after the journal has it; until then its place in the broker's
 //! window is taken, and a killed agent gets it again. Nothing here waits for the disk on the agent's own thread.
 
+mod desk;
+
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use log::{info, warn};
@@ -19,19 +21,26 @@ use tokio::task::{JoinSet, spawn_blocking};
 
 use super::inbound::Inbound;
 use super::outbox::reply::Reply;
+use super::reconcile;
 use super::reliable_ms;
+use crate::audit::{Who, Writer};
 use crate::clock;
 use crate::command::act::Actor;
-use crate::command::journal::{self, AfterRestart, Entry, Interrupted, Journal};
+use crate::command::journal::{AfterRestart, Entry, Interrupted};
 use crate::command::rate::{Admission, Rate};
-use crate::command::trust::{FleetConfig, Trust};
-use crate::command::verify::{self, Me, Now, Received, Refused, Verdict};
-use crate::wire::{Ack, AckState, CommandId, KeyId, Kind, Order, Outcome, Refusal, Topic};
+use crate::command::trust::FleetConfig;
+use crate::command::verify::Me;
+use crate::desired::Moment;
+use crate::setpoint::Source;
+use crate::wire::{Ack, AckState, CommandId, Desired, Kind, Order, Outcome, RefusedRevision, Reported, Topic};
+use desk::{Desk, Looked, lock};
 
 /// Messages that wait to be looked at: more than the broker may have on its way to us, so that none is ever turned away.
 pub(super) const DELIVERIES: usize = 32;
 /// Answers that wait for the publisher, which never waits for us.
 pub(super) const ANSWERS: usize = 64;
+/// How often what is is compared with what is desired.
+const RECONCILE: Duration = Duration::from_secs(5);
 /// How often it looks whether something is over, s: a maintenance, a flood.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -44,13 +53,16 @@ pub(super) enum Answer {
     Ack(Ack, Reply),
     /// Birth and telemetry, now.
     Sample,
+    /// How near the rig is to its desired state.
+    Reported(Box<Reported>),
 }
 
-/// Where an answer to this is wanted. A rig may write below its own topics only, so nothing else is answered on.
+/// Where an answer to this is wanted: on the rig's own topic for answers, or nowhere else. The response topic is not signed, so
+/// whoever owns the broker chooses it; a wildcard or a control character in it would be a message that no broker takes and that
+/// all others wait behind, and on any other topic the control plane would miss the answer's number.
 fn reply(me: &Me, inbound: &Inbound) -> Reply {
     let own = Topic::new(me.rig.clone(), Kind::Ack).to_string();
-    let below = |topic: &&str| topic.strip_prefix(&own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    let topic = inbound.response_topic().filter(below).map(str::to_owned).unwrap_or_default();
+    let topic = inbound.response_topic().filter(|topic| *topic == own).map(str::to_owned).unwrap_or_default();
     Reply { topic, correlation: inbound.correlation().unwrap_or_default().to_vec() }
 }
 
@@ -70,24 +82,8 @@ pub(super) struct Inputs {
     pub(super) answers: mpsc::Sender<Answer>,
     /// Carries orders out.
     pub(super) actor: Actor,
-}
-
-/// Where everything that the disk knows is kept; only blocking threads take it.
-struct Desk {
-    state: PathBuf,
-    me: Me,
-    nonce: u64,
-    fleet: FleetConfig,
-    trust: Result<Trust, String>,
-    journal: Result<Journal, String>,
-}
-
-/// What came of a delivered command.
-enum Looked {
-    /// Carry it out.
-    New(Box<Entry>),
-    /// Say this, and nothing else.
-    Say(CommandId, AckState),
+    /// Who ordered what is written down here.
+    pub(super) audit: Writer,
 }
 
 /// The inbox.
@@ -99,33 +95,63 @@ pub(super) struct Inbox {
     desk: Arc<Mutex<Desk>>,
     rate: Rate,
     running: JoinSet<(Entry, AckState)>,
+    audit: Writer,
+    fleet: FleetConfig,
+    /// The state in force, where there is one.
+    desired: Option<Arc<Desired>>,
+    refused: Option<RefusedRevision>,
+    /// Orders of the desired state that are being carried out: it is not looked at again before they are done.
+    reconciling: JoinSet<()>,
+    /// What was reported last.
+    reported: Option<Reported>,
 }
 
 impl Inbox {
     /// Opens journal and trust, and takes up what a restart interrupted.
     pub(super) async fn open(inputs: Inputs) -> Option<Self> {
-        let Inputs { me, fleet, state, nonce, deliveries, answers, actor } = inputs;
-        let own = me.clone();
-        let open = spawn_blocking(move || Desk::open(state, own, nonce, fleet));
+        let Inputs { me, fleet, state, nonce, deliveries, answers, actor, audit } = inputs;
+        let (own, trusted) = (me.clone(), fleet.clone());
+        let open = spawn_blocking(move || Desk::open(state, own, nonce, trusted));
         let (desk, interrupted) = open.await.ok()?;
-        let desk = Arc::new(Mutex::new(desk));
-        let rate = Rate::new(clock::now());
-        let mut inbox = Self { deliveries, answers, actor, me, desk, rate, running: JoinSet::new() };
+        let desired = desk.in_force.desired.clone();
+        let mut inbox = Self {
+            deliveries,
+            answers,
+            actor,
+            me,
+            desk: Arc::new(Mutex::new(desk)),
+            rate: Rate::new(clock::now()),
+            running: JoinSet::new(),
+            audit,
+            fleet,
+            desired,
+            refused: None,
+            reconciling: JoinSet::new(),
+            reported: None,
+        };
+        inbox.take_up(interrupted).await;
+        Some(inbox)
+    }
+
+    async fn take_up(&mut self, interrupted: Vec<Interrupted>) {
         for Interrupted { entry, then } in interrupted {
             info!("command {}: was interrupted by the agent's end: {then:?}", entry.id);
             match then {
-                AfterRestart::Again => inbox.carry_out(entry),
-                AfterRestart::Done => inbox.finished(entry, AckState::Done(Outcome::Nothing)).await,
-                AfterRestart::Unknown => inbox.finished(entry, AckState::Unknown).await,
+                AfterRestart::Again => self.carry_out(entry),
+                AfterRestart::Done => self.finished(entry, AckState::Done(Outcome::Nothing)).await,
+                AfterRestart::Unknown => self.finished(entry, AckState::Unknown).await,
             }
         }
-        Some(inbox)
     }
 
     /// Works until the publisher has ended.
     pub(super) async fn run(mut self) {
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let every = |period| {
+            let mut every = tokio::time::interval(period);
+            every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            every
+        };
+        let (mut look, mut reconcile) = (every(LOOK), every(RECONCILE));
         loop {
             let busy = !self.rate.quiet() || self.actor.setpoints.now().maintenance().is_some();
             tokio::select! {
@@ -133,11 +159,23 @@ impl Inbox {
                     Some(inbound) => self.delivered(inbound).await,
                     None => return,
                 },
-                Some(Ok((entry, state))) = self.running.join_next() => self.finished(entry, state).await,
+                Some(Ok((entry, state))) = self.running.join_next() => {
+                    let ends = matches!((&entry.order, &state), (Order::RestartAgent, AckState::Done(_)));
+                    self.finished(entry, state).await;
+                    // Only now, or the end would come before the answer.
+                    if ends {
+                        self.actor.end();
+                    }
+                }
+                Some(_) = self.reconciling.join_next() => {}
+                _ = reconcile.tick(), if self.desired.is_some() && self.reconciling.is_empty() => self.reconcile().await,
                 // Nothing wakes where nothing can be over.
                 _ = look.tick(), if busy => {
                     self.tell_flood();
-                    self.actor.maintenance_over(clock::unix_ms()).await;
+                    // A clock that only seems to be past its end starts nothing under somebody's hands.
+                    if let Some(unix_ms) = reliable_ms(&self.fleet) {
+                        self.actor.maintenance_over(unix_ms).await;
+                    }
                 }
             }
         }
@@ -145,29 +183,107 @@ impl Inbox {
 
     fn tell_flood(&mut self) {
         if let Some(count) = self.rate.tell(clock::now()) {
-            warn!("commands: {count} came too fast and were dropped unread");
+            self.told_flood(count);
+        }
+    }
+
+    fn told_flood(&self, count: u64) {
+        let text = format!("{count} commands came too fast");
+        warn!("{text} and were dropped unread");
+        self.audit.note(Who::Unknown, text, "dropped unread");
+    }
+
+    /// A desired state: taken whole or not at all, and then brought about.
+    async fn desired(&mut self, inbound: Inbound) {
+        if inbound.payload().is_empty() {
+            // A retained message that was cleared. What is in force stays.
+            return self.answer(Answer::Acknowledge(inbound)).await;
+        }
+        let (desk, message, known) = (Arc::clone(&self.desk), inbound.clone(), reconcile::known(&self.actor));
+        let taken = spawn_blocking(move || {
+            let mut desk = lock(&desk);
+            let taken = desk.take(&message, &known);
+            (taken, desk.in_force.desired.clone(), desk.in_force.refused.clone())
+        });
+        let Ok((taken, desired, refused)) = taken.await else { return };
+        let outcome = match &taken {
+            Ok(true) => Some("taken".to_owned()),
+            Ok(false) => None,
+            Err(why) => Some(format!("refused: {why}")),
+        };
+        if let Some(outcome) = outcome {
+            let who = desired.as_ref().map_or(0, |desired| desired.revision);
+            self.audit.note(Who::Unknown, format!("desired state; revision {who} is in force"), outcome);
+        }
+        (self.desired, self.refused) = (desired, refused);
+        self.answer(Answer::Acknowledge(inbound)).await;
+        if self.reconciling.is_empty() {
+            self.reconcile().await;
+        }
+    }
+
+    /// Orders what is missing, and reports where that is news.
+    async fn reconcile(&mut self) {
+        let now = Moment { unix_ms: reliable_ms(&self.fleet), local: clock::local_week() };
+        let (orders, reported) = reconcile::look(self.desired.as_deref(), self.refused.clone(), &self.actor, &now);
+        if !orders.is_empty() {
+            let (actor, audit) = (self.actor.clone(), self.audit.clone());
+            self.reconciling.spawn(async move {
+                for order in orders {
+                    info!("desired state: {order:?}");
+                    let state = actor.act(&order, Source::Desired).await;
+                    if !matches!(state, AckState::Done(_)) {
+                        warn!("desired state: {order:?}: {state:?}");
+                    }
+                    audit.note(Who::Control, format!("desired state: {order:?}"), format!("{state:?}"));
+                }
+            });
+        }
+        if self.reported.as_ref() != Some(&reported) {
+            self.reported = Some(reported.clone());
+            self.answer(Answer::Reported(Box::new(reported))).await;
         }
     }
 
     async fn delivered(&mut self, inbound: Inbound) {
+        let kind = inbound.topic().and_then(Topic::parse).map(|topic| topic.kind);
+        if kind == Some(Kind::Desired) {
+            return self.desired(inbound).await;
+        }
         match self.rate.admit(clock::now()) {
             Admission::Look => {}
             Admission::Drop { tell } => {
                 if let Some(count) = tell {
-                    warn!("commands: {count} came too fast and were dropped unread");
+                    self.told_flood(count);
                 }
                 return self.answer(Answer::Acknowledge(inbound)).await;
             }
         }
         let (desk, message) = (Arc::clone(&self.desk), inbound.clone());
-        let revision = 0;
-        let Ok(looked) = spawn_blocking(move || lock(&desk).look(&message, revision)).await else { return };
+        let revision = self.reported.as_ref().map_or(0, |reported| reported.reached);
+        let look = move || {
+            let mut desk = lock(&desk);
+            let looked = desk.look(&message, revision);
+            (looked, std::mem::take(&mut desk.late))
+        };
+        let Ok((looked, late)) = spawn_blocking(look).await else { return };
+        self.take_up(late).await;
         // What was refused will be refused again; what is in the journal is not needed again.
         let to = reply(&self.me, &inbound);
         self.answer(Answer::Acknowledge(inbound)).await;
         match looked {
-            Looked::Say(id, state) => self.say(id, state, to).await,
+            Looked::Again(id, state) => self.say(id, state, to).await,
+            Looked::Refused(id, keys, refusal) => {
+                let who = if keys.is_empty() { Who::Unknown } else { Who::Keys(keys) };
+                self.audit.note(who, format!("command {id}"), format!("refused: {refusal}"));
+                self.say(id, AckState::Refused(refusal), to).await;
+            }
             Looked::New(entry) => {
+                self.audit.note(
+                    Who::Keys(entry.keys.clone()),
+                    format!("command {}: {:?}", entry.id, entry.order),
+                    "accepted",
+                );
                 info!("command {}: {:?}", entry.id, entry.order);
                 self.say(entry.id, AckState::Accepted, to).await;
                 self.carry_out(*entry);
@@ -178,13 +294,12 @@ impl Inbox {
     fn carry_out(&mut self, entry: Entry) {
         let (actor, desk) = (self.actor.clone(), Arc::clone(&self.desk));
         self.running.spawn(async move {
-            let state = match &entry.order {
-                Order::RotateKey { add, revoke } => {
-                    let (add, revoke) = (add.clone(), *revoke);
-                    let rotated = spawn_blocking(move || lock(&desk).rotate(add.as_ref(), revoke)).await;
-                    rotated.unwrap_or_else(|_| AckState::Failed("the agent is stopping".to_owned()))
-                }
-                order => actor.act(order).await,
+            let state = if let Order::RotateKey { add, revoke } = &entry.order {
+                let (add, revoke) = (add.clone(), *revoke);
+                let rotated = spawn_blocking(move || lock(&desk).rotate(add.as_ref(), revoke)).await;
+                rotated.unwrap_or_else(|_| AckState::Failed("the agent is stopping".to_owned()))
+            } else {
+                actor.act(&entry.order, Source::Command).await
             };
             (entry, state)
         });
@@ -192,7 +307,9 @@ impl Inbox {
 
     async fn finished(&mut self, entry: Entry, state: AckState) {
         let ack = Ack { id: entry.id, at_ms: clock::unix_ms(), state };
-        info!("command {}: {:?}", entry.id, ack.state);
+        let told = told(&ack.state);
+        info!("command {}: {told}", entry.id);
+        self.audit.note(Who::Keys(entry.keys.clone()), format!("command {}", entry.id), told);
         let (desk, kept) = (Arc::clone(&self.desk), ack.clone());
         let written = spawn_blocking(move || lock(&desk).finish(&kept)).await;
         if let Ok(Err(why)) = written {
@@ -216,106 +333,48 @@ impl Inbox {
     }
 }
 
-impl Desk {
-    fn open(state: PathBuf, me: Me, nonce: u64, fleet: FleetConfig) -> (Self, Vec<Interrupted>) {
-        let trust = Trust::load(&fleet, &state).map_err(|error| {
-            warn!("nobody is trusted: keys.json: {error}");
-            format!("keys.json: {error}")
-        });
-        let mut desk = Self { state, me, nonce, fleet, trust, journal: Err(String::new()) };
-        let interrupted = desk.open_journal();
-        (desk, interrupted)
-    }
-
-    fn open_journal(&mut self) -> Vec<Interrupted> {
-        match Journal::open(&self.state, clock::kernel_boot(), reliable_ms(&self.fleet)) {
-            Ok((journal, interrupted)) => {
-                self.journal = Ok(journal);
-                interrupted
-            }
-            Err(error) => {
-                warn!("no command is taken: commands.log: {error}");
-                self.journal = Err(error.to_string());
-                Vec::new()
-            }
-        }
-    }
-
-    /// Verifies what came, and writes it down where it is to be carried out.
-    fn look(&mut self, inbound: &Inbound, revision: u64) -> Looked {
-        let refused =
-            |id: Option<CommandId>, refusal| Looked::Say(id.unwrap_or(CommandId([0; 16])), AckState::Refused(refusal));
-        let policy = |text: String| refused(None, Refusal::Policy(text));
-        if self.journal.is_err() {
-            // What it would take up was taken up at the start, or there was nothing to be read.
-            let _ = self.open_journal();
-        }
-        if self.trust.is_err() {
-            self.trust = Trust::load(&self.fleet, &self.state).map_err(|error| format!("keys.json: {error}"));
-        }
-        let (journal, trust) = match (&mut self.journal, &self.trust) {
-            (Ok(journal), Ok(trust)) => (journal, trust),
-            (Err(why), _) => return policy(format!("journal: {why}")),
-            (_, Err(why)) => return policy(why.clone()),
-        };
-        let Some(topic) = inbound.topic() else { return policy("its topic is no text".to_owned()) };
-        let received = Received { topic, frame: inbound.payload(), retained: inbound.retained() };
-        let now = Now { unix_ms: reliable_ms(&self.fleet), nonce: self.nonce, revision };
-        match verify::command(&received, trust, &self.me, &now, journal) {
-            Err(Refused { id, refusal, .. }) => refused(id, refusal),
-            Ok(Verdict::Again(id)) => match journal.answer(&id) {
-                Some(journal::Answer::Finished(ack)) => Looked::Say(id, ack.state),
-                Some(journal::Answer::Open) | None => Looked::Say(id, AckState::Accepted),
-            },
-            Ok(Verdict::New(verified)) => {
-                let verify::Verified { command, keys, digest } = *verified;
-                let to = reply(&self.me, inbound);
-                let entry = Entry {
-                    id: command.id,
-                    keys,
-                    counter: command.counter,
-                    digest,
-                    not_after_ms: command.not_after_ms,
-                    order: command.order,
-                    topic: topic.to_owned(),
-                    response: Some(to.topic).filter(|topic| !topic.is_empty()),
-                    correlation: to.correlation,
-                    at_ms: clock::unix_ms(),
-                    boot: clock::kernel_boot(),
-                };
-                match journal.accept(entry.clone()) {
-                    Ok(()) => Looked::New(Box::new(entry)),
-                    Err(refusal) => refused(Some(entry.id), refusal),
-                }
-            }
-        }
-    }
-
-    fn rotate(&mut self, add: Option<&crate::wire::TrustedKey>, revoke: Option<KeyId>) -> AckState {
-        let trust = match &self.trust {
-            Ok(trust) => trust,
-            Err(why) => return AckState::Failed(why.clone()),
-        };
-        match trust.rotated(add, revoke) {
-            Ok(next) => match next.save(&self.state) {
-                Ok(()) => {
-                    self.trust = Ok(next);
-                    AckState::Done(Outcome::Nothing)
-                }
-                // What a restart would forget is not said to be done.
-                Err(error) => AckState::Failed(format!("keys.json: {error}")),
-            },
-            Err(refusal) => AckState::Refused(refusal),
-        }
-    }
-
-    fn finish(&mut self, ack: &Ack) -> Result<(), String> {
-        let journal = self.journal.as_mut().map_err(|why| why.clone())?;
-        journal.finish(ack).map_err(|error| error.to_string())
+/// The end of a command for logs, which what a payload said is no business of.
+fn told(state: &AckState) -> String {
+    match state {
+        AckState::Done(Outcome::Lines(lines)) => format!("Done({} lines)", lines.len()),
+        AckState::Accepted
+        | AckState::Running { .. }
+        | AckState::Done(_)
+        | AckState::Failed(_)
+        | AckState::Refused(_)
+        | AckState::Unknown => format!("{state:?}"),
     }
 }
 
-/// A thread that panicked in here would have ended the agent.
-fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
-    desk.lock().unwrap_or_else(PoisonError::into_inner)
+#[cfg(test)]
+mod tests {
+    use rumqttc::v5::mqttbytes::QoS;
+    use rumqttc::v5::mqttbytes::v5::{Publish, PublishProperties};
+
+    use super::*;
+
+    /// What it names is not signed: the broker's owner may write there what he likes.
+    #[test]
+    fn an_answer_goes_to_the_rigs_own_topic_whatever_is_asked_for() {
+        let me = Me { rig: "rig-7".parse().unwrap(), groups: Vec::new(), site: None };
+        for (asked, expected) in [
+            ("r1/rig-7/up/ack", "r1/rig-7/up/ack"),
+            ("r1/rig-7/up/ack/deeper", ""),
+            ("r1/rig-7/up/ack/#", ""),
+            ("r1/rig-7/up/ack/+", ""),
+            ("r1/rig-7/up/ack/\u{1}", ""),
+            ("r1/rig-7/up/birth", ""),
+            ("r1/rig-8/up/ack", ""),
+            ("r1/rig-7/dn/cmd", ""),
+        ] {
+            let mut publish = Publish::new("r1/rig-7/dn/cmd", QoS::AtLeastOnce, "x", None);
+            publish.properties = Some(PublishProperties {
+                response_topic: Some(asked.to_owned()),
+                correlation_data: Some(vec![7].into()),
+                ..PublishProperties::default()
+            });
+            let reply = reply(&me, &Inbound::new(1, publish));
+            assert_eq!((reply.topic.as_str(), reply.correlation.as_slice()), (expected, &[7][..]), "{asked}");
+        }
+    }
 }

@@ -13,7 +13,7 @@
 //! `tests/link` has a test for each that fails without the guard.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use log::warn;
@@ -108,16 +108,18 @@ pub(super) struct Up {
 #[derive(Clone)]
 pub(super) struct Client {
     pub(super) inner: AsyncClient,
-    /// Cleared by the link before it throws its state away, so that nothing is handed over in between and the order of
-    /// `Report::Sent` keeps matching the order of publishing.
-    live: Arc<AtomicBool>,
+    /// The connection that is up; 0 is none. Cleared by the link before it throws its state away, so that nothing is handed over
+    /// in between, the order of `Report::Sent` keeps matching the order of publishing, and no acknowledgement reaches another
+    /// connection than its message came on, where its packet id means another one.
+    live: Arc<AtomicU32>,
     /// The end of the connection is wanted; without it a disconnect is a failure, whoever asked for it.
     leaving: Arc<AtomicBool>,
 }
 
 impl Client {
-    pub(super) fn live(&self) -> bool {
-        self.live.load(Ordering::Acquire)
+    /// Whether this connection is the one that is up.
+    pub(super) fn live(&self, connection: u32) -> bool {
+        self.live.load(Ordering::Acquire) == connection
     }
 
     /// Asks for the end of the connection; `false` where the link has no room for the packet now.
@@ -134,7 +136,7 @@ pub(super) struct Link {
     client: AsyncClient,
     filters: Vec<String>,
     reports: mpsc::Sender<Report>,
-    live: Arc<AtomicBool>,
+    live: Arc<AtomicU32>,
     leaving: Arc<AtomicBool>,
     brokers: Brokers,
     keepalive: Duration,
@@ -152,7 +154,7 @@ impl Link {
     ) -> (Self, Client, mpsc::Receiver<Report>) {
         // Only what the event loop keeps of these counts: the window and the acknowledgements. Each attempt sets the rest.
         let (inner, eventloop) = AsyncClient::new(ours(MqttOptions::new(config.rig.as_str(), "", 0)), CHANNEL);
-        let (live, leaving) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (live, leaving) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
         let (reports, inbox) = mpsc::channel(REPORTS);
         let link = Self {
             eventloop,
@@ -184,7 +186,7 @@ impl Link {
                 }
                 Err(text) => (None, End::Failed(text)),
             };
-            self.live.store(false, Ordering::Release);
+            self.live.store(0, Ordering::Release);
             self.forget();
             if up.is_some() && self.reports.send(Report::Down).await.is_err() {
                 return;
@@ -224,7 +226,7 @@ impl Link {
                         // The broker wants none; ours is what tells a dead peer from a silent one.
                         self.eventloop.options.set_keep_alive(self.keepalive);
                     }
-                    self.live.store(true, Ordering::Release);
+                    self.live.store(self.connection, Ordering::Release);
                     self.brokers.admitted();
                     // The channel was emptied with the last connection; where it is full all the same nothing works.
                     if self.client.try_subscribe_many(subscriptions(&self.filters)).is_err() {

@@ -11,20 +11,21 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::inbound::Inbound;
-use super::link::{Answer, Client, Report, Up};
+use super::link::{Answer, Client, Report, Up, WINDOW};
 use super::outbox::reply::Reply;
 use super::outbox::{Lane, Outbox, Ticket};
 use super::packet::Packet;
 use super::{Inputs, Start, inbox, reliable_ms};
 use crate::alarm::Edge;
+use crate::audit::Who;
 use crate::board::Board;
 use crate::clock;
 use crate::command::trust::FleetConfig;
 use crate::config::Config;
 use crate::reading::Snapshot;
 use crate::wire::{
-    Birth, CONTROLLER, Delivery, Encoding, Event, Header, Kind, Losses, Message, Online, OutboxInfo, Reason, RigId,
-    Telemetry, Topic, decode, encode,
+    Birth, CONTROLLER, Delivery, Encoding, Event, Header, Kind, Losses, Message, Online, OutboxInfo, Reason, Reported,
+    RigId, Telemetry, Topic, decode_to_a_rig, encode,
 };
 
 /// How long a clean stop waits for the broker: for what still waits, for the last word, and for the disconnect itself.
@@ -88,6 +89,8 @@ pub(super) struct Publisher {
     due: Option<Instant>,
     /// Telemetry messages made.
     turn: usize,
+    /// How near the rig is to its desired state, said on each connect and when it changes.
+    reported: Option<Reported>,
     /// The broker asked for a pause; it lasts until the next tick.
     paused: bool,
 }
@@ -122,6 +125,7 @@ impl Publisher {
             due: None,
             turn: 0,
             paused: false,
+            reported: None,
         }
     }
 
@@ -155,6 +159,10 @@ impl Publisher {
         }
         if let Ok(edge) = self.inputs.events.try_recv() {
             self.events(&edge);
+        }
+        // What was answered by now is kept for the next start at least.
+        while let Ok(answer) = self.answers.try_recv() {
+            self.answer(answer);
         }
         self.farewell().await;
         self.outbox.close().await;
@@ -205,9 +213,21 @@ impl Publisher {
     }
 
     fn event(&mut self, edge: &Edge) {
+        self.note(edge);
         let body = Event::new(&self.birth, clock::unix_ms(), uptime(self.start), edge, &self.board);
         let (encoding, boot) = (self.encoding, self.start.boot);
         self.outbox.push(Lane::Event, Vec::new(), |seq| encode(encoding, Header::new(Kind::Event, boot, seq), &body));
+    }
+
+    /// What control did on its own, and why.
+    fn note(&self, edge: &Edge) {
+        let gpus = &self.birth.gpus;
+        let gpu = |index: usize| gpus.get(index).map(|gpu| gpu.pci.clone());
+        let payload = |index: usize| self.birth.payloads.get(index).map(|payload| payload.name.clone());
+        let name = edge.alarm.subject.name(&self.board, gpu, payload);
+        let rung = edge.rung.map(|rung| format!("; {rung}")).unwrap_or_default();
+        let what = format!("{name}: {} ({}{rung})", edge.alarm.kind, edge.cause);
+        self.inputs.audit.note(Who::Control, what, if edge.raised { "raised" } else { "over" });
     }
 
     fn report(&mut self, report: Report) {
@@ -234,11 +254,13 @@ impl Publisher {
         let topic = inbound.topic();
         let to_us = topic.and_then(Topic::parse).filter(|topic| topic.rig == self.rig).map(|topic| topic.kind);
         let said = match (topic, to_us) {
-            (Some(CONTROLLER), _) | (_, Some(Kind::Watermark)) => decode(inbound.payload()),
+            (Some(CONTROLLER), _) | (_, Some(Kind::Watermark)) => decode_to_a_rig(inbound.payload()),
             _ => {
-                // There is room for as many as the broker may have on their way to us; what comes beside that, at QoS 0,
-                // nobody has promised to anybody.
-                let _ = self.deliver.try_send(inbound);
+                // There is room for as many as the broker may have on their way to us, and what comes beside that, at QoS 0,
+                // leaves it free: nobody has promised that to anybody.
+                if !inbound.unpromised() || self.deliver.capacity() > usize::from(WINDOW) {
+                    let _ = self.deliver.try_send(inbound);
+                }
                 return;
             }
         };
@@ -255,7 +277,7 @@ impl Publisher {
     }
 
     fn acknowledge(&self, inbound: &Inbound) {
-        if !inbound.acknowledge(&self.client, self.up.map_or(0, |up| up.connection)) {
+        if !inbound.acknowledge(&self.client) {
             debug!("no room to acknowledge a message; the broker sends it again on the next connection");
         }
     }
@@ -268,6 +290,10 @@ impl Publisher {
                 self.outbox.push(Lane::Ack, reply.to_extra().unwrap_or_default(), |seq| {
                     encode(encoding, Header::new(Kind::Ack, boot, seq), &ack)
                 });
+            }
+            inbox::Answer::Reported(reported) => {
+                self.reported = Some(*reported);
+                self.say_reported();
             }
             inbox::Answer::Sample => {
                 self.bear();
@@ -320,7 +346,6 @@ impl Publisher {
     /// Says who we are: online first, so that a will that is still on its way is overtaken.
     fn announce(&mut self, connection: u32) {
         self.birth.connection = connection;
-        self.birth.clock_set = reliable_ms(&self.fleet).is_some();
         let snapshot = Arc::clone(&self.inputs.snapshot.borrow());
         // Said below in any case.
         self.learn(&snapshot);
@@ -330,6 +355,7 @@ impl Publisher {
             OutboxInfo { waiting: self.outbox.waiting(), dropped: self.outbox.dropped(), refused: self.refused };
         self.say(&Online { online: true, connection, reason: Reason::Connected });
         self.bear();
+        self.say_reported();
     }
 
     fn bear(&mut self) {
@@ -341,8 +367,10 @@ impl Publisher {
     fn learn(&mut self, snapshot: &Snapshot) {
         let serial = snapshot.identity.as_ref().map(|identity| identity.serial.clone());
         let serial = serial.or_else(|| self.birth.serial.clone());
-        let another = serial != self.birth.serial;
-        self.birth.serial = serial;
+        // A clock that nobody keeps in step any more is one that a command's sender has to know of.
+        let clock_set = reliable_ms(&self.fleet).is_some();
+        let another = serial != self.birth.serial || clock_set != self.birth.clock_set;
+        (self.birth.serial, self.birth.clock_set) = (serial, clock_set);
         if (self.birth.learn(&snapshot.gpus, &snapshot.payloads) || another) && self.up.is_some() {
             self.bear();
         }
@@ -361,6 +389,13 @@ impl Publisher {
         }
     }
 
+    fn say_reported(&mut self) {
+        if let (Some(reported), true) = (&self.reported, self.up.is_some()) {
+            let message = encode(self.encoding, Header::new(Kind::Reported, self.start.boot, 0), reported);
+            self.state.push_back((Kind::Reported, message));
+        }
+    }
+
     fn say(&mut self, online: &Online) {
         let message = encode(self.encoding, Header::new(Kind::Online, self.start.boot, 0), online);
         self.state.push_back((Kind::Online, message));
@@ -369,7 +404,7 @@ impl Publisher {
     /// Hands over what the window allows: state first, then the outbox.
     fn feed(&mut self) {
         let Some(up) = self.up else { return };
-        while self.client.live() && !self.paused && self.on_the_way() < up.window {
+        while self.client.live(up.connection) && !self.paused && self.on_the_way() < up.window {
             let (handed, packet) = if let Some((kind, payload)) = self.state.pop_front() {
                 (Handed::State(kind), Packet::new(&self.rig, self.encoding, kind, payload))
             } else if let Some(message) = self.outbox.next_message() {

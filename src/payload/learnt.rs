@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Grant;
 use super::manifest::Manifest;
 use crate::digest::fnv1a;
+use crate::sorted;
 use crate::statefile::StateFile;
 
 /// Half hours that are learnt from.
@@ -34,8 +35,7 @@ pub(super) struct Learnt {
 
 /// What a payload's yield depends on, as a number.
 pub(super) fn mark(manifest: &Manifest, grant: &Grant) -> u32 {
-    let mut gpus: Vec<String> = grant.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
-    gpus.sort();
+    let gpus = sorted::list(grant.gpus.iter().map(|gpu| gpu.uuid.clone()));
     let environment = manifest.environment.iter().map(|(name, value)| format!("{name}={value}"));
     let mut parts: Vec<String> = manifest.command(&gpus);
     parts.extend(environment);
@@ -123,8 +123,8 @@ impl HalfHour {
 }
 
 /// The middle one; of two the lower.
-fn median(mut all: Vec<u64>) -> Option<u64> {
-    all.sort_unstable();
+fn median(all: Vec<u64>) -> Option<u64> {
+    let all = sorted::list(all);
     all.get(all.len().checked_sub(1)? / 2).copied()
 }
 

@@ -37,6 +37,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::manifest::Log;
+use crate::sorted;
 
 /// Files of a ring.
 const SEGMENTS: usize = 4;
@@ -168,14 +169,10 @@ impl Ring {
     /// First offset and length of each file, oldest first.
     fn segments(&self) -> Vec<(u64, u64)> {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
-        let mut found: Vec<(u64, u64)> = entries
-            .filter_map(|entry| {
-                let start = u64::from_str_radix(entry.file_name().to_str()?, 16).ok()?;
-                Some((start, entry.metadata().ok()?.len()))
-            })
-            .collect();
-        found.sort_unstable();
-        found
+        sorted::list(entries.filter_map(|entry| {
+            let start = u64::from_str_radix(entry.file_name().to_str()?, 16).ok()?;
+            Some((start, entry.metadata().ok()?.len()))
+        }))
     }
 
     /// Reads whole lines from an offset on, or the newest where none is given; at most `most` bytes, which are 1 to 256 KiB. What is

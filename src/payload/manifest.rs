@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::lifecycle::{Expectation, Restart};
 use super::sandbox::LayerSet;
+use crate::sorted;
 use crate::source::Problems;
 use crate::units::Milliwatts;
 
@@ -251,9 +252,8 @@ impl Manifest {
                 return (Vec::new(), vec![Problems::one(&directory.display().to_string(), text)]);
             }
         };
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
-        paths.sort();
+        let paths = entries.flatten().map(|entry| entry.path());
+        let paths = sorted::list(paths.filter(|path| path.extension().is_some_and(|extension| extension == "toml")));
         let mut problems = Vec::new();
         for path in paths.iter().skip(MOST) {
             let text = format!("left out: a rig has at most {MOST} payloads");

@@ -1,6 +1,5 @@
 //! All that a start takes, made before the fork: who, where, with what in its environment, and within which limits.
 
-use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
@@ -17,6 +16,7 @@ use super::process::{NotStarted, Site, make};
 use super::sandbox::{Layer, LayerSet, Reach, Rules, filters};
 use super::spawn::Launch;
 use super::user::{self, User};
+use crate::sorted;
 
 /// A secret of more is none.
 const LARGEST_SECRET: u64 = 16 * 1024;
@@ -158,7 +158,7 @@ fn environment(
     secrets: Vec<(String, String)>,
 ) -> Vec<String> {
     let text = |path: &Path| path.display().to_string();
-    let mut variables = BTreeMap::from([
+    let mut variables = sorted::map([
         ("PATH".to_owned(), PATH.to_owned()),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
         ("HOME".to_owned(), text(state)),

@@ -33,6 +33,7 @@ use super::process::Site;
 use super::sandbox::Layers;
 use super::{Gpu, Grant};
 use crate::reading::Reading;
+use crate::sorted;
 use crate::source::Problems;
 use crate::units::Milliwatts;
 pub use reload::Reloaded;
@@ -266,8 +267,7 @@ pub async fn run(inputs: Inputs) {
     strangers(&site, &manifests);
     payloads.send_replace(Arc::default());
     let mut ward = Ward { site, payloads: Arc::new(payloads), hooks, seed, places: Vec::new(), tasks: JoinSet::new() };
-    let mut manifests = manifests;
-    manifests.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut manifests = sorted::list_by(manifests, |a, b| a.name.cmp(&b.name));
     manifests.dedup_by(|a, b| a.name == b.name);
     for manifest in manifests {
         ward.add(manifest);

@@ -1,5 +1,6 @@
 //! Users and groups by name, from `/etc/passwd` and `/etc/group`: a static program has no other directory to ask.
 
+use crate::sorted;
 use std::fs;
 
 /// Who a payload runs as.
@@ -47,8 +48,7 @@ fn resolve(passwd: &str, groups: &str, user: &str, group: Option<&str>) -> Resul
         }
     };
     let member = known.iter().filter(|(_, _, members)| members.split(',').any(|member| member == name));
-    let mut groups: Vec<u32> = member.map(|(_, gid, _)| *gid).chain([gid]).collect();
-    groups.sort_unstable();
+    let mut groups = sorted::list(member.map(|(_, gid, _)| *gid).chain([gid]));
     groups.dedup();
     Ok(User { name, uid, gid, groups })
 }

@@ -143,7 +143,7 @@ pub enum Order {
         /// Not trusted any more.
         revoke: Option<KeyId>,
     },
-    /// Somebody works at the rig: payloads rest and alarms are not sent on.
+    /// Somebody works at the rig: payloads rest.
     Maintenance {
         /// Begins or ends.
         on: bool,

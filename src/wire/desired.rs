@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Audience;
 use super::command::{MOST_GPUS, PowerCap, name};
+use crate::sorted;
 use crate::units::Millicelsius;
 
 /// Payloads, profiles, zones or standing orders in one desired state at most, of each.
@@ -188,8 +189,7 @@ fn payloads(wanted: &[DesiredPayload]) -> Result<(), &'static str> {
 }
 
 fn once<'a>(names: impl Iterator<Item = &'a str>, twice: &'static str) -> Result<(), &'static str> {
-    let mut names: Vec<&str> = names.collect();
-    names.sort_unstable();
+    let names = sorted::list(names);
     if names.is_sorted_by(|a, b| a < b) { Ok(()) } else { Err(twice) }
 }
 

@@ -198,23 +198,47 @@ pub fn mark_backfill(message: &mut [u8]) {
 /// # Errors
 /// Says what is wrong with the bytes; they may come from anybody.
 pub fn decode(bytes: &[u8]) -> Result<(Header, Message), Error> {
+    let (header, body) = parse(bytes)?;
+    let message = match header.kind {
+        Kind::Online => Message::Online(body.decode::<Online>()?),
+        Kind::Birth => Message::Birth(body.decode::<Birth>()?),
+        Kind::Telemetry => Message::Telemetry(body.decode::<Telemetry>()?),
+        Kind::Event => Message::Event(body.decode::<Event>()?),
+        Kind::Ack => Message::Ack(body.decode::<Ack>()?),
+        Kind::Reported => Message::Reported(body.decode::<Reported>()?),
+        Kind::Watermark | Kind::Controller | Kind::Command | Kind::Desired => body.decode_to_a_rig()?,
+    };
+    Ok((header, message))
+}
+
+/// [`decode`] for the agent, which only ever reads what is written to a rig: the readers of all else are left out of it.
+///
+/// # Errors
+/// Those of [`decode`], and [`Error::ARigs`].
+pub fn decode_to_a_rig(bytes: &[u8]) -> Result<(Header, Message), Error> {
+    let (header, body) = parse(bytes)?;
+    Ok((header, body.decode_to_a_rig()?))
+}
+
+fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), Error> {
     if bytes.len() > MAX_MESSAGE {
         return Err(Error::TooLarge(bytes.len()));
     }
-    match bytes.first() {
+    let (header, body) = match bytes.first() {
         Some(&MAGIC) => {
             let (envelope, body) = bytes.split_first_chunk::<LENGTH>().ok_or(Error::Truncated)?;
             let header = open(*envelope)?;
-            Ok((header, known(header, |kind| Body::Postcard(kind, body))?))
+            (header, Body::Postcard(header.kind, body))
         }
         Some(b'{') => {
             let JsonIn { kind, major, flags, boot, seq, body } =
                 serde_json::from_slice(bytes).map_err(|error| Error::Json(error.to_string()))?;
-            let header = Header { kind, major, flags, boot, seq };
-            Ok((header, known(header, |kind| Body::Json(kind, body))?))
+            (Header { kind, major, flags, boot, seq }, Body::Json(kind, body))
         }
-        _ => Err(Error::NotOurs),
-    }
+        _ => return Err(Error::NotOurs),
+    };
+    let Header { kind, major, .. } = header;
+    if major == MAJOR { Ok((header, body)) } else { Err(Error::UnknownMajor { kind, major }) }
 }
 
 fn open(envelope: [u8; LENGTH]) -> Result<Header, Error> {
@@ -222,26 +246,6 @@ fn open(envelope: [u8; LENGTH]) -> Result<Header, Error> {
     let [_, _, _, _, _, _, _, _, seq @ ..] = envelope;
     let boot = u32::from_le_bytes(boot);
     Ok(Header { kind: Kind::from_byte(kind)?, major, flags, boot, seq: u64::from_le_bytes(seq) })
-}
-
-fn known<'a>(header: Header, body: impl FnOnce(Kind) -> Body<'a>) -> Result<Message, Error> {
-    let Header { kind, major, .. } = header;
-    if major != MAJOR {
-        return Err(Error::UnknownMajor { kind, major });
-    }
-    let body = body(kind);
-    Ok(match kind {
-        Kind::Online => Message::Online(body.decode::<Online>()?),
-        Kind::Birth => Message::Birth(body.decode::<Birth>()?),
-        Kind::Telemetry => Message::Telemetry(body.decode::<Telemetry>()?),
-        Kind::Event => Message::Event(body.decode::<Event>()?),
-        Kind::Watermark => Message::Watermark(body.decode::<Watermark>()?),
-        Kind::Controller => Message::Controller(body.decode::<Controller>()?),
-        Kind::Ack => Message::Ack(body.decode::<Ack>()?),
-        Kind::Reported => Message::Reported(body.decode::<Reported>()?),
-        Kind::Command => Message::Command(body.decode::<Command>()?),
-        Kind::Desired => Message::Desired(body.decode::<Desired>()?),
-    })
 }
 
 /// The shortest form of every appended field.
@@ -253,6 +257,19 @@ enum Body<'a> {
 }
 
 impl Body<'_> {
+    fn decode_to_a_rig(self) -> Result<Message, Error> {
+        let (Self::Postcard(kind, _) | Self::Json(kind, _)) = self;
+        match kind {
+            Kind::Watermark => Ok(Message::Watermark(self.decode::<Watermark>()?)),
+            Kind::Controller => Ok(Message::Controller(self.decode::<Controller>()?)),
+            Kind::Command => Ok(Message::Command(self.decode::<Command>()?)),
+            Kind::Desired => Ok(Message::Desired(self.decode::<Desired>()?)),
+            Kind::Online | Kind::Birth | Kind::Telemetry | Kind::Event | Kind::Ack | Kind::Reported => {
+                Err(Error::ARigs(kind))
+            }
+        }
+    }
+
     /// A longer tail is a later minor version's and is left alone. One that is short by no more than what was appended
     /// since the first version is an earlier one's: what it lacks is absent, which in every appended field is a zero.
     fn decode<T: DeserializeOwned>(self) -> Result<T, Error> {
@@ -306,6 +323,22 @@ mod tests {
         for encoding in [Encoding::Postcard, Encoding::Json] {
             let bytes = encode(encoding, header, &ONLINE);
             assert_eq!(decode(&bytes), Ok((header, Message::Online(ONLINE))), "{encoding:?}");
+        }
+    }
+
+    #[test]
+    fn the_agent_reads_nothing_that_a_rig_writes() {
+        for kind in Kind::ALL {
+            // No body at all: it is the kind that is refused, before that.
+            let bytes = encode(Encoding::Postcard, Header::new(kind, 1, 0), &());
+            let refused = decode_to_a_rig(&bytes) == Err(Error::ARigs(kind));
+            assert_eq!(refused, kind.is_a_rigs(), "{kind:?}");
+        }
+        let header = Header::new(Kind::Controller, 1, 0);
+        let body = Controller { online: true, instance: 7 };
+        for encoding in [Encoding::Postcard, Encoding::Json] {
+            let bytes = encode(encoding, header, &body);
+            assert_eq!(decode_to_a_rig(&bytes), Ok((header, Message::Controller(body))), "{encoding:?}");
         }
     }
 

@@ -6,6 +6,7 @@ use super::Value;
 use crate::gpu::wire::{Device, Read, Sample};
 use crate::gpu::{self, Phase, Presence};
 use crate::reading::{Missing, Reading, Zone as ZoneNow};
+use crate::sorted;
 use crate::units::{Duty, Mebibytes, Megahertz, Millicelsius, Millijoules, Milliwatts, Percent, Rpm};
 
 /// A GPU in the birth.
@@ -197,8 +198,7 @@ impl GpuInfo {
         if self.uuid == before.uuid {
             let missing = |capability: &Capability| !self.capabilities.contains(capability);
             let kept: Vec<Capability> = before.capabilities.into_iter().filter(missing).collect();
-            self.capabilities.extend(kept);
-            self.capabilities.sort_unstable();
+            self.capabilities = sorted::list(self.capabilities.into_iter().chain(kept));
         }
         self
     }

@@ -16,7 +16,7 @@ const ROOT: &str = "r1";
 pub const CONTROLLER: &str = "r1/ctl/state";
 
 macro_rules! id {
-    ($(#[$doc:meta])* $name:ident, $(#[$bad_doc:meta])* $bad:ident, $text:literal) => {
+    ($(#[$doc:meta])* $name:ident, $(#[$bad_doc:meta])* $bad:ident, $text:literal, $taken:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -39,7 +39,7 @@ macro_rules! id {
             type Error = $bad;
 
             fn try_from(name: String) -> Result<Self, $bad> {
-                if good(&name) { Ok(Self(name)) } else { Err($bad(name)) }
+                if good(&name, $taken) { Ok(Self(name)) } else { Err($bad(name)) }
             }
         }
 
@@ -66,23 +66,27 @@ macro_rules! id {
 }
 
 id!(
-    /// A rig's name: certificate CN, MQTT client id and part of its topics, so 1 to 64 of `a-z 0-9 -`.
+    /// A rig's name: certificate CN, MQTT client id and part of its topics, so 1 to 64 of `a-z 0-9 -`, and neither
+    /// `g` nor `ctl`, whose topics are the groups' and the control plane's.
     RigId,
     /// A name that cannot be a rig's.
     BadRigId,
-    "`{0}` cannot be a rig's name: 1 to 64 characters of a-z, 0-9 and -"
+    "`{0}` cannot be a rig's name: 1 to 64 characters of a-z, 0-9 and -",
+    // Parts of topics that are nobody's own.
+    &["g", "ctl"]
 );
 id!(
     /// The name of a group of rigs, or of a site: part of a topic, so of the same 1 to 64 of `a-z 0-9 -`.
     GroupId,
     /// A name that cannot be a group's.
     BadGroupId,
-    "`{0}` cannot be a group's name: 1 to 64 characters of a-z, 0-9 and -"
+    "`{0}` cannot be a group's name: 1 to 64 characters of a-z, 0-9 and -",
+    &[]
 );
 
-fn good(name: &str) -> bool {
+fn good(name: &str, taken: &[&str]) -> bool {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    (1..=64).contains(&name.len()) && name.chars().all(good)
+    (1..=64).contains(&name.len()) && name.chars().all(good) && !taken.contains(&name)
 }
 
 /// Where a rig's messages of one kind go.
@@ -238,13 +242,13 @@ mod tests {
         {
             assert_eq!(GroupTopic::parse(name), None, "{name}");
         }
-        assert_eq!(Topic::parse("r1/g/dn/cmd"), Some(Topic::new("g".parse().unwrap(), Kind::Command)));
+        assert_eq!(Topic::parse("r1/g/dn/cmd"), None, "nor is that a rig's");
         assert!("Hall 2".parse::<GroupId>().is_err());
     }
 
     #[test]
     fn a_rigs_name_is_safe_in_a_topic_and_in_a_certificate() {
-        for bad in ["", "Rig", "rig_1", "rig/1", "rig+1", "ä", &"a".repeat(65)] {
+        for bad in ["", "g", "ctl", "Rig", "rig_1", "rig/1", "rig+1", "ä", &"a".repeat(65)] {
             assert!(bad.parse::<RigId>().is_err(), "{bad}");
         }
         assert!("rig-0001".parse::<RigId>().is_ok());

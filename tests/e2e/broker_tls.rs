@@ -34,6 +34,21 @@ struct Site {
     control: Authority,
 }
 
+/// The shipped broker with its access list and no certificate yet, on free ports of the loopback; the second is that of the
+/// control plane's listener.
+pub(crate) fn shipped(change: impl Fn(String) -> String) -> (Broker, u16) {
+    let (port, control_port) = (free_port(), free_port());
+    let config = CONFIG
+        .replace("/etc/mosquitto/rigd/", "{dir}/")
+        .replace("listener 8883", &format!("listener {port} 127.0.0.1"))
+        .replace("listener 8884", &format!("listener {control_port} 127.0.0.1"))
+        // Nothing is kept from test to test.
+        .replace("persistence true", "persistence false");
+    let broker = Broker::configured(port, &format!("log_dest none\n{}", change(config)));
+    put(&broker.directory().join("rigd.acl"), ACL);
+    (broker, control_port)
+}
+
 impl Site {
     /// Runs; the certificate of rigs with serial number 13 is revoked.
     fn start() -> Self {
@@ -43,20 +58,12 @@ impl Site {
     }
 
     fn prepare() -> Self {
-        let (port, control_port) = (free_port(), free_port());
-        let config = CONFIG
-            .replace("/etc/mosquitto/rigd/", "{dir}/")
-            .replace("listener 8883", &format!("listener {port} 127.0.0.1"))
-            .replace("listener 8884", &format!("listener {control_port} 127.0.0.1"))
-            .replace("#crlfile {dir}/rigs.crl", "crlfile {dir}/rigs.crl")
-            // Nothing is kept from test to test.
-            .replace("persistence true", "persistence false");
-        let broker = Broker::configured(port, &format!("log_dest none\n{config}"));
+        let (broker, control_port) =
+            shipped(|config| config.replace("#crlfile {dir}/rigs.crl", "crlfile {dir}/rigs.crl"));
         let site = Self { broker, control_port, rigs: Authority::new("rigs"), control: Authority::new("control") };
         put(&site.path("rigs-ca.pem"), &site.rigs.pem());
         put(&site.path("control-ca.pem"), &site.control.pem());
         put(&site.path("rigs.crl"), &revoked(&site.rigs, 13));
-        put(&site.path("rigd.acl"), ACL);
         // Rigs and people know the broker by the control plane's authority.
         site.control
             .issue_to(&site.path("broker"), &Wanted { also: &["127.0.0.1", "localhost"], ..Wanted::by("broker") });

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use rigd::clock;
-use rigd::wire::{AckState, Audience, CommandId, Encoding, Header, Kind, Message, Order, Refusal, SigningKey, encode};
+use rigd::wire::{
+    Ack, AckState, Audience, CommandId, Encoding, Header, Kind, Message, Order, Refusal, SigningKey, encode,
+};
 use rumqttc::v5::mqttbytes::QoS;
 
 use crate::agent::{Agent, Scratch, Setup, until};
@@ -52,11 +54,16 @@ fn world() -> World {
     // Made, and trusted by nobody.
     keygen(&keys, "stranger", &["operate"]);
     let agent = Agent::start(&broker, Setup { broker: tables, ..Setup::default() });
-    let birth = subscriber.first("a birth", |heard| match &heard.message {
-        Message::Birth(birth) if birth.nonce != 0 => Some(birth.nonce),
-        _ => None,
-    });
+    let birth = another_birth(&subscriber, 0);
     World { agent, subscriber, keys, broker, nonce: birth }
+}
+
+/// The nonce of the first birth that has another one than this.
+fn another_birth(subscriber: &Subscriber, before: u64) -> u64 {
+    subscriber.first("a birth", |heard| {
+        let Message::Birth(birth) = &heard.message else { return None };
+        (birth.nonce != before).then_some(birth.nonce)
+    })
 }
 
 impl World {
@@ -98,9 +105,9 @@ impl World {
 
     /// The answers to this id so far.
     fn answers(&self, id: CommandId) -> Vec<AckState> {
-        self.subscriber.all(|heard| match &heard.message {
-            Message::Ack(ack) if ack.id == id => Some(ack.state.clone()),
-            _ => None,
+        self.subscriber.all(|heard| {
+            let Message::Ack(ack) = &heard.message else { return None };
+            (ack.id == id).then(|| ack.state.clone())
         })
     }
 
@@ -157,11 +164,7 @@ fn a_key_changes_by_two_keys_and_a_restart_remembers() {
     world.agent.signal(rustix::process::Signal::KILL);
     world.agent.ended();
     world.agent.run();
-    let nonce = world.nonce;
-    world.subscriber.first("another birth", |heard| match &heard.message {
-        Message::Birth(birth) if birth.nonce != nonce => Some(()),
-        _ => None,
-    });
+    another_birth(&world.subscriber, world.nonce);
     assert!(world.send("next", &["--rig", RIG, "identify", "0s"]).status.success());
     let id = world.secret("next").id().to_string();
     let revoke = ["--rig", RIG, "--second", second.to_str().unwrap(), "rotate-key", "--revoke", &id];
@@ -177,12 +180,9 @@ fn what_is_not_signed_for_this_rig_and_now_does_nothing() {
     let topic = "r1/rig-1/dn/cmd";
     let good = world.command(1, 100);
     let refusals = || -> Vec<Refusal> {
-        world.subscriber.all(|heard| match &heard.message {
-            Message::Ack(ack) => match &ack.state {
-                AckState::Refused(refusal) => Some(refusal.clone()),
-                _ => None,
-            },
-            _ => None,
+        world.subscriber.all(|heard| {
+            let Message::Ack(Ack { state: AckState::Refused(refusal), .. }) = &heard.message else { return None };
+            Some(refusal.clone())
         })
     };
     let mut forged = frame(&key, topic, &good);
@@ -234,11 +234,7 @@ fn a_command_that_comes_again_is_answered_again_and_not_carried_out_again() {
     world.agent.signal(rustix::process::Signal::KILL);
     world.agent.ended();
     world.agent.run();
-    let nonce = world.nonce;
-    world.subscriber.first("another birth", |heard| match &heard.message {
-        Message::Birth(birth) if birth.nonce != nonce => Some(()),
-        _ => None,
-    });
+    another_birth(&world.subscriber, world.nonce);
     world.publish(topic, false, sent);
     world.answered("the answer of before the restart", first.id, |answers| done(answers) >= 3);
     let late = rigd::wire::Command { id: CommandId([9; 16]), counter: 600, ..first };

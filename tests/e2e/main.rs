@@ -12,6 +12,7 @@
 )]
 
 mod agent;
+mod audit;
 mod broker;
 mod broker_breaks;
 mod broker_order;
@@ -22,7 +23,10 @@ mod certificates;
 mod collect;
 mod commands;
 mod configuration_breaks;
+mod desired;
+mod desired_tool;
 mod ends;
+mod enroll;
 mod gpu_breaks;
 mod gpu_hangs;
 mod gpu_kinds;
@@ -35,6 +39,7 @@ mod payloads;
 mod player;
 mod plot;
 mod probe;
+mod python;
 mod real_ai;
 mod real_container;
 mod subscriber;

@@ -57,11 +57,11 @@ impl Subscriber {
                     }
                     Ok(Event::Incoming(Packet::Publish(publish))) => {
                         let topic = String::from_utf8_lossy(&publish.topic).into_owned();
-                        if topic.contains("/dn/") || topic == CONTROLLER {
-                            // What a test says itself.
+                        if topic.ends_with("/dn/cmd") || topic.ends_with("/dn/des") {
+                            // Signed frames, or what a test passes off as one.
                             continue;
                         }
-                        assert!(Topic::parse(&topic).is_some(), "{topic} is not one of ours");
+                        assert!(topic == CONTROLLER || Topic::parse(&topic).is_some(), "{topic} is not one of ours");
                         let (header, message) =
                             decode(&publish.payload).unwrap_or_else(|error| panic!("{topic}: {error}"));
                         let content_type = publish.properties.and_then(|properties| properties.content_type);

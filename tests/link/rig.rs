@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
 use rigd::alarm::{Alarm, Cause, Edge, Kind, Subject};
+use rigd::audit::Writer;
 use rigd::board::Board;
 use rigd::clock;
 use rigd::command::act::Actor;
@@ -53,7 +54,9 @@ impl Rig {
             reboots: mpsc::channel(1).0,
             end: mpsc::channel(1).0,
         };
-        let inputs = Inputs { snapshot: snapshots, events: edges, lost_events: Arc::new(AtomicU32::new(0)), actor };
+        let audit = Writer::start(state.join("audit"), 7);
+        let inputs =
+            Inputs { snapshot: snapshots, events: edges, lost_events: Arc::new(AtomicU32::new(0)), actor, audit };
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(mqtt::run(&config, None, board, start, inputs));

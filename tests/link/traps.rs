@@ -225,7 +225,11 @@ fn a_command_is_acknowledged_when_it_is_written_down() {
                 return;
             }
             Packet::Publish { id, .. } => peer.acknowledge(id),
-            other => panic!("{other:?}"),
+            other @ (Packet::Connect(_)
+            | Packet::Subscribe { .. }
+            | Packet::PingReq
+            | Packet::Disconnect
+            | Packet::Other(_)) => panic!("{other:?}"),
         }
     }
 }

@@ -1,12 +1,15 @@
 //! The operator's tool: everything around the agent that a person does. A file of its own, so that the agent stays small.
 
 mod agent;
+mod audit;
 mod boards;
 mod broker;
 mod calibrate;
 mod check;
 mod collect;
 mod decode;
+mod desired;
+mod enroll;
 mod events;
 mod gpu;
 mod identity;
@@ -18,6 +21,8 @@ mod plot;
 mod probe;
 mod read;
 mod send;
+mod session;
+mod trust;
 mod watch;
 
 use std::io::Write;
@@ -83,8 +88,16 @@ enum Verb {
     Logs(payload::Logs),
     /// Sign an order, send it to a rig or a group, and wait for what comes of it
     Send(Box<send::Arguments>),
+    /// What a rig shall be: show it, set it, or show how the rig differs from it
+    #[command(subcommand)]
+    Desired(desired::Verb),
     /// Make a key that may give orders
     Keygen(keygen::Arguments),
+    /// Make keys and certificates for TLS: of a rig, the broker, the control plane
+    Enroll(enroll::Arguments),
+    /// Read a rig's log of who did what, or check that nobody changed it
+    #[command(subcommand)]
+    Audit(audit::Verb),
     /// Decode a message of a rig into JSON
     Decode(decode::Arguments),
     /// List the built-in boards, or print one to start from
@@ -101,6 +114,9 @@ fn main() -> ExitCode {
     let done = |()| ExitCode::SUCCESS;
     let outcome = match Arguments::parse().verb {
         Verb::Send(arguments) => send::run(*arguments),
+        Verb::Desired(verb) => desired::run(verb),
+        Verb::Audit(verb) => audit::run(&verb),
+        Verb::Enroll(arguments) => enroll::run(&arguments).map(done),
         Verb::Keygen(arguments) => keygen::run(&arguments).map(done),
         Verb::Check(arguments) => check::run(&arguments).map(done),
         Verb::Probe(arguments) => probe::run(&arguments).map(done),
@@ -118,7 +134,7 @@ fn main() -> ExitCode {
         Verb::Clear(one) => payload::order(&one, PayloadOrder::Clear).map(done),
         Verb::Reload(arguments) => payload::reload(&arguments).map(done),
         Verb::Logs(arguments) => payload::logs(&arguments).map(done),
-        Verb::Decode(arguments) => decode::run(&arguments).map(done),
+        Verb::Decode(arguments) => decode::run(&arguments),
         Verb::Boards(arguments) => boards::run(&arguments).map(done),
         Verb::Completions { shell } => completions(shell).map(done),
         Verb::Collect(arguments) => collect::run(&arguments).map(done),

@@ -129,11 +129,12 @@ async fn converse(arguments: &Arguments, signer: &Signer, mut command: Command) 
     let rig = arguments.to.rig.clone();
     let mut session = Session::open(arguments.broker.clone(), rig.as_ref()).await?;
     if rig.is_some() {
-        // A rig that does not know the time takes only what carries the nonce of its birth.
+        // A rig that does not know the time, or has lost count of what it carried out, takes only what carries the nonce of its
+        // birth; and what carries it nobody can bring again to a later start.
         let until = clock::now() + BIRTH;
         while let Some(heard) = session.next(until).await? {
             if let Heard::Birth(birth) = heard {
-                command.nonce = (!birth.clock_set).then_some(birth.nonce);
+                command.nonce = Some(birth.nonce).filter(|nonce| *nonce != 0);
                 break;
             }
         }

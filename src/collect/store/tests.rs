@@ -44,10 +44,12 @@ impl Sent {
     fn new(rig: &str, kind: Kind, boot: u32, seq: u64, gap: u64) -> Self {
         let header = Header::new(kind, boot, seq);
         let body = Message::Online(Online { online: true, connection: 1, reason: Reason::Connected });
-        let (topic, payload) = match kind {
-            Kind::Online => ("online", body.encode(Encoding::Postcard, header)),
-            Kind::Event => ("event", event(header)),
-            _ => ("tele", crate::wire::encode(Encoding::Postcard, header, &telemetry())),
+        let (topic, payload) = if kind == Kind::Online {
+            ("online", body.encode(Encoding::Postcard, header))
+        } else if kind == Kind::Event {
+            ("event", event(header))
+        } else {
+            ("tele", crate::wire::encode(Encoding::Postcard, header, &telemetry()))
         };
         Self { topic: format!("r1/{rig}/up/{topic}"), payload, gap: (gap > 0).then(|| gap.to_string()) }
     }

@@ -206,6 +206,94 @@ fn damage_that_may_hide_counters_asks_for_the_nonce_until_nothing_old_is_valid()
     fs::remove_dir_all(&directory).unwrap();
 }
 
+/// Whoever opens it twice must not find it whole because the first attempt cut the damage off and got no further.
+#[test]
+fn damage_that_could_not_be_noted_is_still_there_the_next_time() {
+    let directory = directory("unnoted");
+    let (mut journal, _) = open(&directory);
+    for number in 1..=3 {
+        journal.accept(entry(number, Order::Probe)).unwrap();
+    }
+    drop(journal);
+    let path = directory.join(FILE);
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    // Where the new file should be written there is something else: as good as a full disk.
+    fs::create_dir(directory.join(NEW)).unwrap();
+    for _ in 0..2 {
+        assert!(Journal::open(&directory, 1, Some(NOW)).is_err());
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+    }
+    fs::remove_dir(directory.join(NEW)).unwrap();
+    assert!(open(&directory).0.lost(Some(NOW)));
+    // Noted once, not at each start anew.
+    let (journal, _) = Journal::open(&directory, 1, Some(NOW + LIFETIME_MS + 3 * SKEW_MS)).unwrap();
+    assert!(!journal.lost(Some(NOW + LIFETIME_MS + 3 * SKEW_MS)));
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn a_record_that_nobody_understands_counts_as_lost_once() {
+    let directory = directory("unknown-record");
+    let (mut journal, _) = open(&directory);
+    journal.accept(entry(1, Order::Probe)).unwrap();
+    drop(journal);
+    let path = directory.join(FILE);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.extend(framed::frame(&[0x7f; 40]));
+    fs::write(&path, &bytes).unwrap();
+    assert!(open(&directory).0.lost(Some(NOW)));
+    let later = NOW + LIFETIME_MS + 3 * SKEW_MS;
+    let (journal, _) = Journal::open(&directory, 1, Some(later)).unwrap();
+    assert!(!journal.lost(Some(later)) && journal.answer(&entry(1, Order::Probe).id).is_some());
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn a_clock_that_is_set_later_ends_the_wait_for_nonces() {
+    let directory = directory("clock-later");
+    fs::write(directory.join(FILE), [framed::frame(&[0x7f; 4]), framed::frame(&[0x7f; 4])].concat()).unwrap();
+    let (mut journal, _) = Journal::open(&directory, 1, None).unwrap();
+    journal.clock_set(None).unwrap();
+    assert!(journal.lost(Some(u64::MAX)));
+    journal.clock_set(Some(NOW)).unwrap();
+    assert!(journal.lost(Some(NOW)) && !journal.lost(Some(NOW + LIFETIME_MS + 3 * SKEW_MS)));
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+/// The one that was interrupted would otherwise undo the one that was done after it.
+#[test]
+fn what_was_overtaken_is_not_carried_out_again() {
+    let profile = |name: &str| Order::SetProfile { gpu: None, profile: Some(name.to_owned()) };
+    let payload = |act| Order::Payload { name: "miner".to_owned(), act };
+    let maintenance = Order::Maintenance { on: true, until_ms: None };
+    for (name, first, second, then) in [
+        ("profile", profile("eco"), profile("boost"), AfterRestart::Unknown),
+        ("start", payload(PayloadAct::Drain), payload(PayloadAct::Start), AfterRestart::Unknown),
+        ("maintenance", payload(PayloadAct::Start), maintenance, AfterRestart::Unknown),
+        ("something else", profile("eco"), payload(PayloadAct::Stop), AfterRestart::Again),
+        (
+            "another",
+            Order::Payload { name: "llm".to_owned(), act: PayloadAct::Start },
+            payload(PayloadAct::Stop),
+            AfterRestart::Again,
+        ),
+        ("only looks", Order::Probe, Order::Probe, AfterRestart::Again),
+    ] {
+        let directory = directory(&format!("overtaken-{name}"));
+        let (mut journal, _) = open(&directory);
+        let (first, second) = (entry(1, first), entry(2, second));
+        journal.accept(first.clone()).unwrap();
+        journal.accept(second.clone()).unwrap();
+        journal.finish(&done(&second, "yes")).unwrap();
+        drop(journal);
+        assert_eq!(open(&directory).1, [Interrupted { entry: first, then }], "{name}");
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}
+
 /// Run by the test below, where no file may grow over some kilobytes.
 #[test]
 #[ignore = "the next test runs it"]

@@ -32,7 +32,7 @@ pub struct OutboxConfig {
     pub ram_bytes: usize,
     /// Most that they take on the disk, bytes.
     pub disk_bytes: u64,
-    /// What is on the disk for longer is dropped.
+    /// What is on the disk for longer is dropped, once this start of the agent has lasted as long.
     pub max_age: Duration,
     /// When they are delivered.
     pub delivery: Delivery,

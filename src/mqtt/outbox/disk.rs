@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::segment::{Segment, Stored, find, write};
 use super::{Lane, Lanes, shelf::Reclaim};
-use crate::framed;
+use crate::{framed, sorted};
 
 /// Bytes of a segment that are read at a time: one record at least.
 const CHUNK: usize = 160 * 1024;
@@ -146,12 +146,16 @@ impl<F: Files> Disk<F> {
                     Err(_) => {}
                 }
             }
-            numbers.sort_unstable();
+            let numbers = sorted::list(numbers);
             let mut last_is_whole = true;
             let mut segments = Vec::with_capacity(numbers.len());
             for number in numbers {
-                // One that cannot be read hides no other.
-                let bytes = self.files.read(&self.path(lane, number), 0, LARGEST).unwrap_or_default();
+                let Ok(bytes) = self.files.read(&self.path(lane, number), 0, LARGEST) else {
+                    // It hides no other, and is not taken for an empty one, which would be removed: it is read when its turn comes.
+                    segments.push(Segment::unseen(number, LARGEST));
+                    last_is_whole = false;
+                    continue;
+                };
                 let (segment, whole) = Segment::scan(number, &bytes);
                 last_is_whole = whole && !bytes.is_empty();
                 segments.push(segment);

@@ -32,8 +32,8 @@ impl Freed {
         } else if let Some(stretch) = self.beyond.iter_mut().find(|(from, last)| *from <= after && after <= *last) {
             stretch.1 = stretch.1.max(seq);
         } else {
-            self.beyond.push((after, seq));
-            self.beyond.sort_unstable();
+            let place = self.beyond.partition_point(|other| *other <= (after, seq));
+            self.beyond.insert(place, (after, seq));
             if self.beyond.len() > STRETCHES {
                 self.beyond.remove(0);
             }

@@ -51,6 +51,8 @@ pub(super) struct Keeper {
     dropped: u64,
     /// What the disk is doing.
     busy: Option<Busy>,
+    /// When the disk was first asked for something.
+    began: Option<Instant>,
     /// The disk was opened.
     open: bool,
     /// Nothing is written, or read, before; set after a failure.
@@ -80,6 +82,7 @@ impl Keeper {
             pace: None,
             dropped: 0,
             busy: None,
+            began: None,
             open: false,
             no_write: None,
             no_read: None,

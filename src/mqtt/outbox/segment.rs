@@ -141,6 +141,13 @@ impl Segment {
         (segment, whole && at == bytes.len())
     }
 
+    /// A file that could not be read yet, and may have so many bytes: it counts as one message that waits, of no start of an agent.
+    pub(super) fn unseen(number: u64, most: usize) -> Self {
+        let mut segment = Self { number, bytes: u64::try_from(most).unwrap_or(u64::MAX), ..Self::default() };
+        segment.note(0, 1, 0);
+        segment
+    }
+
     /// Takes in the record that comes next.
     pub(super) fn note(&mut self, boot: u32, seq: u64, unix_ms: u64) {
         self.newest_ms = self.newest_ms.max(unix_ms);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::super::lifecycle::{Expectation, Policy, Restart};
 use super::super::sandbox::{Layer, LayerSet};
 use super::{Container, Gpus, Kind, Limits, Log, Manifest, MeterUse, Probe, Sandbox, Stop, StopSignal, Target};
+use crate::sorted;
 use crate::source::{Problems, Source, Table};
 use crate::units::Milliwatts;
 
@@ -106,8 +107,8 @@ impl Manifest {
             name,
             argv,
             container,
-            environment: environment.into_iter().collect(),
-            secrets: secrets.into_iter().map(|(key, path)| (key, path.into())).collect(),
+            environment: sorted::map(environment),
+            secrets: sorted::map(secrets.into_iter().map(|(key, path)| (key, path.into()))),
         };
         if manifest.expect.is_some() && manifest.meter.is_none() {
             root.complain("expect", "needs a [meter] that says what the rate is");
@@ -199,7 +200,7 @@ fn read_meter(table: &Table<'_>) -> MeterUse {
         interval: seconds(table, "interval_s", 10, 1, 3_600),
         work_within: seconds(table, "work_within_s", 600, 0, 86_400),
         idle: Milliwatts(ranged(table, "idle_w", 0, 0, 100_000) * 1_000),
-        options: table.named_texts("options").into_iter().collect(),
+        options: sorted::map(table.named_texts("options")),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::sorted;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch, sock_filter,
@@ -95,8 +96,8 @@ pub(crate) fn filters() -> Option<Vec<Filter>> {
     // clone3 hides its flags behind a pointer, where no filter looks. It is said not to exist, and the C libraries take clone.
     // io_uring makes system calls past any filter; programs that use it have another way, and container engines say the same.
     let absent = [libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
-    let absent = program(absent.into_iter().map(|call| (call, Vec::new())).collect(), libc::ENOSYS)?;
-    let mut denied: BTreeMap<i64, Vec<SeccompRule>> = DENIED.into_iter().map(|call| (call, Vec::new())).collect();
+    let absent = program(sorted::map(absent.map(|call| (call, Vec::new()))), libc::ENOSYS)?;
+    let mut denied = sorted::map(DENIED.map(|call| (call, Vec::new())));
     let namespaces = NAMESPACES.into_iter().map(|flag| {
         let flag = u64::try_from(flag).ok()?;
         let set = SeccompCmpOp::MaskedEq(flag);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use rigd::wire::{Birth, Event, Header, Message, Online, RigId, Telemetry};
+use rigd::wire::{Birth, Event, Header, Message, Online, Reported, RigId, Telemetry};
 
 /// Events kept per rig, the newest last.
 const EVENTS: usize = 8;
@@ -20,6 +20,8 @@ pub(super) struct Rig {
     pub(super) online: Option<Online>,
     pub(super) birth: Option<Birth>,
     pub(super) telemetry: Option<Telemetry>,
+    /// How near it is to its desired state.
+    pub(super) reported: Option<Reported>,
     pub(super) heard: Option<Instant>,
     pub(super) events: VecDeque<Event>,
     /// Telemetry messages that never came, by their numbers.
@@ -46,8 +48,9 @@ impl Fleet {
             }
             // The control plane's own words.
             Message::Watermark(_) | Message::Controller(_) | Message::Command(_) | Message::Desired(_) => {}
+            Message::Reported(reported) => rig.reported = Some(reported),
             // Whoever gave the command shows its answer.
-            Message::Ack(_) | Message::Reported(_) => {}
+            Message::Ack(_) => {}
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use rigd::gpu::{Driver, Presence};
 use rigd::reading::{Missing, Reading};
 use rigd::units::{Millicelsius, Milliwatts, Rpm};
-use rigd::wire::{Birth, Event, Message, Power, RigId, Subject, Telemetry, Value};
+use rigd::wire::{Birth, Delivery, Event, Message, Power, Reported, RigId, Subject, Telemetry, Value};
 
 use super::fleet::{Fleet, Rig};
 use crate::people::{amperes, celsius, harmless, milli, percent, volts, watts};
@@ -27,11 +27,13 @@ pub(super) fn draw(fleet: &Fleet, state: &str, width: usize, height: usize, now:
 
 /// A line per rig.
 fn all(fleet: &Fleet, now: Instant) -> String {
-    let mut text =
-        row(&["RIG", "STATE", "INPUT", "RAILS", "HOTTEST", "FANS", "DRIVE", "ZONE", "ALARMS", "MISSED", "AGE"]);
+    let mut text = row(&[
+        "RIG", "STATE", "INPUT", "RAILS", "HOTTEST", "FANS", "DRIVE", "ZONE", "ALARMS", "MISSED", "AGE", "NOTES",
+    ]);
     for (name, rig) in &fleet.rigs {
+        let notes = notes(rig).join(", ");
         let Some((_, telemetry)) = rig.named() else {
-            text += &row(&[name.as_str(), state(rig), "", "", "", "", "", "", "", "", ""]);
+            text += &row(&[name.as_str(), state(rig), "", "", "", "", "", "", "", "", "", &notes]);
             continue;
         };
         let input = telemetry.supplies.iter().map(|supply| supply.input.mw.0);
@@ -55,13 +57,42 @@ fn all(fleet: &Fleet, now: Instant) -> String {
             &telemetry.alarms.len().to_string(),
             &rig.missed.to_string(),
             &age(rig, now),
+            &notes,
         ]);
     }
     text
 }
 
+/// What else is worth a look, by birth and report; none where all is as it should be.
+fn notes(rig: &Rig) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(birth) = &rig.birth {
+        // An agent that takes no commands has no nonce, and says nothing of its clock.
+        if birth.nonce != 0 && !birth.clock_set {
+            notes.push("clock not set".to_owned());
+        }
+        if birth.outbox.waiting > 0 {
+            notes.push(format!("{} waited", birth.outbox.waiting));
+        }
+    }
+    let dropped = rig.telemetry.as_ref().map_or(0, |telemetry| telemetry.dropped.saturating_add(telemetry.refused));
+    if dropped > 0 {
+        notes.push(format!("{dropped} dropped"));
+    }
+    if let Some(Reported { reached, accepted, refused, differences, standing: _, stale_h }) = &rig.reported {
+        match (*accepted, differences.len()) {
+            (0, _) => {}
+            (accepted, 0) if accepted == *reached => notes.push(format!("revision {accepted}")),
+            (accepted, different) => notes.push(format!("revision {accepted}: {different} differ")),
+        }
+        notes.extend(refused.as_ref().map(|refused| format!("revision {} REFUSED", refused.revision)));
+        notes.extend(stale_h.map(|hours| format!("signed {hours} h ago")));
+    }
+    notes
+}
+
 fn row(cells: &[&str]) -> String {
-    const WIDTHS: [usize; 11] = [16, 10, 9, 9, 8, 11, 7, 11, 6, 6, 5];
+    const WIDTHS: [usize; 12] = [16, 10, 9, 9, 8, 11, 7, 11, 6, 6, 5, 0];
     let mut line = String::new();
     for (cell, width) in cells.iter().zip(WIDTHS) {
         let pad = width.saturating_sub(cell.chars().count());
@@ -85,6 +116,11 @@ fn one(name: &RigId, rig: &Rig, now: Instant) -> String {
         age(rig, now),
         rig.missed
     );
+    let delivery = match birth.delivery {
+        Delivery::Puback => "delivered to the broker",
+        Delivery::Watermark => "delivered to the control plane",
+    };
+    text += &format!("{}\n", std::iter::once(delivery.to_owned()).chain(notes(rig)).collect::<Vec<_>>().join(", "));
     power_table(&mut text, birth, telemetry);
     text.push('\n');
     text += &air_row(["SENSOR", "°C", "FAN", "RPM", "DRIVE", "ZONE", "DRIVE", "STATE"]);

@@ -52,6 +52,10 @@ impl Keeper {
         if self.busy.is_some() {
             return None;
         }
+        // A clock that is put right makes all that was written before it old at once, also what came a minute ago: nothing goes
+        // by its age before this start has been there for as long.
+        let began = *self.began.get_or_insert(now);
+        let unix_ms = if now.saturating_duration_since(began) > self.rules.max_age { unix_ms } else { 0 };
         let may_write = self.no_write.is_none_or(|until| now >= until);
         let (busy, job) = if self.open {
             let written = if may_write { self.append(now).or_else(|| self.make_space(unix_ms)) } else { None };

@@ -164,6 +164,24 @@ fn damage_that_comes_later_is_found_as_it_is_read() {
     assert_eq!((next.keeper.waiting(), next.keeper.dropped()), (0, 1));
 }
 
+/// What could not be read as the agent started looked like an empty file, and was removed as soon as there was a newer one.
+#[test]
+fn a_file_that_could_not_be_read_at_the_start_is_read_later() {
+    let mut site = Site::new(rules(Delivery::Puback));
+    site.add(Lane::Event);
+    site.add(Lane::Event);
+    let mut files = site.disk.files.after_the_cut(true);
+    files.unreadable = Some(ErrorKind::Other);
+    let mut next = site.restart(rules(Delivery::Puback), files);
+    next.add(Lane::Event);
+    next.disk.files.unreadable = None;
+    next.keeper.connected(next.now);
+    let all = next.deliver_for(Duration::from_secs(5));
+    let old: Vec<Message> = all.into_iter().filter(|message| message.ticket.boot == 1).collect();
+    assert_eq!(seqs(&old), [1, 2]);
+    assert_eq!(next.keeper.waiting(), 0);
+}
+
 #[test]
 fn a_file_that_cannot_be_read_is_given_up_after_a_while() {
     let mut site = Site::new(rules(Delivery::Puback));

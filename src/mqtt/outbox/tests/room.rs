@@ -125,6 +125,21 @@ fn what_is_older_than_three_days_goes() {
     assert_eq!(all, (1..=70).collect::<Vec<_>>());
 }
 
+/// A rig without a battery boots years ago, and its events are written with that date before somebody tells it the time.
+#[test]
+fn a_clock_that_is_put_right_makes_nothing_old() {
+    let mut site = Site::new(small());
+    fill(&mut site, Lane::Event, 20);
+    let years_ms = 3 * 365 * 86_400_000;
+    let later = site.unix_ms() + years_ms;
+    assert!(site.keeper.job(site.now, later).is_none());
+    let files = site.disk.files.clone();
+    let mut next = site.restart(small(), files);
+    let later = next.unix_ms() + years_ms;
+    assert!(next.keeper.job(next.now, later).is_none());
+    assert_eq!((next.keeper.waiting(), next.keeper.dropped()), (20, 0));
+}
+
 #[test]
 fn files_that_are_done_with_are_removed() {
     let mut site = Site::new(small());

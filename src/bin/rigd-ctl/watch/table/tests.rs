@@ -65,6 +65,44 @@ fn several_rigs_have_a_line_each_and_fit_the_screen() {
     assert!(wide.contains("1750 W+"), "what is missing is said\n{wide}");
 }
 
+/// Each of these is shown where it is, and nothing where all is as it should be.
+#[test]
+fn what_else_is_worth_a_look_is_a_note() {
+    use rigd::wire::{Difference, RefusedRevision};
+
+    let (mut fleet, now) = fleet(&["rig-1", "rig-2"]);
+    let name: RigId = "rig-1".parse().unwrap();
+    let line = |fleet: &Fleet| {
+        let text = draw(fleet, "x", 300, 50, now);
+        text.lines().find(|line| line.starts_with("rig-1")).unwrap().to_owned()
+    };
+    assert!(line(&fleet).ends_with(" 0 s"), "{}", line(&fleet));
+    let mut birth = fleet.rigs.get(&name).and_then(|rig| rig.birth.clone()).unwrap();
+    (birth.nonce, birth.outbox.waiting) = (5, 12);
+    fleet.take(name.clone(), (Header::new(Kind::Birth, 1, 0), Message::Birth(birth.clone())), now);
+    assert!(line(&fleet).ends_with("0 s   clock not set, 12 waited"), "{}", line(&fleet));
+    (birth.clock_set, birth.outbox.waiting) = (true, 0);
+    fleet.take(name.clone(), (Header::new(Kind::Birth, 1, 0), Message::Birth(birth)), now);
+    let text = String::new;
+    let difference = Difference { what: text(), want: text(), have: text(), why: text() };
+    let refused = RefusedRevision { revision: 8, reason: text() };
+    for (reported, expected) in [
+        (Reported::default(), " 0 s"),
+        (Reported { reached: 7, accepted: 7, ..Reported::default() }, "revision 7"),
+        (
+            Reported { accepted: 7, differences: vec![difference], refused: Some(refused), ..Reported::default() },
+            "revision 7: 1 differ, revision 8 REFUSED",
+        ),
+        (Reported { reached: 7, accepted: 7, stale_h: Some(80), ..Reported::default() }, "revision 7, signed 80 h ago"),
+    ] {
+        fleet.take(name.clone(), (Header::new(Kind::Reported, 1, 0), Message::Reported(reported)), now);
+        assert!(line(&fleet).ends_with(expected), "{}", line(&fleet));
+    }
+    fleet.rigs.retain(|rig, _| *rig == name);
+    let whole = draw(&fleet, "x", 200, 100, now);
+    assert!(whole.contains("delivered to the broker, revision 7, signed 80 h ago"), "{whole}");
+}
+
 #[test]
 fn no_rig_can_drive_the_terminal() {
     assert_eq!(harmless("gpu\x1b[2J0\n"), "gpu\u{fffd}[2J0\n");

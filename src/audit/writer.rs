@@ -1,0 +1,130 @@
+//! The audit log's own thread: whoever has something to write down never waits for the disk.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use log::warn;
+use tokio::sync::watch;
+
+use super::{Audit, Entry, Head, START, Who};
+use crate::clock;
+
+/// Entries that wait for the disk. One more is not written, and the next one that is says how many were not.
+const WAITING: usize = 256;
+/// It opens files and hashes records; little is on its stack.
+const STACK: usize = 256 * 1024;
+
+/// A way to the log.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    entries: std::sync::mpsc::SyncSender<(Entry, u64)>,
+    missed: Arc<AtomicU64>,
+    head: watch::Receiver<Head>,
+    boot: u32,
+}
+
+impl Writer {
+    /// Starts the thread over the log in this directory, which is made where there is none. Where the log cannot be opened or
+    /// written that is told once, and what was to be written is counted.
+    #[must_use]
+    pub fn start(directory: PathBuf, boot: u32) -> Self {
+        let (entries, inbox) = std::sync::mpsc::sync_channel::<(Entry, u64)>(WAITING);
+        let (tell, head) = watch::channel(START);
+        let work = move || {
+            let mut log = None;
+            let mut told = false;
+            let mut lost = 0;
+            for (entry, missed) in inbox {
+                lost += missed;
+                let written = open(&mut log, &directory).and_then(|log| {
+                    log.missed = log.missed.saturating_add(std::mem::take(&mut lost));
+                    log.append(entry)
+                });
+                match written {
+                    Ok(head) => {
+                        told = false;
+                        tell.send_replace(head);
+                    }
+                    Err(error) => {
+                        if log.is_none() {
+                            lost += 1;
+                        }
+                        if !told {
+                            warn!("audit: {}: {error}; what is done now is not written down", directory.display());
+                        }
+                        told = true;
+                    }
+                }
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("audit".to_owned()).stack_size(STACK).spawn(work) {
+            warn!("audit: no thread: {error}");
+        }
+        Self { entries, missed: Arc::default(), head, boot }
+    }
+
+    /// Writes something down; returns at once.
+    pub fn note(&self, who: Who, what: impl Into<String>, outcome: impl Into<String>) {
+        let entry = Entry { at_ms: clock::unix_ms(), boot: self.boot, who, what: what.into(), outcome: outcome.into() };
+        let missed = self.missed.swap(0, Ordering::Relaxed);
+        if self.entries.try_send((entry, missed)).is_err() {
+            self.missed.fetch_add(missed + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// The end of the chain, for whoever keeps it elsewhere.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        *self.head.borrow()
+    }
+}
+
+/// The log, opened where it is not yet.
+fn open<'a>(log: &'a mut Option<Audit>, directory: &std::path::Path) -> std::io::Result<&'a mut Audit> {
+    if log.is_none() {
+        std::fs::create_dir_all(directory)?;
+        let (opened, cut) = Audit::open(directory)?;
+        if cut > 0 {
+            warn!("audit: {cut} bytes of a record that was being written were cut off");
+        }
+        *log = Some(opened);
+    }
+    log.as_mut().ok_or_else(|| std::io::Error::other("not open"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::verify;
+
+    #[test]
+    fn what_is_noted_is_in_the_chain_and_what_could_not_be_is_counted() {
+        let directory = std::env::temp_dir().join(format!("rigd-audit-writer-{}", std::process::id()));
+        // A file where the directory should be: nothing can be written.
+        std::fs::write(&directory, "").unwrap();
+        let writer = Writer::start(directory.clone(), 7);
+        writer.note(Who::Control, "first", "lost");
+        let wait = |good: &dyn Fn() -> bool| {
+            let deadline = clock::now() + std::time::Duration::from_secs(20);
+            while !good() {
+                assert!(clock::now() < deadline, "waited in vain");
+                thread::yield_now();
+            }
+        };
+        // The thread tries it before the file is gone, or after: then it is written.
+        std::fs::remove_file(&directory).unwrap();
+        writer.note(Who::Local { uid: 0 }, "second", "done");
+        wait(&|| writer.head().n >= 1);
+        writer.note(Who::Config, "third", "done");
+        let n = writer.head().n;
+        wait(&|| writer.head().n > n || writer.head().n >= 2);
+        let mut found = Vec::new();
+        let report = verify(&directory, |record| found.push((record.entry.what.clone(), record.missed))).unwrap();
+        assert_eq!((report.broken, report.head.n), (None, u64::try_from(found.len()).unwrap()));
+        let missed: u64 = found.iter().map(|(_, missed)| missed).sum();
+        assert_eq!(found.len() + usize::try_from(missed).unwrap(), 3, "{found:?}");
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

@@ -1,0 +1,146 @@
+//! What limits alone cannot do: clock locks, then payloads one by one, and the way back in reverse order.
+//!
+//! Halted are mining and batch work first, the one that earns least a watt before the others; then AI work, drained; then what
+//! has outlived its grace is ended at once. A stack remembers the order. Going up needs no patience; coming back waits
+//! [`HOLD`](super::HOLD) since the last change, twice as long each time that it was too early.
+
+use std::time::{Duration, Instant};
+
+use super::share::{Constraint, at_least};
+use super::{Cause, HOLD, Inputs, LONGEST_HOLD, Rung};
+use crate::payload::manifest::Kind;
+
+/// What would be restored must fit with so many hundredths of the budget to spare.
+const SPARE: i64 = 5;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Halts {
+    stack: Vec<Halted>,
+    clocks: Option<Cause>,
+    changed: Instant,
+    hold: Duration,
+    /// A rung was left at `changed`.
+    left: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Halted {
+    payload: usize,
+    rung: Rung,
+    cause: Cause,
+    since: Instant,
+}
+
+impl Halts {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self { stack: Vec::new(), clocks: None, changed: now, hold: HOLD, left: false }
+    }
+
+    pub(super) fn rung(&self, payload: Option<usize>) -> Option<(Rung, Cause)> {
+        let payload = payload?;
+        self.stack.iter().find(|halted| halted.payload == payload).map(|halted| (halted.rung, halted.cause))
+    }
+
+    /// Why clocks are locked, where they are.
+    pub(super) const fn clocks(&self) -> Option<Cause> {
+        self.clocks
+    }
+
+    pub(super) fn payloads(&self, count: usize) -> Vec<Rung> {
+        (0..count).map(|payload| self.rung(Some(payload)).map_or(Rung::Free, |(rung, _)| rung)).collect()
+    }
+
+    /// `late`: what has been exceeded for too long whatever the sums say.
+    pub(super) fn step(&mut self, inputs: &Inputs<'_>, constraints: &[Constraint], late: Option<Cause>) {
+        self.stack.retain(|halted| halted.payload < inputs.payloads.len());
+        let before = (self.clocks, self.stack.len());
+        for one in constraints {
+            let least = |halts: &Self, clocks| at_least(one, inputs.gpus, halts, clocks);
+            // Each round halts one payload or ends it.
+            while least(self, true) > one.budget && self.push(inputs, one) {}
+            if self.clocks.is_none() && least(self, false) > one.budget {
+                self.clocks = Some(one.cause);
+            }
+        }
+        if let Some(one) = constraints.iter().find(|one| late.is_some_and(|late| late.is(one.cause)))
+            && self.stack.iter().all(|halted| !waits(halted, inputs))
+        {
+            if self.clocks.is_none() {
+                self.clocks = late;
+            } else {
+                self.push(inputs, one);
+            }
+        }
+        for halted in &mut self.stack {
+            if waits(halted, inputs) || halted.rung == Rung::Stop || !is_running(halted.payload, inputs) {
+                continue;
+            }
+            halted.rung = Rung::Stop;
+        }
+        if before != (self.clocks, self.stack.len()) {
+            if self.left && inputs.now.saturating_duration_since(self.changed) < self.hold {
+                self.hold = (self.hold * 2).min(LONGEST_HOLD);
+            }
+            (self.changed, self.left) = (inputs.now, false);
+            return;
+        }
+        self.back(inputs, constraints);
+    }
+
+    /// Halts the next payload of this constraint; whether there was one.
+    fn push(&mut self, inputs: &Inputs<'_>, one: &Constraint) -> bool {
+        let candidates = inputs.gpus.iter().enumerate().filter_map(|(index, gpu)| {
+            let payload = gpu.payload.filter(|_| one.members & super::budget::bit(index) != 0)?;
+            let kind = inputs.payloads.get(payload)?.kind;
+            let rung = if kind == Kind::Ai { Rung::Drain } else { Rung::Pause };
+            self.rung(Some(payload)).is_none().then_some((rung, gpu.worth, payload))
+        });
+        // A payload on several GPUs counts by its best one.
+        let mut best: Vec<(Rung, u64, usize)> = Vec::new();
+        for (rung, worth, payload) in candidates {
+            match best.iter_mut().find(|(.., known)| *known == payload) {
+                Some(known) => known.1 = known.1.max(worth),
+                None => best.push((rung, worth, payload)),
+            }
+        }
+        let Some((rung, _, payload)) = best.into_iter().min() else { return false };
+        self.stack.push(Halted { payload, rung, cause: one.cause, since: inputs.now });
+        true
+    }
+
+    /// One rung back, where it surely fits and long enough after the last change.
+    fn back(&mut self, inputs: &Inputs<'_>, constraints: &[Constraint]) {
+        let waited = inputs.now.saturating_duration_since(self.changed);
+        if self.stack.is_empty() && self.clocks.is_none() {
+            if waited >= LONGEST_HOLD {
+                self.hold = HOLD;
+            }
+            return;
+        }
+        if waited < self.hold {
+            return;
+        }
+        let mut after = self.clone();
+        if after.stack.pop().is_none() {
+            after.clocks = None;
+        }
+        let fits = |one: &Constraint| {
+            at_least(&Constraint { strict: true, ..one.clone() }, inputs.gpus, &after, false)
+                <= one.budget - one.budget.max(0) * SPARE / 100
+        };
+        if constraints.iter().all(fits) {
+            (after.changed, after.left) = (inputs.now, true);
+            *self = after;
+        }
+    }
+}
+
+/// It may still be ending by itself.
+fn waits(halted: &Halted, inputs: &Inputs<'_>) -> bool {
+    let grace = inputs.payloads.get(halted.payload).map_or(Duration::ZERO, |payload| payload.grace);
+    is_running(halted.payload, inputs) && inputs.now.saturating_duration_since(halted.since) < grace
+}
+
+fn is_running(payload: usize, inputs: &Inputs<'_>) -> bool {
+    inputs.payloads.get(payload).is_some_and(|payload| payload.running)
+}

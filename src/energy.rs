@@ -1,0 +1,314 @@
+//! Energy: what the rig, each supply, each GPU and each payload has used, and what work came of it.
+//!
+//! ```text
+//! watts ── trapezoid between two readings ──> increments ── apportioned ──> accounts ── every 10 s ──> file
+//!   └ missing, or too far apart: a gap, in milliseconds                        └── every quarter of an hour ──> chained record
+//! ```
+//!
+//! Kept in microjoule: a milliwatt for a millisecond is one exactly, where a milliwatt-hour is 3.6 million of them and each
+//! tick would be rounded. 64 bits of it are five gigawatt-hours. For people it is shown in watt-hours.
+//!
+//! **Gaps are not filled.** Where a reading is missing, or the last one is more than [`LONGEST`] ago, nothing is counted and
+//! the time is. What was counted never shrinks.
+//!
+//! **Who pays for what.** The rig's energy of each interval, with the supply's loss, fans and board in it, goes to the GPUs in
+//! proportion to what they drew themselves: loss grows with watts, and so does the air that carries them away. A GPU's part
+//! is its payload's; that of a GPU without one, and all of it while none draws anything, is overhead. So payloads and overhead
+//! are the rig, to the microjoule. A GPU's own counter is what it drew itself. Where the GPU of a payload does not tell, that
+//! payload has a gap, and others are not charged for it: its part is overhead.
+//!
+//! A payload's work is its meter's rate over the same intervals. It is told for the whole payload, so each of its GPUs gets the
+//! part that its energy is of the payload's.
+
+mod interval;
+mod store;
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+pub use interval::{Broken, Interval, Line, QUARTER, Record, verify};
+pub use store::{Kept, SAVE_EVERY, SYNC_EVERY, Store};
+
+use crate::reading::Reading;
+use crate::units::{Microjoules, MilliPerSecond, Milliwatts};
+
+/// Two readings farther apart than this say nothing of what was between them.
+pub const LONGEST: Duration = Duration::from_secs(5);
+/// Accounts of one kind; what comes after that goes to the last one, called [`OTHERS`].
+pub const MOST: usize = 256;
+/// Whose account that is.
+pub const OTHERS: &str = "others";
+
+/// What was used, and how sure that is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Used while it was measured.
+    pub energy: Microjoules,
+    /// Work done in the same time: hashes, tokens, requests or jobs. 0 where there is no meter.
+    pub work: u64,
+    /// Measured for so long, ms.
+    pub counted_ms: u64,
+    /// Not measured for so long, ms.
+    pub gap_ms: u64,
+    /// Thousandths of a unit of work that are not a whole one yet.
+    pub thousandths: u16,
+}
+
+impl Account {
+    /// Thousandths of a unit of work for a joule; none before anything was used.
+    #[must_use]
+    pub fn milli_per_joule(&self) -> Option<u64> {
+        (self.milli() * 1_000_000)
+            .checked_div(self.energy.0.into())
+            .map(|milli| u64::try_from(milli).unwrap_or(u64::MAX))
+    }
+
+    /// What was added since `earlier`; nothing where that was more.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut more = Self {
+            energy: Microjoules(self.energy.0.saturating_sub(earlier.energy.0)),
+            counted_ms: self.counted_ms.saturating_sub(earlier.counted_ms),
+            gap_ms: self.gap_ms.saturating_sub(earlier.gap_ms),
+            ..Self::default()
+        };
+        more.worked(self.milli().saturating_sub(earlier.milli()));
+        more
+    }
+
+    fn milli(&self) -> u128 {
+        u128::from(self.work) * 1000 + u128::from(self.thousandths)
+    }
+
+    fn add(&mut self, microjoules: u64, millis: u64) {
+        self.energy.0 = self.energy.0.saturating_add(microjoules);
+        self.counted_ms = self.counted_ms.saturating_add(millis);
+    }
+
+    fn miss(&mut self, millis: u64) {
+        self.gap_ms = self.gap_ms.saturating_add(millis);
+    }
+
+    fn worked(&mut self, milli: u128) {
+        let all = milli + u128::from(self.thousandths);
+        self.work = self.work.saturating_add(u64::try_from(all / 1000).unwrap_or(u64::MAX));
+        self.thousandths = u16::try_from(all % 1000).unwrap_or(0);
+    }
+}
+
+/// Everything that is counted; accounts are never taken away.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Books {
+    /// The rig, at its input.
+    pub rig: Account,
+    /// Its part that no payload used.
+    pub overhead: Account,
+    /// Each supply by name: its input, its output.
+    pub supplies: Vec<(String, Account, Account)>,
+    /// Each GPU by UUID: what it drew itself.
+    pub gpus: Vec<(String, Account)>,
+    /// Each payload on each GPU, by name and UUID: its part of the rig's.
+    pub payloads: Vec<(String, String, Account)>,
+}
+
+impl Books {
+    /// A payload's accounts as one. Its times are those of all its GPUs together.
+    #[must_use]
+    pub fn payload(&self, name: &str) -> Account {
+        let mut all = Account::default();
+        for (_, _, account) in self.payloads.iter().filter(|(known, ..)| known == name) {
+            all.add(account.energy.0, account.counted_ms);
+            all.miss(account.gap_ms);
+            all.worked(account.milli());
+        }
+        all
+    }
+}
+
+/// What is known in this tick.
+#[derive(Clone, Debug)]
+pub struct Inputs<'a> {
+    /// Now, on a clock that never jumps.
+    pub now: Instant,
+    /// The rig's input.
+    pub rig: Reading<Milliwatts>,
+    /// The supplies: name, input, output.
+    pub supplies: &'a [(&'a str, Reading<Milliwatts>, Reading<Milliwatts>)],
+    /// The GPUs.
+    pub gpus: &'a [Gpu<'a>],
+    /// What works: name, and its rate where its meter tells one.
+    pub payloads: &'a [(&'a str, Option<MilliPerSecond>)],
+}
+
+/// A GPU as energy sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gpu<'a> {
+    /// Its UUID.
+    pub uuid: &'a str,
+    /// What it draws.
+    pub power: Reading<Milliwatts>,
+    /// The payload that has it.
+    pub payload: Option<&'a str>,
+}
+
+/// What is remembered from one tick to the next; the books alone outlive the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// The books.
+    pub books: Books,
+    at: Option<Instant>,
+    rig: Trapezoid,
+    supplies: Vec<[Trapezoid; 2]>,
+    /// By UUID, for GPUs may come in another order.
+    gpus: Vec<(String, Trapezoid)>,
+}
+
+impl State {
+    /// Goes on where these books were closed. What was used meanwhile is not known and not counted; whoever wants to know how
+    /// long that was compares the records' times.
+    #[must_use]
+    pub fn new(books: Books) -> Self {
+        Self { books, ..Self::default() }
+    }
+}
+
+/// The last reading of a meter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Trapezoid {
+    last: Option<Milliwatts>,
+    /// Nanojoule that are not a whole microjoule yet.
+    rest: u64,
+}
+
+impl Trapezoid {
+    /// What was used since the last reading, microjoule; none where that is a gap.
+    fn next(&mut self, reading: Reading<Milliwatts>, since: Option<Duration>) -> Option<u64> {
+        let before = std::mem::replace(&mut self.last, reading.ok());
+        let (before, now, since) = (before?, self.last?, since?);
+        // Milliwatts times microseconds are nanojoule; 5 s of 8 MW are far from the end.
+        let micros = u64::try_from(since.as_micros()).unwrap_or(0);
+        let sum = u64::from(before.0) + u64::from(now.0);
+        let all = sum.saturating_mul(micros) / 2 + self.rest;
+        self.rest = all % 1000;
+        Some(all / 1000)
+    }
+}
+
+/// Counts one tick.
+#[must_use]
+pub fn step(mut state: State, inputs: &Inputs<'_>) -> State {
+    let passed = state.at.map(|at| inputs.now.saturating_duration_since(at));
+    state.at = Some(inputs.now);
+    let since = passed.filter(|passed| *passed <= LONGEST);
+    let millis = passed.map_or(0, |passed| u64::try_from(passed.as_millis()).unwrap_or(u64::MAX));
+    let books = &mut state.books;
+
+    state.supplies.resize(inputs.supplies.len(), [Trapezoid::default(); 2]);
+    for ((name, input, output), meters) in inputs.supplies.iter().zip(&mut state.supplies) {
+        let [first, second] = meters;
+        let used = (first.next(*input, since), second.next(*output, since));
+        let make = |name: &str| (name.to_owned(), Account::default(), Account::default());
+        with(
+            &mut books.supplies,
+            |(known, ..)| known == name,
+            make,
+            name,
+            |(_, into, out)| {
+                count(into, used.0, millis);
+                count(out, used.1, millis);
+            },
+        );
+    }
+    let mut drawn = Vec::with_capacity(inputs.gpus.len());
+    for gpu in inputs.gpus {
+        let make = |uuid: &str| (uuid.to_owned(), Trapezoid::default());
+        let next = |(_, meter): &mut (String, Trapezoid)| meter.next(gpu.power, since);
+        let used = with(&mut state.gpus, |(known, _)| known == gpu.uuid, make, gpu.uuid, next);
+        let make = |uuid: &str| (uuid.to_owned(), Account::default());
+        with(
+            &mut books.gpus,
+            |(known, _)| known == gpu.uuid,
+            make,
+            gpu.uuid,
+            |(_, account)| {
+                count(account, used, millis);
+            },
+        );
+        drawn.push(used);
+    }
+    let used = state.rig.next(inputs.rig, since);
+    count(&mut books.rig, used, millis);
+    apportion(books, inputs, used, &drawn, millis);
+    state
+}
+
+/// Gives the rig's energy of one interval to those who caused it.
+fn apportion(books: &mut Books, inputs: &Inputs<'_>, rig: Option<u64>, drawn: &[Option<u64>], millis: u64) {
+    let all: u64 = drawn.iter().flatten().sum();
+    let mut left = rig;
+    for (gpu, own) in inputs.gpus.iter().zip(drawn) {
+        let Some(name) = gpu.payload else { continue };
+        let part = rig.zip(*own).map(|(rig, own)| share(rig, own, all));
+        let milli = part.and(*own).map_or(0, |own| work(inputs, drawn, gpu, own, millis));
+        left = left.map(|left| left.saturating_sub(part.unwrap_or(0)));
+        let same = |(payload, uuid, _): &(String, String, Account)| payload == name && uuid == gpu.uuid;
+        let make = |name: &str| {
+            let uuid = if name == OTHERS { "" } else { gpu.uuid };
+            (name.to_owned(), uuid.to_owned(), Account::default())
+        };
+        with(&mut books.payloads, same, make, name, |(.., account)| {
+            count(account, part, millis);
+            account.worked(milli);
+        });
+    }
+    count(&mut books.overhead, left, millis);
+}
+
+/// Thousandths of a unit of work that a payload has done on this GPU, which drew `own`.
+fn work(inputs: &Inputs<'_>, drawn: &[Option<u64>], gpu: &Gpu<'_>, own: u64, millis: u64) -> u128 {
+    let rate = inputs.payloads.iter().find(|(known, _)| Some(*known) == gpu.payload).and_then(|(_, rate)| *rate);
+    let members = inputs.gpus.iter().zip(drawn).filter(|(other, _)| other.payload == gpu.payload);
+    let (count, sum) = members.fold((0_u64, 0_u64), |(count, sum), (_, used)| (count + 1, sum + used.unwrap_or(0)));
+    // Where none of its GPUs draws anything each has done as much as the others.
+    let (own, sum) = if sum == 0 { (1, count) } else { (own, sum) };
+    let all = u128::from(rate.map_or(0, |rate| rate.0)) * u128::from(millis);
+    all * u128::from(own) / (1000 * u128::from(sum.max(1)))
+}
+
+fn share(rig: u64, own: u64, all: u64) -> u64 {
+    let part = (u128::from(rig) * u128::from(own)).checked_div(all.into()).unwrap_or(0);
+    u64::try_from(part).unwrap_or(u64::MAX)
+}
+
+fn count(account: &mut Account, used: Option<u64>, millis: u64) {
+    match used {
+        Some(microjoules) => account.add(microjoules, millis),
+        None => account.miss(millis),
+    }
+}
+
+/// The one that is meant, or a new one; where there are too many already the last, of which nobody asks for anything else.
+fn with<T, R>(
+    list: &mut Vec<T>,
+    same: impl Fn(&T) -> bool,
+    make: impl Fn(&str) -> T,
+    name: &str,
+    then: impl FnOnce(&mut T) -> R,
+) -> R {
+    let found = list.iter().position(same);
+    let at = found.unwrap_or_else(|| {
+        if list.len() < MOST {
+            list.push(make(if list.len() + 1 == MOST { OTHERS } else { name }));
+        }
+        list.len().saturating_sub(1)
+    });
+    match list.get_mut(at) {
+        Some(one) => then(one),
+        // There is one: it was just put in.
+        None => then(&mut make(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

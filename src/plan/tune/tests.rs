@@ -1,0 +1,185 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const SPACE: Space = Space {
+    limit: Axis { lowest: 100_000, highest: 350_000, step: 10_000 },
+    core: Axis { lowest: 600, highest: 2_100, step: 15 },
+    memory: None,
+};
+const START: Point = Point { limit: Milliwatts(350_000), core: Megahertz(2_100), memory: None };
+
+/// A card: the clock that limit and lock allow, power with its cube, work that a memory holds back.
+#[derive(Clone, Copy, Debug)]
+struct Card {
+    idle: f64,
+    cube: f64,
+    wall: f64,
+}
+
+impl Card {
+    fn at(self, point: Point) -> (f64, f64) {
+        let (limit, lock) = (f64::from(point.limit.0) / 1000.0, f64::from(point.core.0));
+        let memory = point.memory.map_or(1.0, |memory| f64::from(memory.0) / 9_000.0);
+        let by_limit = ((limit - self.idle - 30.0 * memory).max(1.0) / self.cube).cbrt() * 1000.0;
+        let clock = lock.min(by_limit);
+        let power = self.idle + 30.0 * memory + self.cube * (clock / 1000.0).powi(3);
+        (1e9 * clock / (1.0 + clock / (self.wall * memory)), power)
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a simulated meter")]
+    fn measure(self, point: Point, noise: (f64, f64)) -> (MilliPerSecond, Milliwatts) {
+        let (rate, power) = self.at(point);
+        (MilliPerSecond((rate * noise.0) as u64), Milliwatts((power * noise.1 * 1000.0) as u32))
+    }
+}
+
+fn card() -> impl Strategy<Value = Card> {
+    (20.0..80.0_f64, 15.0..40.0_f64, 1_000.0..9_000.0_f64).prop_map(|(idle, cube, wall)| Card { idle, cube, wall })
+}
+
+/// The best score of the whole space, without noise.
+fn best(space: &Space, goal: Goal, card: Card) -> i64 {
+    let axis = |axis: Axis| (0..=axis.last()).map(move |steps| axis.value(steps));
+    let memories: Vec<Option<u32>> = space.memory.map_or(vec![None], |memory| axis(memory).map(Some).collect());
+    let score = |limit, core, memory: Option<u32>| {
+        let (rate, power) = card.measure(
+            Point { limit: Milliwatts(limit), core: Megahertz(core), memory: memory.map(Megahertz) },
+            (1.0, 1.0),
+        );
+        goal.score(rate, power)
+    };
+    axis(space.limit)
+        .flat_map(|limit| axis(space.core).map(move |core| (limit, core)))
+        .flat_map(|(limit, core)| memories.iter().map(move |memory| (limit, core, *memory)))
+        .map(|(limit, core, memory)| score(limit, core, memory))
+        .max()
+        .unwrap()
+}
+
+/// Every point that was tried, and the end.
+fn search(space: Space, goal: Goal, mut answer: impl FnMut(Point) -> Event) -> (Vec<Point>, Next) {
+    let (mut state, mut next) = State::begin(space, goal, START);
+    let mut points = Vec::new();
+    while let Next::Try(point) = next {
+        points.push(point);
+        (state, next) = state.next(answer(point));
+    }
+    (points, next)
+}
+
+fn noise(seed: &mut u64) -> f64 {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    1.0 + (f64::from(u32::try_from(*seed >> 33).unwrap()) / f64::from(1_u32 << 31) - 0.5) * 0.006
+}
+
+fn goals() -> impl Strategy<Value = Goal> {
+    let margin = (300_000..3_000_000_u64, 50_000..600_000_i64)
+        .prop_map(|(value, energy)| Goal::Margin { value: MicroPerTera(value), energy: MicroPerKilowattHour(energy) });
+    prop_oneof![Just(Goal::PerJoule), margin]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn on_a_concave_curve_it_finds_the_top_through_noise(card in card(), goal in goals(), seed in any::<u64>(), memory in any::<bool>()) {
+        let axis = Axis { lowest: 5_000, highest: 10_000, step: 500 };
+        let space = Space { memory: memory.then_some(axis), ..SPACE };
+        let mut seed = seed;
+        let (points, next) = search(space, goal, |point| {
+            let (rate, power) = card.measure(point, (noise(&mut seed), noise(&mut seed)));
+            Event::Measured(rate, power)
+        });
+        prop_assert!(points.len() <= MOST);
+        for point in &points {
+            prop_assert!((100_000..=350_000).contains(&point.limit.0) && (600..=2_100).contains(&point.core.0));
+            prop_assert_eq!(point.memory.is_some(), memory);
+        }
+        let Next::Done { best: found, end, .. } = next else { return Err(TestCaseError::fail("nothing found")) };
+        prop_assert!(end != End::Trouble);
+        let (rate, power) = card.measure(found, (1.0, 1.0));
+        let top = best(&space, goal, card);
+        let score = goal.score(rate, power);
+        prop_assert!(score >= top - top.abs() * 3 / 100, "{} of {} at {:?} after {}", score, top, found, points.len());
+    }
+
+    #[test]
+    fn what_was_trouble_is_not_tried_again(card in card(), from in 900..2_000_u32, heat in 150_000..340_000_u32, xid in any::<bool>()) {
+        let mut bad: Vec<(Point, Event)> = Vec::new();
+        let mut wrong = None;
+        let (points, next) = search(SPACE, Goal::PerJoule, |point| {
+            let again = bad.iter().any(|(before, event)| match event {
+                Event::Heat => point.limit >= before.limit,
+                Event::Rejected | Event::Xid | Event::Measured(..) => point.core >= before.core,
+            });
+            wrong = wrong.or(again.then_some(point));
+            let event = match (point.core.0 >= from, point.limit.0 >= heat) {
+                (true, _) if xid => Event::Xid,
+                (true, _) => Event::Rejected,
+                (_, true) => Event::Heat,
+                _ => {
+                    let (rate, power) = card.measure(point, (1.0, 1.0));
+                    return Event::Measured(rate, power);
+                }
+            };
+            bad.push((point, event));
+            event
+        });
+        prop_assert_eq!(wrong, None);
+        let xids = bad.iter().filter(|(_, event)| *event == Event::Xid).count();
+        prop_assert!(bad.len() <= TROUBLES && xids <= XIDS, "{:?}", bad);
+        if let Next::Done { best, .. } = next {
+            prop_assert!(best.core.0 < from && best.limit.0 < heat);
+        }
+        prop_assert!(!points.is_empty());
+    }
+}
+
+#[test]
+fn trouble_ends_it() {
+    let measured = Event::Measured(MilliPerSecond(1_000_000), Milliwatts(100_000));
+    let start = Point { limit: Milliwatts(200_000), core: Megahertz(1_200), memory: None };
+    for (name, events, ended) in [
+        ("one Xid goes on", vec![measured, Event::Xid, measured], false),
+        // With clocks below those of the first point: that one is not trusted any more either.
+        ("the second ends it", vec![measured, Event::Xid, Event::Xid], true),
+        ("three troubles", vec![measured, Event::Heat, Event::Rejected, Event::Rejected], true),
+        ("from the start", vec![Event::Rejected, Event::Rejected, Event::Rejected], true),
+        ("a start that is too high", vec![Event::Rejected, measured, measured], false),
+    ] {
+        let (mut state, mut next) = State::begin(SPACE, Goal::PerJoule, start);
+        for event in events {
+            assert!(matches!(next, Next::Try(_)), "{name}");
+            (state, next) = state.next(event);
+        }
+        assert_eq!(next == Next::Failed(End::Trouble), ended, "{name}: {next:?}");
+    }
+}
+
+#[test]
+fn what_was_found_until_the_trouble_is_kept() {
+    let start = Point { limit: Milliwatts(200_000), core: Megahertz(1_200), memory: None };
+    let (mut state, mut next) = State::begin(SPACE, Goal::PerJoule, start);
+    let mut xids = 0;
+    while let Next::Try(point) = next {
+        let away = u64::from(point.limit.0.abs_diff(140_000)) + 100 * u64::from(point.core.0.abs_diff(1_200));
+        let event = match point.core.0 > 1_200 {
+            true => Event::Xid,
+            false => Event::Measured(MilliPerSecond(1_000_000 - away), Milliwatts(100_000)),
+        };
+        xids += u32::from(event == Event::Xid);
+        (state, next) = state.next(event);
+    }
+    let best = Point { limit: Milliwatts(140_000), ..start };
+    assert!(matches!(next, Next::Done { best: found, end: End::Trouble, .. } if found == best), "{next:?}");
+    assert_eq!(xids, 2);
+}
+
+#[test]
+fn scores_are_work_for_energy_or_money() {
+    let (rate, power) = (MilliPerSecond(100_000_000_000), Milliwatts(200_000));
+    assert_eq!(Goal::PerJoule.score(rate, power), 500_000_000_000);
+    let margin = Goal::Margin { value: MicroPerTera(1_000_000), energy: MicroPerKilowattHour(250_000) };
+    assert_eq!(margin.score(rate, power), 360_000 - 50_000);
+}
