@@ -36,7 +36,7 @@ pub struct Config {
     pub encoding: Encoding,
     /// Time between control ticks, 10 ms to 1 s.
     pub tick: Duration,
-    /// Time between telemetry messages, 100 ms to 1 h; no shorter than a tick in effect.
+    /// Time between telemetry messages, 10 ms to 1 h; no shorter than a tick in effect.
     pub period: Duration,
     /// The broker.
     pub broker: Broker,
@@ -148,7 +148,7 @@ impl Config {
         let tick_hz = ranged(&control, "tick_hz", 1, 1, 100);
         let telemetry = root.table("telemetry");
         telemetry.only(&["period_ms"]);
-        let period_ms = ranged(&telemetry, "period_ms", 5_000, 100, 3_600_000);
+        let period_ms = ranged(&telemetry, "period_ms", 5_000, 10, 3_600_000);
         let outbox = OutboxConfig::read(&root);
         let encoding = match root.text("encoding").as_deref() {
             None | Some("postcard") => Encoding::Postcard,
@@ -285,8 +285,8 @@ mod tests {
             ("board = 7", "rigd.toml:1: board: must be a string, not a whole number"),
             ("board = \"a\"\n[control]\ntick_hz = 0", "rigd.toml:3: control.tick_hz: must be 1 to 100, not 0"),
             (
-                "board = \"a\"\n[telemetry]\nperiod_ms = 99",
-                "rigd.toml:3: telemetry.period_ms: must be 100 to 3600000, not 99",
+                "board = \"a\"\n[telemetry]\nperiod_ms = 9",
+                "rigd.toml:3: telemetry.period_ms: must be 10 to 3600000, not 9",
             ),
             ("board = \"a\"\nrig = \"Rig 1\"", "rigd.toml:2: rig: `Rig 1` cannot be a rig's name"),
             (

@@ -3,9 +3,15 @@
 //! ```text
 //! chip ── bus thread ── watch<BusSnapshot> ──┐                        ┌── Order, one a tick ── bus thread ── fan chip
 //! kernel driver ── hwmon ────────────────────┼── control: step() ─────┤
-//!                                            │   its own thread       ├── watch<Snapshot> ─┐
+//! setpoint ── watch<Setpoints> ──────────────┤   its own thread       ├── watch<Snapshot> ─┐
 //! board file ── Board, resolved and checked ─┘                        └── mpsc<Edge> ──────┴─ publisher ─ outbox ─ link ─ broker
+//!                                                                                               ^ │       disk             │
+//!                              setpoint, payload <── command::act <── command, desired <── inbox ─┘                     collect
+//!                                                         └── audit     journal, on the disk: before anything is done
 //! ```
+//!
+//! What is asked of a rig over the broker never reaches a chip or a driver: it ends as a setpoint, and control keeps that inside the
+//! limits of board and profile, or at the owner of the thing. The plan is not asked by the agent yet, and energy is not counted by it.
 //!
 //! # Reading order
 //!
@@ -28,11 +34,10 @@
 //! | [`setpoint`] | what is asked of the rig beyond its configuration |
 //! | `desired_file` | a desired state as people write it, for the operator's tool |
 //! | [`control`] | the tick: read all, decide once, order once |
-//! | [`payload`] | what runs on the rig and earns |
 //! | [`energy`] | what the rig and each payload have used, and the records of it |
 //! | [`history`] | the last hour in memory |
 //! | [`payload`] | AI and mining programs: manifests, lifecycle, processes, logs |
-//! | [`plan`] | which payload has which GPU |
+//! | `plan` | which payload has which GPU, and a dry run of it: `rigd-ctl simulate`; not in the agent |
 //! | [`wire`] | the only types that reach the broker |
 //! | [`mqtt`] | outbox, publisher, link |
 //! | [`command`] | who may command, whether this is a command, that none is carried out twice |
@@ -85,6 +90,7 @@ pub mod logger;
 mod mailbox;
 pub mod mqtt;
 pub mod payload;
+#[cfg(feature = "ctl")]
 pub mod plan;
 pub mod reading;
 pub mod setpoint;

@@ -30,6 +30,7 @@ use log::{debug, warn};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 
+use crate::audit::Writer;
 use crate::board::Board;
 use crate::clock;
 use crate::control::step::{self, Report};
@@ -73,6 +74,8 @@ pub struct Inputs {
     pub reports: broadcast::Sender<Report>,
     /// The way to the GPU thread.
     pub gpus: Desk,
+    /// Where what somebody did is written down.
+    pub audit: Writer,
 }
 
 /// What every connection needs to answer.
@@ -89,6 +92,7 @@ struct Rig {
     reloads: mpsc::Sender<oneshot::Sender<Reloaded>>,
     reports: broadcast::Sender<Report>,
     gpus: Desk,
+    audit: Writer,
     /// Held by the client whose calibration is under way.
     calibrating: Arc<Mutex<()>>,
 }
@@ -127,8 +131,20 @@ struct Local {
 
 impl Local {
     fn new(inputs: Inputs, deadline: Duration) -> Self {
-        let Inputs { path: _, rig, board, started, snapshot, requests, payloads, orders, reloads, reports, gpus } =
-            inputs;
+        let Inputs {
+            path: _,
+            rig,
+            board,
+            started,
+            snapshot,
+            requests,
+            payloads,
+            orders,
+            reloads,
+            reports,
+            gpus,
+            audit,
+        } = inputs;
         let calibrating = Arc::default();
         let (history, receiver) = watch::channel(Arc::new(History::new(&board)));
         let rig = Rig {
@@ -143,6 +159,7 @@ impl Local {
             reloads,
             reports,
             gpus,
+            audit,
             calibrating,
         };
         Self { snapshot, history, rig, deadline, clients: Clients(Vec::new()), paused: false, told: false }

@@ -15,6 +15,7 @@
 //! get it.
 
 mod matching;
+pub mod policy;
 pub mod simulate;
 pub mod tune;
 mod why;

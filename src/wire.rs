@@ -62,7 +62,7 @@ pub use gpu::{Capability, Gpu, GpuDetail, GpuInfo};
 pub use hex::BadHex;
 pub use online::{Online, Reason};
 pub use payload::{Payload, PayloadCause, PayloadInfo, PayloadKind, PayloadPhase, PayloadUnit};
-#[cfg(any(test, feature = "ctl"))]
+#[cfg(any(test, feature = "sign"))]
 pub use signed::SigningKey;
 pub use signed::{BadFrame, LARGEST_FRAME, Signature, Signed, signed_bytes};
 pub use telemetry::{AlarmNow, Fan, Losses, Power, Supply, Telemetry, Trouble, Zone};

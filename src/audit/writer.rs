@@ -65,6 +65,13 @@ impl Writer {
         Self { entries, missed: Arc::default(), head, boot }
     }
 
+    /// One that nobody reads, for tests of whoever writes.
+    #[cfg(test)]
+    pub(crate) fn to_nobody() -> Self {
+        let (entries, _) = std::sync::mpsc::sync_channel(1);
+        Self { entries, missed: Arc::default(), head: watch::channel(START).1, boot: 0 }
+    }
+
     /// Writes something down; returns at once.
     pub fn note(&self, who: Who, what: impl Into<String>, outcome: impl Into<String>) {
         let entry = Entry { at_ms: clock::unix_ms(), boot: self.boot, who, what: what.into(), outcome: outcome.into() };

@@ -255,6 +255,7 @@ async fn serve(rig: Rig) -> ExitCode {
         reboots,
         end,
     };
+    let audit = Writer::start(config.state.join("audit"), start.boot);
     let local = local::run(local::Inputs {
         path: config.socket.clone(),
         rig: config.rig.clone(),
@@ -267,8 +268,8 @@ async fn serve(rig: Rig) -> ExitCode {
         reloads,
         reports: passed_on,
         gpus: desk,
+        audit: audit.clone(),
     });
-    let audit = Writer::start(config.state.join("audit"), start.boot);
     let inputs = Inputs { snapshot: snapshots, events: edges, lost_events, actor, audit };
     let publisher = mqtt::run(&config, password, board, start, inputs);
     let end = async {

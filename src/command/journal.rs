@@ -292,10 +292,12 @@ impl Journal {
         if self.doubtful || self.file.length() > COMPACT_AT || self.order.len() >= MOST + SLACK {
             self.compact(entry.at_ms).map_err(refuse)?;
         }
+        let at_ms = entry.at_ms;
         let record = Record::Accepted(Box::new(entry));
         if let Err(error) = self.write(&record) {
-            // Whether it reached the disk is open, and it must not be found there as accepted.
-            self.doubtful = true;
+            // Whether it reached the disk is open, and it must not be found there as accepted. Where the file cannot be written
+            // anew now, that is tried again before anything else is.
+            let _ = self.compact(at_ms);
             return Err(refuse(error));
         }
         self.apply(record);
@@ -321,6 +323,17 @@ impl Journal {
     pub fn answer(&self, id: &CommandId) -> Option<Answer> {
         let kept = self.commands.get(id)?;
         Some(kept.ack.clone().map_or(Answer::Open, Answer::Finished))
+    }
+
+    /// Commands that came within `within_ms` before `now_ms`, with how they ended, the oldest first.
+    #[must_use]
+    pub fn finished(&self, now_ms: u64, within_ms: u64) -> Vec<(Entry, Ack)> {
+        let young = |kept: &&Kept| now_ms.saturating_sub(kept.entry.at_ms) <= within_ms;
+        let recent = self.order.iter().rev().filter_map(|id| self.commands.get(id)).take_while(young);
+        let mut finished: Vec<(Entry, Ack)> =
+            recent.filter_map(|kept| Some((kept.entry.clone(), kept.ack.clone()?))).collect();
+        finished.reverse();
+        finished
     }
 
     /// The command of this id, where it is kept.

@@ -15,6 +15,7 @@ use super::protocol::{
     Calibration, Get, Gpu, Gpus, Head, MAX_RELEASE, MAX_REQUEST, Payload, PayloadOrder, Reply, Request, Series,
 };
 use super::{Peer, Rig, uptime_ms};
+use crate::audit::Who;
 use crate::clock;
 use crate::control::step::{self, Report};
 use crate::gpu::Command;
@@ -120,9 +121,15 @@ impl Connection {
         Ok(())
     }
 
+    /// What somebody on the rig has done goes where what is done from afar goes.
+    fn note(&self, what: String) {
+        info!("local: {}: {what}", self.peer);
+        self.rig.audit.note(Who::Local { uid: self.peer.uid }, what, "asked for");
+    }
+
     /// Hands an order to the supervisor. It is carried out whether or not the client waits for it.
     async fn order(&mut self, name: String, order: PayloadOrder) -> Result<()> {
-        info!("local: {}: payload {name}: {order:?}", self.peer);
+        self.note(format!("payload {name}: {order:?}"));
         let (reply, done) = oneshot::channel();
         let what = match order {
             PayloadOrder::Start => What::Start(reply),
@@ -138,7 +145,7 @@ impl Connection {
     }
 
     async fn reload(&mut self) -> Result<()> {
-        info!("local: {}: has the payloads' manifests read again", self.peer);
+        self.note("has the payloads' manifests read again".to_owned());
         let (reply, done) = oneshot::channel();
         if self.rig.reloads.try_send(reply).is_err() {
             return self.refused("manifests are being read again already; try again").await;
@@ -175,7 +182,7 @@ impl Connection {
         let Ok(pci) = gpu.parse() else {
             return self.refused(&format!("`{gpu}` is no PCI address")).await;
         };
-        info!("local: {}: clears the quarantine of GPU {gpu}", self.peer);
+        self.note(format!("clears the quarantine of GPU {gpu}"));
         match self.command(|answer| Command::Clear { pci, profile, answer }).await {
             Some(Some(cleared)) => self.say(&Reply::GpuCleared(cleared)).await,
             Some(None) => self.refused(&format!("the driver has not told of any GPU {gpu} yet")).await,
@@ -187,7 +194,7 @@ impl Connection {
         if seconds > MAX_RELEASE {
             return self.refused(&format!("at most {MAX_RELEASE} s")).await;
         }
-        info!("local: {}: lets go of the GPUs' driver for {seconds} s", self.peer);
+        self.note(format!("lets go of the GPUs' driver for {seconds} s"));
         let time = Duration::from_secs(seconds.into());
         match self.command(|answer| Command::Release { time, answer }).await {
             Some(released) => self.say(&Reply::GpuReleased(released)).await,
@@ -224,7 +231,7 @@ impl Connection {
         if self.rig.requests.try_send(step::Request::Calibrate(index)).is_err() {
             return self.refused("control takes no request now; try again").await;
         }
-        info!("local: {}: calibrates zone {zone}", self.peer);
+        self.note(format!("calibrates zone {zone}"));
         let measured = found.fans.iter().filter_map(|fan| board.fans.get(*fan)).filter(|fan| fan.tachometer.is_some());
         let fans = measured.map(|fan| fan.name.clone()).collect();
         let mut next = Some(Calibration::Begun { fans });

@@ -47,7 +47,8 @@ fn inputs(path: &Path) -> (Control, Inputs) {
     let (gpus, commands) = Desk::pair(1);
     control.commands = Some(commands);
     let started = clock::now();
-    (control, Inputs { path, rig, board, started, snapshot, requests, payloads, orders, reloads, reports, gpus })
+    let audit = Writer::to_nobody();
+    (control, Inputs { path, rig, board, started, snapshot, requests, payloads, orders, reloads, reports, gpus, audit })
 }
 
 fn folder() -> PathBuf {

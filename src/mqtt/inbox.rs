@@ -113,7 +113,7 @@ impl Inbox {
         let (own, trusted) = (me.clone(), fleet.clone());
         let open = spawn_blocking(move || Desk::open(state, own, nonce, trusted));
         let (desk, interrupted) = open.await.ok()?;
-        let desired = desk.in_force.desired.clone();
+        let (desired, finished) = (desk.in_force.desired.clone(), desk.finished());
         let mut inbox = Self {
             deliveries,
             answers,
@@ -129,6 +129,15 @@ impl Inbox {
             reconciling: JoinSet::new(),
             reported: None,
         };
+        // The end of a command is in the journal before its answer is in the outbox: the last answers are said once more.
+        for (entry, ack) in finished {
+            inbox
+                .answer(Answer::Ack(
+                    ack,
+                    Reply { topic: entry.response.unwrap_or_default(), correlation: entry.correlation },
+                ))
+                .await;
+        }
         inbox.take_up(interrupted).await;
         Some(inbox)
     }
@@ -188,7 +197,7 @@ impl Inbox {
     }
 
     fn told_flood(&self, count: u64) {
-        let text = format!("{count} commands came too fast");
+        let text = format!("commands: {count} came too fast");
         warn!("{text} and were dropped unread");
         self.audit.note(Who::Unknown, text, "dropped unread");
     }

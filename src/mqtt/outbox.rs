@@ -20,9 +20,11 @@
 //! what is there, so it needs no memory of what was dropped. It may cover numbers that were delivered, never one that
 //! waits. Where numbers are dropped from the disk the last one of each boot stays, to declare them; only age removes that.
 //!
-//! **What an end costs.** A killed agent or a power cut: telemetry of the last second. Acknowledged telemetry is written
-//! after 5 s instead of 1, since the broker has it and the watermark, which moves every 2 s, will most likely free it: a
-//! healthy link writes no telemetry at all. A clean stop writes whatever is not freed.
+//! **What an end costs.** A killed agent or a power cut: telemetry of the last second. The broker's acknowledgement changes
+//! nothing about that where a control plane has to confirm: the broker may die next, and then the collector never hears of
+//! it. A control plane whose watermark comes within the second, as `rigd-ctl collect`'s does, keeps a healthy link from
+//! writing any telemetry. It is written at once where the connection is lost, and perhaps the broker with what it
+//! acknowledged, and where a control plane comes, who was not there to get it. A clean stop writes whatever is not freed.
 //!
 //! **Wear.** The worst day is one without a broker. At the default period of 5 s it is 17 280 samples, each written and
 //! synced by itself: at 350 bytes and 31 of framing 6.6 MB, 17 280 times fdatasync. No period makes it more than 86 400.

@@ -7,11 +7,14 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::{Inputs, Payload, Plan, Yield, plan};
 use crate::units::{MicroPerKilowattHour, MicroPerTera, Milliwatts, Percent};
 
 /// Rows of a price file: two years of quarters of an hour. A longer one is refused.
 const MOST_ROWS: usize = 70_080;
+const DAY: u64 = 86_400_000;
 
 /// Prices from one moment on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +87,23 @@ impl Prices {
         }
         prices.filter(|prices| prices.rows.len() > 1).ok_or(Mistake { line: 1, what: "two rows at least are needed" })
     }
+
+    /// These prices over so many days from their first row on, at most 70 080 rows, two years of quarter hours. Where they are shorter they begin again,
+    /// at the hour of the day at which they began; until then the last price holds.
+    #[must_use]
+    pub fn over(&self, days: u16) -> Self {
+        let Some((first, last)) = self.rows.first().zip(self.rows.last()) else { return self.clone() };
+        let (begin, end) = (first.from_ms, first.from_ms + u64::from(days) * DAY);
+        let period = (last.from_ms - begin).div_ceil(DAY).max(1) * DAY;
+        // The last row is the first of the next time where it is as late as that.
+        let again = |round: u64| {
+            let within = self.rows.iter().filter(move |row| row.from_ms < begin + period);
+            within.map(move |row| Row { from_ms: row.from_ms + round * period, ..row.clone() })
+        };
+        let mut rows: Vec<Row> = (0..).flat_map(again).take_while(|row| row.from_ms < end).take(MOST_ROWS).collect();
+        rows.push(Row { from_ms: end, ..last.clone() });
+        Self { names: self.names.clone(), rows }
+    }
 }
 
 /// A rig to be simulated.
@@ -116,7 +136,7 @@ pub enum Policy {
 }
 
 /// What came of it. Money is in millionths.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Outcome {
     /// Earned by work.
     pub revenue: i64,
@@ -132,15 +152,51 @@ pub struct Outcome {
     pub violated_minutes: u64,
 }
 
+/// What ran from one moment to another, nothing changing in between.
+#[derive(Clone, Copy, Debug)]
+pub struct Stretch<'a> {
+    /// From when, ms since 1970.
+    pub from_ms: u64,
+    /// Until when.
+    pub to_ms: u64,
+    /// What energy cost.
+    pub energy: MicroPerKilowattHour,
+    /// One per GPU: what ran there, an index into the payloads.
+    pub gpus: &'a [Option<usize>],
+}
+
+/// What came of it, and of whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// All of it.
+    pub all: Outcome,
+    /// One per payload, in the order of the rig's; a change counts for what comes, work that is lost for what goes.
+    pub payloads: Vec<Outcome>,
+    /// GPUs while they were idle, and the rig without its GPUs.
+    pub rest: Outcome,
+}
+
 /// Runs a rig through the prices; decisions are taken at each row and every `every` in between.
 #[must_use]
 pub fn run(prices: &Prices, rig: &Rig, policy: &Policy, every: Duration) -> Outcome {
+    report(prices, rig, policy, every, &mut |_| ()).all
+}
+
+/// Runs a rig through the prices and tells of each stretch as it goes by.
+#[must_use]
+pub fn report(
+    prices: &Prices,
+    rig: &Rig,
+    policy: &Policy,
+    every: Duration,
+    see: &mut dyn FnMut(&Stretch<'_>),
+) -> Report {
     let every = u64::try_from(every.as_millis()).unwrap_or(u64::MAX).max(60_000);
     let mut payloads = rig.payloads.clone();
     let mut current = vec![None; rig.gpus];
     // Until when each GPU earns nothing, for what runs there is being changed.
     let mut busy = vec![0_u64; rig.gpus];
-    let mut sums = Sums::default();
+    let mut ledger = Ledger { payloads: vec![Sums::default(); payloads.len()], rest: Sums::default() };
     for (row, next) in prices.rows.iter().zip(prices.rows.iter().skip(1)) {
         for (name, value) in prices.names.iter().zip(&row.values) {
             payloads.iter_mut().filter(|payload| payload.name == *name).for_each(|payload| payload.value = *value);
@@ -166,19 +222,25 @@ pub fn run(prices: &Prices, rig: &Rig, policy: &Policy, every: Duration) -> Outc
                 }
                 Policy::Always(gpus) => Plan { gpus: gpus.clone(), ..Plan::default() },
             };
-            sums.leases(&inputs, &wanted, end - now);
-            let changed = sums.change(&inputs, &wanted, &mut busy);
-            sums.pass(&Inputs { current: &changed, ..inputs }, rig, &busy, (now, end));
+            ledger.leases(&inputs, &wanted, end - now);
+            let changed = ledger.change(&inputs, &wanted, &mut busy);
+            ledger.pass(&Inputs { current: &changed, ..inputs }, rig, &busy, (now, end));
+            see(&Stretch { from_ms: now, to_ms: end, energy: row.energy, gpus: &changed });
             (current, now) = (changed, end);
         }
     }
-    sums.outcome()
+    let all = ledger.payloads.iter().fold(ledger.rest, |all, one| all.and(one));
+    Report {
+        all: all.outcome(),
+        payloads: ledger.payloads.iter().map(|sums| sums.outcome()).collect(),
+        rest: ledger.rest.outcome(),
+    }
 }
 
 /// Sums as they come, finer than what is told.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Sums {
-    outcome: Outcome,
+    switches: u32,
     /// Milliwatts times milliseconds, microjoule.
     energy: u128,
     /// That times millionths for a kilowatt-hour.
@@ -189,12 +251,24 @@ struct Sums {
     violated_ms: u64,
 }
 
-impl Sums {
+/// Whose sums.
+struct Ledger {
+    /// One per payload.
+    payloads: Vec<Sums>,
+    /// What no payload has caused.
+    rest: Sums,
+}
+
+impl Ledger {
+    fn of(&mut self, payload: Option<usize>) -> &mut Sums {
+        payload.and_then(|payload| self.payloads.get_mut(payload)).unwrap_or(&mut self.rest)
+    }
+
     fn leases(&mut self, inputs: &Inputs<'_>, wanted: &Plan, time: u64) {
         for (index, payload) in inputs.payloads.iter().enumerate().filter(|(_, payload)| payload.lease.is_some()) {
             let has = wanted.gpus.iter().filter(|gpu| **gpu == Some(index)).count();
             if inputs.may_run(index) && has < usize::from(payload.most) {
-                self.violated_ms += time;
+                self.of(Some(index)).violated_ms += time;
             }
         }
     }
@@ -207,15 +281,16 @@ impl Sums {
             let from = inputs.current.get(gpu).copied().flatten();
             if to != from {
                 if let Some(left) = from.and_then(|from| inputs.payloads.get(from)) {
-                    self.revenue -= 1000 * i128::from(left.switch.lost_milli) * i128::from(left.value.0);
+                    let lost = 1000 * i128::from(left.switch.lost_milli) * i128::from(left.value.0);
+                    self.of(from).revenue -= lost;
                 }
                 if let Some(payload) = to.and_then(|to| inputs.payloads.get(to)) {
                     let joules = u128::from(payload.switch.joules) * 1_000_000;
-                    self.use_energy(joules, inputs.energy);
+                    self.of(to).use_energy(joules, inputs.energy);
                     let down = to.map_or(Duration::ZERO, |to| inputs.downtime(gpu, to));
                     *busy = inputs.now_ms.saturating_add(u64::try_from(down.as_millis()).unwrap_or(u64::MAX));
                 }
-                self.outcome.switches += 1;
+                self.of(to).switches += 1;
             }
             now.push(to);
         }
@@ -224,25 +299,40 @@ impl Sums {
 
     fn pass(&mut self, inputs: &Inputs<'_>, rig: &Rig, busy: &[u64], (from, to): (u64, u64)) {
         let time = to - from;
-        self.use_energy(u128::from(rig.base.0) * u128::from(time), inputs.energy);
+        self.rest.use_energy(u128::from(rig.base.0) * u128::from(time), inputs.energy);
         for (gpu, busy) in busy.iter().enumerate() {
-            let payload = inputs.current.get(gpu).copied().flatten();
-            let yields = payload.and_then(|payload| inputs.yields(gpu, payload));
+            let index = inputs.current.get(gpu).copied().flatten();
+            let yields = index.and_then(|payload| inputs.yields(gpu, payload));
             let power = yields.map_or(rig.idle, |yields| yields.power);
-            self.use_energy(u128::from(power.0) * u128::from(time), inputs.energy);
-            let Some((payload, yields)) = payload.and_then(|payload| inputs.payloads.get(payload)).zip(yields) else {
-                self.idle_ms += if payload.is_none() { time } else { 0 };
+            let sums = self.of(index);
+            sums.use_energy(u128::from(power.0) * u128::from(time), inputs.energy);
+            let Some((payload, yields)) = index.and_then(|payload| inputs.payloads.get(payload)).zip(yields) else {
+                sums.idle_ms += if index.is_none() { time } else { 0 };
                 continue;
             };
             let working = to.saturating_sub((*busy).max(from));
             let done = u128::from(yields.rate.0) * u128::from(working) * u128::from(payload.value.0);
-            self.revenue += i128::try_from(done).unwrap_or(i128::MAX);
+            sums.revenue += i128::try_from(done).unwrap_or(i128::MAX);
         }
     }
+}
 
+impl Sums {
     fn use_energy(&mut self, microjoules: u128, price: MicroPerKilowattHour) {
         self.energy += microjoules;
         self.cost += i128::try_from(microjoules).unwrap_or(i128::MAX) * i128::from(price.0);
+    }
+
+    const fn and(self, other: &Self) -> Self {
+        let Self { switches, energy, cost, revenue, idle_ms, violated_ms } = self;
+        Self {
+            switches: switches.saturating_add(other.switches),
+            energy: energy + other.energy,
+            cost: cost + other.cost,
+            revenue: revenue + other.revenue,
+            idle_ms: idle_ms + other.idle_ms,
+            violated_ms: violated_ms + other.violated_ms,
+        }
     }
 
     fn outcome(self) -> Outcome {
@@ -251,9 +341,9 @@ impl Sums {
             revenue: narrow(self.revenue / 1_000_000_000_000_000_000),
             energy_cost: narrow(self.cost / 3_600_000_000_000),
             watt_hours: u64::try_from(self.energy / 3_600_000_000).unwrap_or(u64::MAX),
+            switches: self.switches,
             idle_minutes: self.idle_ms / 60_000,
             violated_minutes: self.violated_ms / 60_000,
-            ..self.outcome
         }
     }
 }
@@ -266,19 +356,19 @@ impl Outcome {
     }
 }
 
-/// Outcomes side by side, as a table for people.
+/// Outcomes side by side, as a table for people: what they are of, then each with its name.
 #[derive(Clone, Debug)]
-pub struct Table<'a>(pub &'a [(&'a str, Outcome)]);
+pub struct Table<'a>(pub &'a str, pub &'a [(&'a str, Outcome)]);
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let wide = self.0.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(6);
+        let wide = self.1.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(self.0.len());
         writeln!(
             f,
             "{:wide$} {:>12} {:>12} {:>12} {:>9} {:>8} {:>10} {:>12}",
-            "policy", "revenue", "energy", "margin", "kWh", "changes", "idle min", "broken min"
+            self.0, "revenue", "energy", "margin", "kWh", "changes", "idle min", "broken min"
         )?;
-        for (name, outcome) in self.0 {
+        for (name, outcome) in self.1 {
             let money = super::why::decimal;
             let kwh = format!("{}.{:01}", outcome.watt_hours / 1000, outcome.watt_hours % 1000 / 100);
             writeln!(
@@ -310,7 +400,7 @@ fn decimal(text: &str) -> Option<i64> {
 }
 
 /// `2023-02-04T12:00Z` as ms since 1970; none before that.
-fn time(text: &str) -> Option<u64> {
+pub(super) fn time(text: &str) -> Option<u64> {
     let (date, clock) = text.strip_suffix('Z')?.split_once('T')?;
     let mut date = date.splitn(3, '-').map(|part| part.parse::<u64>().ok());
     let (year, month, day) = (date.next()??, date.next()??, date.next()??);

@@ -28,7 +28,7 @@ const VERSION: u8 = 1;
 const DOMAIN: &[u8] = b"rigd-signed-v1\0";
 const SIGNATURE: usize = 64;
 /// A key id and a signature.
-#[cfg(any(test, feature = "ctl"))]
+#[cfg(any(test, feature = "sign"))]
 const ENTRY: usize = 8 + SIGNATURE;
 
 /// Why bytes are no signed frame.
@@ -146,17 +146,17 @@ pub fn signed_bytes(topic: &str, key: KeyId, message: &[u8]) -> Vec<u8> {
 }
 
 /// The secret half of a key, for whoever gives orders.
-#[cfg(any(test, feature = "ctl"))]
+#[cfg(any(test, feature = "sign"))]
 pub struct SigningKey(signature::Ed25519KeyPair);
 
-#[cfg(any(test, feature = "ctl"))]
+#[cfg(any(test, feature = "sign"))]
 impl std::fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "SigningKey({})", self.id())
     }
 }
 
-#[cfg(any(test, feature = "ctl"))]
+#[cfg(any(test, feature = "sign"))]
 impl SigningKey {
     /// A key by its 32 secret bytes, which are random and nothing else (RFC 8032, 5.1.5); `None` where ring cannot take them.
     #[must_use]

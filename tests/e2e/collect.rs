@@ -20,7 +20,7 @@ use crate::player::{Part, Player, lane};
 use crate::subscriber::Subscriber;
 
 /// A collector's process with its store.
-struct Collector {
+pub(crate) struct Collector {
     scratch: Scratch,
     port: u16,
     process: Option<Child>,
@@ -28,12 +28,17 @@ struct Collector {
 
 impl Collector {
     fn start(broker: &Broker) -> Self {
-        let mut collector = Self { scratch: Scratch::new("collector"), port: broker.port, process: None };
+        let mut collector = Self::absent(broker);
         collector.run();
         collector
     }
 
-    fn run(&mut self) {
+    /// Its place, without a process.
+    pub(crate) fn absent(broker: &Broker) -> Self {
+        Self { scratch: Scratch::new("collector"), port: broker.port, process: None }
+    }
+
+    pub(crate) fn run(&mut self) {
         let log = File::options().append(true).create(true).open(self.log_file()).unwrap();
         let mut command = self.command("collect");
         command.arg("--store").arg(&self.scratch.path).args(["--broker", &self.url()]);
@@ -65,25 +70,25 @@ impl Collector {
     }
 
     /// SIGKILL.
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut process = self.process.take().unwrap();
         process.kill().unwrap();
         process.wait().unwrap();
     }
 
     /// SIGTERM; it must end well.
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         kill_process(self.pid(), Signal::TERM).unwrap();
         let ended = self.process.take().unwrap().wait().unwrap();
         assert!(ended.success(), "{ended}: {}", fs::read_to_string(self.log_file()).unwrap());
     }
 
-    fn complete(&self) -> Output {
+    pub(crate) fn complete(&self) -> Output {
         self.command("complete").arg(&self.scratch.path).output().unwrap()
     }
 
     /// Every message of a rig that the store has, as (boot, kind, seq, payload); a number that is there twice is there twice.
-    fn stored(&self) -> Vec<(u32, String, u64, Vec<u8>)> {
+    pub(crate) fn stored(&self) -> Vec<(u32, String, u64, Vec<u8>)> {
         let store = Connection::open(self.scratch.path.join("collect.db")).unwrap();
         let mut rows = store.prepare("SELECT boot, kind, seq, payload FROM messages ORDER BY boot, kind, seq").unwrap();
         let rows =
@@ -208,6 +213,10 @@ fn killed_at_any_time_it_has_each_number_once_and_acknowledged_none_that_it_has_
     }
     assert!(midway > 0, "each kill came after all was stored");
     player.done();
+    // The last one may have found nothing left to do; asked to end before it listens for that it would just be killed.
+    until("the last start is up", || {
+        (fs::read_to_string(collector.log_file()).ok()?.matches("connected to").count() == 5).then_some(())
+    });
     collector.stop();
     collector.has_all_of(&player);
 }
@@ -231,7 +240,7 @@ fn the_broker_killed_takes_nothing_with_it() {
 #[test]
 fn a_full_disk_acknowledges_nothing_and_loses_nothing() {
     let broker = Broker::start();
-    let mut collector = Collector { scratch: Scratch::new("collector"), port: broker.port, process: None };
+    let mut collector = Collector::absent(&broker);
     // A limit on the size of its files is the nearest thing to a full disk that needs no root.
     let mut command = Command::new("sh");
     let script = "ulimit -S -f 200; trap '' XFSZ; exec \"$@\"";

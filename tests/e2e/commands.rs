@@ -1,11 +1,13 @@
 //! Commands from the control plane, by the operator's tool, over a real broker: carried out once, answered, and refused where
 //! they must be.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use rigd::clock;
+use rigd::command::journal::Journal;
 use rigd::wire::{
     Ack, AckState, Audience, CommandId, Encoding, Header, Kind, Message, Order, Refusal, SigningKey, encode,
 };
@@ -38,7 +40,10 @@ fn keygen(keys: &Scratch, name: &str, scopes: &[&str]) -> String {
 }
 
 fn world() -> World {
-    let broker = Broker::start();
+    world_at(Broker::start())
+}
+
+fn world_at(broker: Broker) -> World {
     let subscriber = Subscriber::new(broker.port);
     let keys = Scratch::new("keys");
     let mut tables =
@@ -263,4 +268,91 @@ fn a_thousand_duplicates_are_carried_out_once_and_a_good_command_gets_through_af
     });
     assert!(clock::now().duration_since(started).as_secs() < 30);
     assert_eq!((world.carried_out(command.id), world.carried_out(next.id)), (1, 1));
+}
+
+/// Whoever has the broker sends 10 000 commands that nobody gave and one that was given a thousand times more, as fast as it goes.
+/// The agent looks at as many as its limit lets through; `src/command/verify` has a test that looks at 10 000.
+#[test]
+fn of_ten_thousand_hostile_commands_and_a_thousand_duplicates_none_is_carried_out() {
+    let mut broker = Broker::with("allow_anonymous true\nmax_queued_messages 0\n");
+    broker.run();
+    let mut world = world_at(broker);
+    let (key, stranger) = (world.secret("ops"), world.secret("stranger"));
+    let topic = "r1/rig-1/dn/cmd";
+    let name = |number: u64| {
+        let mut id = [0xee; 16];
+        id[..8].copy_from_slice(&number.to_be_bytes());
+        CommandId(id)
+    };
+    let number = |number: u64, seconds: u16| rigd::wire::Command {
+        id: name(number),
+        order: Order::Identify { seconds },
+        ..world.command(0, 1_000 + number)
+    };
+    let given = number(0, 0);
+    let sent = frame(&key, topic, &given);
+    world.publish(topic, false, sent.clone());
+    world.answered("the good one is done", given.id, |answers| answers.len() == 2);
+    let other = Audience::Rig("rig-2".parse().unwrap());
+    for turn in 1..=10_000_u64 {
+        let hostile = number(turn, 60);
+        let payload = match turn % 7 {
+            0 => {
+                let mut forged = frame(&key, topic, &hostile);
+                let place = usize::try_from(turn).unwrap() % forged.len();
+                forged[place] ^= 1;
+                forged
+            }
+            1 => frame(&stranger, topic, &hostile),
+            2 => frame(&key, topic, &rigd::wire::Command { audience: other.clone(), ..hostile }),
+            3 => frame(&key, "r1/rig-2/dn/cmd", &hostile),
+            4 => {
+                let before = hostile.not_before_ms - 700_000;
+                frame(&key, topic, &rigd::wire::Command { not_before_ms: before, not_after_ms: before + 1, ..hostile })
+            }
+            // Its counter was used by the good one.
+            5 => frame(&key, topic, &rigd::wire::Command { counter: given.counter, ..hostile }),
+            _ => frame(&key, topic, &rigd::wire::Command { nonce: Some(world.nonce ^ 1), ..hostile }),
+        };
+        world.publish(topic, false, payload);
+        if turn % 10 == 0 {
+            world.publish(topic, false, sent.clone());
+        }
+    }
+    let answered = || {
+        world.subscriber.all(|heard| {
+            let Message::Ack(ack) = &heard.message else { return None };
+            Some(ack.state.clone())
+        })
+    };
+    let dropped = || -> usize {
+        let counts = world.agent.log();
+        let counts = counts
+            .lines()
+            .filter_map(|line| line.split_once("commands: ")?.1.strip_suffix(" came too fast and were dropped unread"));
+        counts.map(|count| count.parse::<usize>().unwrap()).sum()
+    };
+    // One more good one gets through when all that came before is over with.
+    let last = number(20_000, 0);
+    until("a good command after the flood", || {
+        world.publish(topic, false, frame(&key, topic, &last));
+        std::thread::park_timeout(std::time::Duration::from_millis(500));
+        world.answers(last.id).iter().any(|state| matches!(state, AckState::Done(_))).then_some(())
+    });
+    let refused = answered().iter().filter(|state| matches!(state, AckState::Refused(_))).count();
+    println!("{} answers, {refused} refused, {} dropped unread", answered().len(), dropped());
+    assert!(refused >= 20 && dropped() > 1_000);
+    assert!(
+        answered().iter().all(|state| matches!(state, AckState::Refused(_) | AckState::Accepted | AckState::Done(_)))
+    );
+    let log = world.agent.log();
+    let carried: BTreeSet<&str> = log.lines().filter(|line| line.contains(": Identify")).collect();
+    assert_eq!((world.carried_out(given.id), world.carried_out(last.id), carried.len()), (1, 1, 2), "{carried:?}");
+    assert!(world.agent.sim.fans().iter().any(|(_, duty, _)| duty.hundredths() < 10_000), "nobody asked for full air");
+    world.agent.signal(rustix::process::Signal::KILL);
+    world.agent.ended();
+    let (journal, interrupted) =
+        Journal::open(&world.agent.scratch.path, clock::kernel_boot(), Some(clock::unix_ms())).unwrap();
+    assert!(journal.entry(&given.id).is_some() && interrupted.is_empty());
+    assert!((1..=10_000).all(|turn| journal.entry(&name(turn)).is_none()));
 }

@@ -144,8 +144,13 @@ fn a_desired_state_is_brought_about_kept_and_refused_whole_where_it_is_bad() {
     });
     let report = report.unwrap();
     assert!(report.broken.is_none() && report.head.n >= 5, "{told:#?}");
-    for part in ["revision 3 is in force: taken", "it is not newer than revision 3", "no payload `ghost` here", "Start"]
-    {
+    for part in [
+        "revision 3 is in force: taken",
+        "it is not newer than revision 3",
+        "no payload `ghost` here",
+        "Start",
+        ": Stop: asked for",
+    ] {
         assert!(told.iter().any(|line| line.contains(part)), "{part} is not in {told:#?}");
     }
 }

@@ -20,6 +20,7 @@ mod broker_tls;
 mod bus_breaks;
 mod calibrate;
 mod certificates;
+mod chaos;
 mod collect;
 mod commands;
 mod configuration_breaks;

@@ -1,9 +1,9 @@
-//! `cargo xtask demo`: simulated rigs, the real agent on each, a broker, and the operator's live view.
+//! `cargo xtask demo`: simulated rigs, the real agent on each, a broker, a collector, a key, and the operator's live view.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::args::{self, Args};
 use crate::checkout::Checkout;
 use crate::held::{Ending, Held, tied};
-use crate::process::Interrupt;
+use crate::process::{self, Interrupt};
 use crate::scratch::Scratch;
 
 const HELP: &str = "\
@@ -21,12 +21,14 @@ cargo xtask demo: see a small fleet at work, without hardware and without root
 usage: cargo xtask demo [--rigs N] [--broker URL] [--seconds S] [--programs DIR]
 
   --rigs N         how many rigs, 1 to 64 (default 1)
-  --broker URL     publish there, e.g. mqtt://127.0.0.1:1883; without it an MQTT 5 broker of our own is started
+  --broker URL     publish there, e.g. mqtt://127.0.0.1:1883; without it an MQTT 5 broker of our own is started,
+                   and a collector, which nobody wants beside the one of a real site
   --seconds S      end after S seconds; without it Ctrl-C ends it
   --programs DIR   run the binaries in DIR instead of building them
 
 Simulated: the rigs, that is eight GPUs, their heat, watts and air, the chips that measure them, register by register,
-behind sockets, and NVIDIA's library. Real: rigd and rigd-nvml as they run on a rig, the MQTT they speak, and rigd-ctl watch.
+behind sockets, and NVIDIA's library. Real: rigd and rigd-nvml as they run on a rig, the MQTT they speak, rigd-ctl collect and watch,
+and a key, made for this run, that the rigs take orders from.
 Nothing is left behind: neither processes nor files, however it ends.
 ";
 
@@ -46,6 +48,15 @@ profile = \"eco\"
 power_limit_pct = 70
 core_lock_mhz = [210, 1500]
 fan_curve = [[30, 30], [60, 60], [80, 100]]
+";
+/// Name of the key that the rigs trust, and what it may order: all that takes one key.
+const KEY: &str = "demo";
+const SCOPES: [&str; 4] = ["observe", "operate", "tune", "payload"];
+/// Whoever orders does so by the clock that the rigs have too.
+const FLEET: &str = "\
+[fleet]
+groups = [\"demo\"]
+trust_clock = true
 ";
 /// What a simulated rig may take until its sockets are there.
 const SOCKETS_WITHIN: Duration = Duration::from_secs(10);
@@ -104,15 +115,33 @@ fn run(options: Options) -> Result<()> {
     for (what, line) in [("break something", "fault fan seized fan3"), ("lose a GPU", "gpu 3 xid 79")] {
         println!("demo: {what}: echo '{line}' | socat - UNIX:{}/control", first.display());
     }
+    let flags = format!("--broker {} --plain-text", fleet.broker_url);
+    println!(
+        "demo: give an order: {} send --rig {} --sign {} {flags} identify 10s",
+        ctl.display(),
+        rig_name(1),
+        fleet.key.display()
+    );
+    let stored =
+        if fleet.collector.is_some() { format!("--store {} ", fleet.store().display()) } else { String::new() };
+    println!(
+        "demo: alarms{}: {} events {stored}-f {flags}",
+        if stored.is_empty() { "" } else { ", stored and new" },
+        ctl.display()
+    );
     fleet.watch(&programs, seconds, &interrupt)
 }
 
 /// Everything that runs. Dropped from the top: agents stop first, while their chips and the broker still answer.
 struct Fleet {
     agents: Vec<Held>,
+    collector: Option<Held>,
     simulators: Vec<Held>,
     broker: Option<Held>,
     broker_url: String,
+    /// The secret half of the key that the rigs trust, and the table that trusts it.
+    key: PathBuf,
+    trust: String,
     scratch: Scratch,
 }
 
@@ -126,7 +155,14 @@ impl Fleet {
                 (Some(broker), url)
             }
         };
-        let mut fleet = Self { agents: Vec::new(), simulators: Vec::new(), broker, broker_url, scratch };
+        let key = scratch.path().join(format!("{KEY}.key"));
+        let trust = make_key(programs, &key)?;
+        let (agents, simulators) = (Vec::new(), Vec::new());
+        let mut fleet = Self { agents, collector: None, simulators, broker, broker_url, key, trust, scratch };
+        // On a broker of somebody else's, the rigs there would take it for their own control plane.
+        if fleet.broker.is_some() {
+            fleet.start_collector(programs)?;
+        }
         for number in 1..=rigs {
             fleet.start_simulator(programs, number)?;
         }
@@ -134,6 +170,19 @@ impl Fleet {
             fleet.start_agent(programs, number)?;
         }
         Ok(fleet)
+    }
+
+    fn store(&self) -> PathBuf {
+        self.scratch.path().join("collect.db")
+    }
+
+    fn start_collector(&mut self, programs: &Path) -> Result<()> {
+        let mut command = tied(&programs.join("rigd-ctl"), Ending::Term);
+        command.args(["collect", "--plain-text", "--broker", &self.broker_url, "--store"]).arg(self.store());
+        command.stdout(Stdio::null());
+        let log = self.scratch.path().join("collect.log");
+        self.collector = Some(Held::start("rigd-ctl collect", &mut command, Ending::Term, &log)?);
+        Ok(())
     }
 
     fn start_simulator(&mut self, programs: &Path, number: u32) -> Result<()> {
@@ -161,7 +210,7 @@ impl Fleet {
             thread::sleep(POLL);
         }
         let config = self.scratch.path().join(format!("{name}.toml"));
-        fs::write(&config, rigd_toml(&name, &simulation, &programs.join(LIBRARY), &self.broker_url))?;
+        fs::write(&config, rigd_toml(&name, &simulation, &programs.join(LIBRARY), &self.broker_url) + &self.trust)?;
         let mut command = tied(&programs.join("rigd"), Ending::Term);
         command.arg("run").arg("--config").arg(config).stdout(Stdio::null());
         let log = self.scratch.path().join(format!("rig{number}.log"));
@@ -189,7 +238,9 @@ impl Fleet {
     }
 
     fn still_running(&mut self) -> Result<()> {
-        self.broker.iter_mut().chain(&mut self.simulators).chain(&mut self.agents).try_for_each(Held::still_running)
+        let mut parts =
+            self.broker.iter_mut().chain(&mut self.collector).chain(&mut self.simulators).chain(&mut self.agents);
+        parts.try_for_each(Held::still_running)
     }
 }
 
@@ -213,6 +264,13 @@ fn start_broker(programs: &Path, logs: &Path) -> Result<(Held, String)> {
     }
 }
 
+/// Makes a key with this secret half; what a rig's configuration says of it.
+fn make_key(programs: &Path, secret: &Path) -> Result<String> {
+    let mut keygen = Command::new(programs.join("rigd-ctl"));
+    keygen.args(["keygen", KEY, "--out"]).arg(secret).args(SCOPES.iter().flat_map(|scope| ["--scope", *scope]));
+    Ok(format!("\n{FLEET}\n{}", process::output(&mut keygen)?))
+}
+
 fn rig_name(number: u32) -> String {
     format!("rig-{number:04}")
 }
@@ -227,7 +285,10 @@ fn rigd_toml(rig: &str, simulation: &Path, library: &Path, broker_url: &str) -> 
     let gpus = PROFILE.replacen("[gpu]", &format!("[gpu]\nlibrary = {library:?}"), 1);
     format!(
         "rig = {rig:?}\nboard = {BOARD:?}\nsimulation = {simulation:?}\nstate = {simulation:?}\n\n\
-         [telemetry]\nperiod_ms = 1000\n\n[local]\nsocket = {:?}\n\n[broker]\nurl = {broker_url:?}\nplain_text = true\n\n{gpus}",
-        socket(simulation)
+         [telemetry]\nperiod_ms = 1000\n\n[local]\nsocket = {:?}\n\n[broker]\nurl = {broker_url:?}\nplain_text = true\n\n\
+         [payload]\nmanifests = {:?}\n\n{gpus}",
+        socket(simulation),
+        // Not those of the machine, should it be a rig.
+        simulation.join("payloads")
     )
 }

@@ -12,10 +12,11 @@ use crate::process;
 const HELP: &str = "\
 cargo xtask measure: size, memory, CPU, wake-ups, start time and message size of the shipped binary, and the benchmarks
 
-usage: cargo xtask measure [--quick] [--buses | --payloads]
+usage: cargo xtask measure [--quick] [--buses | --link | --payloads]
 
   --quick   one window of 10 s instead of two of 60 s
   --buses   instead: 40 chips on 4 simulated buses at 10 Hz, beside the same bare transactions; how late ticks are
+  --link    instead: a signed command to its answer over mosquitto, beside a bare echo, one signature and one fdatasync. 3 minutes
   --payloads  instead: from SIGKILL of a payload to running again, beside the barest loop that does it and beside runit, and
             what 64 payloads cost the agent. 4 minutes
 
@@ -28,7 +29,7 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
     let mut passed_on = Vec::new();
     while let Some(arg) = args.next() {
         match arg.as_str() {
-            "--quick" | "--buses" | "--payloads" => passed_on.push(arg),
+            "--quick" | "--buses" | "--link" | "--payloads" => passed_on.push(arg),
             "--help" | "-h" => return args::help(HELP),
             other => return Err(args::unknown("measure", other)),
         }
@@ -41,6 +42,10 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
     let rigd = checkout.build_shipped(Program::Rigd, arch)?;
     if passed_on.iter().any(|arg| arg == "--payloads") {
         return payloads(&checkout, &needs, arch, &rigd, &passed_on);
+    }
+    if passed_on.iter().any(|arg| arg == "--link") {
+        let rigd_measure = build(&checkout, "rigd-measure", None)?;
+        return process::run(checkout.command(rigd_measure).arg("--rigd").arg(rigd).args(passed_on));
     }
     let bare = build(&checkout, "bare-publisher", Some(arch))?;
     let rigd_measure = build(&checkout, "rigd-measure", None)?;

@@ -12,7 +12,7 @@ use rumqttc::v5::MqttOptions;
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Broker")]
 pub(crate) struct Flags {
-    /// The broker: mqtts://HOST[:PORT], or mqtt://, which is not encrypted
+    /// The broker: `mqtts://HOST[:PORT]`, or `mqtt://`, which is not encrypted
     #[arg(long, value_name = "URL", default_value = "mqtt://127.0.0.1:1883", value_parser = Address::parse)]
     broker: Address,
     /// Certificate of the authority that signed the broker's

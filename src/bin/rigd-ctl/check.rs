@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use rigd::board::{Board, Bus, ChipKind, Point, Zone};
 use rigd::bus::{self, Adapter, Host, adapters};
 use rigd::chip::{Part, Setting};
+use rigd::command::trust::FleetConfig;
 use rigd::config::{self, Config};
 use rigd::mqtt::tls::{self, Certificate};
 use rigd::units::Millicelsius;
+use rigd::wire::KeyId;
 
 use crate::people::{milli, percent};
 
@@ -62,7 +64,23 @@ fn describe_config(text: &mut String, path: &Path, config: &Config, own: Option<
     writeln!(text, "  tick       {} ms", config.tick.as_millis())?;
     writeln!(text, "  telemetry  every {} ms", config.period.as_millis())?;
     let (ram, disk) = (config.outbox.ram_bytes / 1024, config.outbox.disk_bytes / 1024 / 1024);
-    writeln!(text, "  outbox     {ram} KiB of memory, {disk} MiB on the disk\n")
+    writeln!(text, "  outbox     {ram} KiB of memory, {disk} MiB on the disk")?;
+    let FleetConfig { keys, groups, site, trust_clock } = &config.fleet;
+    for (what, name) in groups.iter().map(|name| ("group", name)).chain(site.iter().map(|name| ("site", name))) {
+        writeln!(text, "  {what:<10} {name}")?;
+    }
+    if *trust_clock {
+        writeln!(text, "  clock      trusted, whatever the kernel says")?;
+    }
+    if keys.is_empty() {
+        writeln!(text, "  commands   from nobody: there is no [key.NAME]")?;
+    }
+    for (i, key) in keys.iter().enumerate() {
+        let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.name()).collect();
+        let head = if i == 0 { "commands" } else { "" };
+        writeln!(text, "  {head:<10} key {} (id {}): {}", key.name, KeyId::of(&key.public), scopes.join(", "))?;
+    }
+    writeln!(text)
 }
 
 fn payloads(text: &mut String, config: &Config) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use rigd::wire::{LONGEST_NAME, PublicKey, Scope, SigningKey};
+use rigd::wire::{KeyId, LONGEST_NAME, PublicKey, Scope, SigningKey};
 
 use crate::print;
 
@@ -18,12 +18,12 @@ const LONGEST: u64 = 4_096;
 /// The command line of `keygen`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  rigd-ctl keygen ops --scope operate --scope payload > ops.toml\n  append ops.toml to /etc/rigd/rigd.toml on each rig; keep ops.key where it cannot be read by others"
+    after_help = "Example:\n  rigd-ctl keygen ops --scope operate --scope payload > ops.toml\n  append ops.toml to /etc/rigd/rigd.toml on each rig and restart its agent; keep ops.key where it cannot be read by others"
 )]
 pub(crate) struct Arguments {
     /// Its name for people
     name: String,
-    /// What it may order; observe where none is given. Dangerous orders need two keys that may
+    /// What it may order: observe, operate, tune, payload, update, safety; observe where none is given
     #[arg(long = "scope", value_name = "SCOPE", value_parser = scope)]
     scopes: Vec<Scope>,
     /// Where its secret half goes; NAME.key where none is given. A file that is there is never overwritten
@@ -58,7 +58,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 /// The table of a rig's configuration that trusts the key.
 fn entry(name: &str, public: &PublicKey, scopes: &[Scope]) -> String {
     let scopes: Vec<String> = scopes.iter().map(|scope| format!("\"{}\"", scope.name())).collect();
-    format!("[key.{name}]\npublic = \"{public}\"\nscopes = [{}]\n", scopes.join(", "))
+    let id = KeyId::of(public);
+    format!(
+        "# Key {id}: what `rotate-key --revoke` and the audit log call it.\n[key.{name}]\npublic = \"{public}\"\nscopes = [{}]\n",
+        scopes.join(", ")
+    )
 }
 
 fn make(path: &Path) -> anyhow::Result<SigningKey> {

@@ -22,6 +22,7 @@ mod probe;
 mod read;
 mod send;
 mod session;
+mod simulate;
 mod trust;
 mod watch;
 
@@ -91,6 +92,8 @@ enum Verb {
     /// What a rig shall be: show it, set it, or show how the rig differs from it
     #[command(subcommand)]
     Desired(desired::Verb),
+    /// Try a policy over prices that were: what a rig would have earned, and with which payloads
+    Simulate(simulate::Arguments),
     /// Make a key that may give orders
     Keygen(keygen::Arguments),
     /// Make keys and certificates for TLS: of a rig, the broker, the control plane
@@ -118,6 +121,7 @@ fn main() -> ExitCode {
         Verb::Audit(verb) => audit::run(&verb),
         Verb::Enroll(arguments) => enroll::run(&arguments).map(done),
         Verb::Keygen(arguments) => keygen::run(&arguments).map(done),
+        Verb::Simulate(arguments) => simulate::run(&arguments).map(done),
         Verb::Check(arguments) => check::run(&arguments).map(done),
         Verb::Probe(arguments) => probe::run(&arguments).map(done),
         Verb::Read(arguments) => read::run(&arguments).map(done),

@@ -10,6 +10,7 @@ mod chart;
 mod picture;
 mod png;
 mod scale;
+pub(crate) mod steps;
 mod svg;
 mod terminal;
 

@@ -261,6 +261,7 @@ fn line(from: &RigId, ack: &Ack) -> String {
         AckState::Running { percent, text } => format!("{percent} % {text}"),
         AckState::Done(Outcome::Nothing) => "done".to_owned(),
         AckState::Done(Outcome::Text(text)) => format!("done: {text}"),
+        AckState::Done(Outcome::Lines(lines)) if lines.is_empty() => "done".to_owned(),
         AckState::Done(Outcome::Lines(lines)) => format!("done\n  {}", lines.join("\n  ")),
         AckState::Failed(why) => format!("failed: {why}"),
         AckState::Refused(refusal) => format!("refused: {refusal}"),

@@ -59,6 +59,8 @@ fn what_came_of_a_command_survives_and_is_told_again() {
     assert_eq!(interrupted, [Interrupted { entry: second.clone(), then: AfterRestart::Again }]);
     assert_eq!(journal.answer(&first.id), Some(Answer::Finished(done(&first, "yes"))));
     assert_eq!(journal.digest(&first.id), Some(first.digest));
+    assert_eq!(journal.finished(NOW + 60_000, 60_000), [(first.clone(), done(&first, "yes"))]);
+    assert_eq!(journal.finished(NOW + 60_001, 60_000), []);
     assert!(!journal.fresh(&KEY, 1) && !journal.fresh(&KEY, 2) && journal.fresh(&KEY, 3));
     for used in [first, entry(2, Order::Reboot), Entry { id: CommandId([9; 16]), ..second }] {
         assert_eq!(journal.accept(used), Err(Refusal::Replayed));

@@ -16,6 +16,9 @@ use crate::mqtt::reconcile::InForce;
 use crate::mqtt::reliable_ms;
 use crate::wire::{Ack, AckState, CommandId, KeyId, Outcome, Refusal};
 
+/// An answer reaches the outbox's disk within a second of the journal's; a minute covers the slowest.
+const SAY_AGAIN_MS: u64 = 60_000;
+
 /// Where everything that the disk knows is kept; only blocking threads take it.
 pub(super) struct Desk {
     state: PathBuf,
@@ -52,6 +55,11 @@ impl Desk {
             Self { state, me, nonce, fleet, trust, journal: Err(String::new()), store, in_force, late: Vec::new() };
         let interrupted = desk.open_journal();
         (desk, interrupted)
+    }
+
+    /// What was carried out so shortly before this start that its answer may have been lost with the last one.
+    pub(super) fn finished(&self) -> Vec<(Entry, Ack)> {
+        self.journal.as_ref().map(|journal| journal.finished(clock::unix_ms(), SAY_AGAIN_MS)).unwrap_or_default()
     }
 
     pub(super) fn open_journal(&mut self) -> Vec<Interrupted> {

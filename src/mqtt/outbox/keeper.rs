@@ -108,7 +108,7 @@ impl Keeper {
         let seq = line.last_seq;
         let stored = Stored { boot, seq, unix_ms, extra, payload: encode(seq) };
         let (flight, disk) = (Flight::Waiting, OnDisk::No);
-        line.push(Record { at: now, stored, flight, disk, backlog: false, after: 0 });
+        line.push(Record { at: now, stored, flight, disk, exposed: false, backlog: false, after: 0 });
         self.make_room();
         Ticket { boot, lane, seq }
     }
@@ -218,7 +218,7 @@ impl Keeper {
     /// It was handed to the link.
     pub(super) fn sent(&mut self, ticket: Ticket, now: Instant) {
         let Some(record) = self.find(ticket) else { return };
-        record.flight = Flight::Flying;
+        (record.flight, record.exposed) = (Flight::Flying, false);
         let backlog = record.backlog;
         if backlog {
             self.pace = Some(self.pace.map_or(now, |pace| pace.max(now)) + self.rules.pace);
@@ -283,13 +283,18 @@ impl Keeper {
 
     pub(super) fn disconnected(&mut self) {
         self.up = None;
-        Lane::ALL.into_iter().for_each(|lane| self.lines.get_mut(lane).disconnected());
+        for lane in Lane::ALL {
+            self.lines.get_mut(lane).expose();
+            self.lines.get_mut(lane).disconnected();
+        }
     }
 
     /// The control plane said whether it is there.
     pub(super) fn controller(&mut self, online: bool, now: Instant) {
         if self.controller.is_none_or(|(was, _)| was != online) {
             self.controller = Some((online, now));
+            // What went out before it came went to nobody.
+            Lane::ALL.into_iter().for_each(|lane| self.lines.get_mut(lane).expose());
         }
     }
 

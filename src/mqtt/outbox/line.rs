@@ -45,6 +45,9 @@ pub(super) struct Record {
     pub(super) stored: Stored,
     pub(super) flight: Flight,
     pub(super) disk: OnDisk,
+    /// The broker's acknowledgement is worth nothing: its connection is gone, and perhaps the broker, or there was no control
+    /// plane that it could have gone to.
+    pub(super) exposed: bool,
     /// It goes out at the backlog's pace.
     pub(super) backlog: bool,
     /// The number before it that existed as it was sent.
@@ -171,6 +174,13 @@ impl Line {
             }
         }
         self.look_again();
+    }
+
+    /// What the broker has acknowledged, or is about to, may reach nobody.
+    pub(super) fn expose(&mut self) {
+        for record in self.new.iter_mut().filter(|record| record.flight != Flight::Waiting) {
+            record.exposed = true;
+        }
     }
 
     /// What has waited since before that is backlog.

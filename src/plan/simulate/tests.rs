@@ -58,7 +58,7 @@ fn the_planner_earns_more_than_any_fixed_choice_over_the_example() {
         assert!(best.margin() > other.margin(), "{best:?} against {other:?}");
     }
     assert!((4..=12).contains(&best.switches), "{best:?}");
-    let table = Table(&[("planned", best)]).to_string();
+    let table = Table("policy", &[("planned", best)]).to_string();
     assert_eq!(table.lines().count(), 2);
     assert!(table.lines().all(|line| line.len() == table.lines().next().unwrap().len()), "{table}");
 }
@@ -81,6 +81,39 @@ fn a_year_of_hours_goes_by_and_a_broken_promise_is_counted() {
     assert_eq!((served.violated_minutes, served.idle_minutes), (0, 0), "it pays at every hour");
     let broken = run(&prices, &rig(vec![payload("a"), lease(3)]), &planned(), hour);
     assert_eq!(broken.violated_minutes, 60);
+}
+
+#[test]
+fn each_payload_has_its_part_and_all_parts_are_the_whole() {
+    let prices = Prices::parse(EXAMPLE).unwrap();
+    let mut seen = Vec::new();
+    let mut see = |stretch: &Stretch<'_>| seen.push((stretch.from_ms, stretch.to_ms));
+    let found = report(&prices, &rig(vec![payload("mining"), payload("batch")]), &planned(), QUARTER, &mut see);
+    let parts = || found.payloads.iter().chain([&found.rest]);
+    for (what, sum, all) in [
+        ("revenue", parts().map(|part| part.revenue).sum::<i64>(), found.all.revenue),
+        ("cost", parts().map(|part| part.energy_cost).sum(), found.all.energy_cost),
+        ("changes", parts().map(|part| i64::from(part.switches)).sum(), found.all.switches.into()),
+    ] {
+        // Each part is rounded by itself.
+        assert!((all - sum).abs() <= 3, "{what}: {sum} of {all}");
+    }
+    assert!(found.payloads.iter().all(|part| part.revenue > 0 && part.switches > 0), "{found:?}");
+    assert_eq!(seen.len(), 34 * 4);
+    assert!(seen.windows(2).all(|pair| pair[0].1 == pair[1].0), "without a hole");
+}
+
+#[test]
+fn prices_begin_again_at_the_same_hour_and_end_on_time() {
+    let hours = |text: &str, days| {
+        let prices = Prices::parse(text).unwrap().over(days);
+        prices.rows.iter().map(|row| (row.from_ms / 3_600_000, row.energy.0 / 1_000_000)).collect::<Vec<_>>()
+    };
+    let whole = "time,energy\n1970-01-01T00:00Z,1\n1970-01-01T12:00Z,2\n1970-01-02T00:00Z,3\n";
+    assert_eq!(hours(whole, 2), [(0, 1), (12, 2), (24, 1), (36, 2), (48, 3)]);
+    let part = "time,energy\n1970-01-01T06:00Z,1\n1970-01-02T08:00Z,2\n";
+    assert_eq!(hours(part, 3), [(6, 1), (32, 2), (54, 1), (78, 2)], "30 hours begin again after 48");
+    assert_eq!(hours(part, 1), [(6, 1), (30, 2)], "cut off");
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod buses;
 mod hwmon;
 mod kernel;
 mod lab;
+mod link;
 mod listener;
 mod namespace;
 mod payloads;
@@ -33,13 +34,14 @@ use subject::Subject;
 const HELP: &str = "\
 rigd-measure: size, memory, CPU, wake-ups, start time and message size of rigd, beside a bare publisher in the same run
 
-usage: rigd-measure --rigd FILE --bare FILE [--quick] [--buses]
+usage: rigd-measure --rigd FILE --bare FILE [--quick] [--buses | --link]
        rigd-measure --rigd FILE --payload FILE [--runsv FILE] [--quick] --payloads
 
   --rigd FILE   the agent, as it is shipped
   --bare FILE   bare-publisher, built the same way
   --quick       one window of 10 s each instead of two of 60 s
   --buses       instead of all that: 40 chips on 4 buses at 10 Hz beside the same bare transactions, and how late ticks are
+  --link        instead of all that: a signed command to its answer, beside a bare echo, a signature and an fdatasync
   --payloads    instead of all that: SIGKILL of a payload to running again, beside the barest loop and runit; 64 payloads
   --payload FILE   bare-payload, built the same way
   --runsv FILE  runit's supervisor; without it the table has no line of it
@@ -62,6 +64,8 @@ pub(crate) struct Options {
     starts: u32,
     /// The forty chips instead.
     buses: bool,
+    /// A command's round trip instead.
+    link: bool,
     /// What payloads cost instead.
     payloads: bool,
     /// The process that is kept running.
@@ -93,6 +97,9 @@ fn run() -> Result<()> {
     };
     if options.buses {
         return Ok(io::stdout().write_all(buses::run(&options)?.as_bytes())?);
+    }
+    if options.link {
+        return Ok(io::stdout().write_all(link::run(&options)?.as_bytes())?);
     }
     if options.payloads {
         return Ok(io::stdout().write_all(payloads::run(&options)?.as_bytes())?);
@@ -128,7 +135,7 @@ fn say(what: &str) -> Result<()> {
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>> {
     let (mut rigd, mut bare, mut quick, mut buses) = (None, None, false, false);
-    let (mut payloads, mut payload, mut runsv) = (false, None, None);
+    let (mut payloads, mut link, mut payload, mut runsv) = (false, false, None, None);
     while let Some(arg) = args.next() {
         let mut file = || args.next().map(PathBuf::from).with_context(|| format!("{arg} needs a file; see --help"));
         match arg.as_str() {
@@ -136,6 +143,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>> {
             "--bare" => bare = Some(file()?),
             "--quick" => quick = true,
             "--buses" => buses = true,
+            "--link" => link = true,
             "--payloads" => payloads = true,
             "--payload" => payload = Some(file()?),
             "--runsv" => runsv = Some(file()?),
@@ -151,13 +159,14 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>> {
     };
     Ok(Some(Options {
         rigd: rigd.context("--rigd is needed; see --help")?,
-        bare: needed(bare, !payloads, "--bare")?,
+        bare: needed(bare, !payloads && !link, "--bare")?,
         payload: needed(payload, payloads, "--payload")?,
         settle: Duration::from_secs(settle),
         window: Duration::from_secs(window),
         rounds,
         starts: 21,
         buses,
+        link,
         payloads,
         runsv,
         kills: if quick { 40 } else { 200 },
@@ -173,6 +182,7 @@ mod tests {
         let args = |line: &str| parse(line.split_whitespace().map(str::to_owned));
         let taken = args("--rigd a --bare b --quick").unwrap().unwrap();
         assert_eq!((taken.rounds, taken.window), (1, Duration::from_secs(10)));
+        assert!(args("--rigd a --link").unwrap().unwrap().link);
         assert!(args("--help").unwrap().is_none());
         assert!(args("--rigd a --payload b --payloads").unwrap().unwrap().payloads);
         for (line, told) in [

@@ -13,6 +13,8 @@ use super::scale::{Axis, number};
 pub(super) struct Chart {
     pub(super) title: String,
     pub(super) from: i64,
+    /// What 0 is called at the axis.
+    pub(super) end: &'static str,
     pub(super) panels: Vec<Panel>,
 }
 
@@ -78,6 +80,7 @@ impl Chart {
             title: format!("{}{simulated} · until {until}", head.rig),
             // At least a few slots wide, or a chart of the first moments would be all gap.
             from: (begin - now).max(since.saturating_neg()).min(-6 * ms(head.slot_ms)),
+            end: "now",
             panels: panels.into_iter().map(|(kind, lines)| kind.panel(lines)).collect(),
         }
     }
@@ -160,6 +163,11 @@ impl Panel {
 }
 
 impl Line {
+    /// A line that has no gap, however far its points are apart.
+    pub(super) fn whole(name: String, points: Vec<Point>) -> Self {
+        Self { names: vec![name], points, slot_ms: i64::MAX }
+    }
+
     fn new(head: &Head, series: &Series, name: String) -> Self {
         let slot_ms = i64::try_from(head.slot_ms).unwrap_or(i64::MAX);
         let now = i64::try_from(head.uptime_ms).unwrap_or(i64::MAX);

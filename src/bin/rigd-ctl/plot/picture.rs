@@ -119,7 +119,7 @@ impl Page {
             let label = number(tick, panel.one, axis.decimals(panel.one));
             self.text((LEFT - 8, y / 10 + 4), &label, GREY, Align::Right, false);
         }
-        for (time, label) in times(-chart.from, 10) {
+        for (time, label) in times(-chart.from, 10, chart.end) {
             let x = place(-time, chart.from..=0, (10 * LEFT, 10 * RIGHT));
             self.line(vec![(x, 10 * top), (x, 10 * bottom)], 10, GRID);
             self.text((x / 10, bottom + 18), &label, GREY, Align::Middle, false);

@@ -48,13 +48,23 @@ pub(super) fn place(value: i64, range: RangeInclusive<i64>, ends: (i32, i32)) ->
 }
 
 /// Round times before now in ms, and how they are written at an axis: every so often that there are at most `most`.
-pub(super) fn times(span_ms: i64, most: i64) -> impl Iterator<Item = (i64, String)> {
-    const STEPS: [i64; 11] = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1_800];
-    let step = STEPS.into_iter().find(|step| span_ms / (step * 1_000) < most).unwrap_or(3_600);
+/// `zero` is what the last moment is called.
+pub(super) fn times(span_ms: i64, most: i64, zero: &str) -> impl Iterator<Item = (i64, String)> {
+    const HOUR: i64 = 3_600;
+    const DAY: i64 = 24 * HOUR;
+    const SHORT: [i64; 12] = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1_800, HOUR];
+    const LONG: [i64; 9] = [2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 30 * DAY, 90 * DAY];
+    let mut steps = SHORT.into_iter().chain(LONG);
+    let step = steps.find(|step| span_ms / (step * 1_000) < most).unwrap_or(365 * DAY);
     // All of an axis in one unit.
-    let (one, unit) = if step % 60 == 0 { (60, "min") } else { (1, "s") };
+    let (one, unit) = match step {
+        DAY.. => (DAY, "d"),
+        step if step > HOUR => (HOUR, "h"),
+        step if step % 60 == 0 => (60, "min"),
+        _ => (1, "s"),
+    };
     (0..=span_ms / (step * 1_000)).map(move |i| match i * step {
-        0 => (0, "now".to_owned()),
+        0 => (0, zero.to_owned()),
         seconds => (seconds * 1_000, format!("-{} {unit}", seconds / one)),
     })
 }
@@ -107,9 +117,11 @@ mod tests {
             (3_600, 8, &["now", "-10 min", "-20 min", "-30 min", "-40 min", "-50 min", "-60 min"][..]),
             (3_600, 3, &["now", "-30 min", "-60 min"]),
             (95, 5, &["now", "-30 s", "-60 s", "-90 s"]),
+            (48 * 3_600, 10, &["now", "-6 h", "-12 h", "-18 h", "-24 h", "-30 h", "-36 h", "-42 h", "-48 h"]),
+            (7 * 86_400, 8, &["now", "-1 d", "-2 d", "-3 d", "-4 d", "-5 d", "-6 d", "-7 d"]),
             (4, 8, &["now", "-1 s", "-2 s", "-3 s", "-4 s"]),
         ] {
-            let labels: Vec<_> = times(span_s * 1_000, most).map(|(_, label)| label).collect();
+            let labels: Vec<_> = times(span_s * 1_000, most, "now").map(|(_, label)| label).collect();
             assert_eq!(labels, expected);
         }
     }

@@ -71,7 +71,7 @@ fn plot(chart: &Chart, panel: &Panel, width: usize, rows: usize, colours: bool) 
         text.truncate(text.trim_end_matches(' ').len());
         text.push('\n');
     }
-    text + &time_axis(chart.from, left, canvas.columns)
+    text + &time_axis(chart, left, canvas.columns)
 }
 
 /// The letters at the right edge, row by row: those of the lines that end there.
@@ -90,14 +90,14 @@ fn keys(panel: &Panel, canvas: &Canvas) -> Vec<Vec<Option<usize>>> {
 }
 
 /// Marks and labels below the plot; a label that would touch its neighbour is left out.
-fn time_axis(from: i64, left: usize, columns: usize) -> String {
+fn time_axis(chart: &Chart, left: usize, columns: usize) -> String {
     let mut marks = vec!['─'; columns];
     let mut labels = vec![' '; left + 2 + columns + 4];
     let most = i64::try_from(columns / 12).unwrap_or(1).max(1);
     let end = i32::try_from(columns - 1).unwrap_or(i32::MAX);
     let mut free = labels.len();
-    for (time, label) in times(-from, most) {
-        let column = usize::try_from(place(-time, from..=0, (0, end))).unwrap_or(0);
+    for (time, label) in times(-chart.from, most, chart.end) {
+        let column = usize::try_from(place(-time, chart.from..=0, (0, end))).unwrap_or(0);
         let start = (left + 2 + column).saturating_sub(label.len() / 2);
         let start = start.min(labels.len() - label.len());
         marks.iter_mut().skip(column).take(1).for_each(|mark| *mark = '┬');

@@ -11,8 +11,8 @@ use super::{Freed, HEARING, Keeper, Rule, STALL};
 
 /// Telemetry is written once it is so old and not freed: what a killed agent loses at most. Not more often either.
 const SPILL: Duration = Duration::from_secs(1);
-/// What the broker has acknowledged is safe from the agent's end; the watermark, which moves every 2 s, gets this long.
-const ACKED: Duration = Duration::from_secs(5);
+/// What the broker has acknowledged waits this long where it is not known yet whether that is all there will be.
+const UNDECIDED: Duration = Duration::from_secs(5);
 /// Bytes written at once at most.
 const BATCH: usize = 128 * 1024;
 /// The cursor is written so often at most: what it lacks is sent twice.
@@ -113,9 +113,13 @@ impl Keeper {
         if self.stopping || lane != Lane::Telemetry {
             return unwritten.next().map(|_| now);
         }
-        let confirmed_soon = self.rule() == Rule::Open || self.flows().is_some();
-        let due =
-            |record: &Record| record.at + if confirmed_soon && record.flight == Flight::Acked { ACKED } else { SPILL };
+        let undecided = self.rule() == Rule::Open;
+        let due = |record: &Record| match record.flight {
+            // It is sent again late, after what is newer.
+            Flight::Acked if record.exposed => record.at,
+            Flight::Acked if undecided => record.at + UNDECIDED,
+            Flight::Waiting | Flight::Flying | Flight::Acked => record.at + SPILL,
+        };
         let due = unwritten.map(due).min()?;
         Some(self.spilled.map_or(due, |spilled| due.max(spilled + SPILL)))
     }
@@ -312,7 +316,7 @@ impl Keeper {
                 continue;
             }
             let (flight, disk) = (Flight::Waiting, OnDisk::Yes);
-            line.old.push_back(Record { at: now, stored, flight, disk, backlog: true, after: 0 });
+            line.old.push_back(Record { at: now, stored, flight, disk, exposed: false, backlog: true, after: 0 });
         }
         if let Some(damaged) = chunk.damaged {
             let at = line.reader.at;
