@@ -170,6 +170,10 @@ impl Checkout {
             (zigbuild::command(self)?, format!("{triple}.{major}.{minor}"))
         };
         command.args(["--locked", "--release", "--package", "rigd", "--bin", program.name(), "--target", &target]);
+        if program == Program::RigdCtl {
+            // Nobody counts its bytes, and optimizing all of it at once keeps one processor busy for four minutes.
+            command.args(["--config", "profile.release.lto = \"thin\""]);
+        }
         let mut flags = self.remapped()?;
         if program.is_static() {
             flags.extend(SMALLER.map(str::to_owned));
