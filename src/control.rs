@@ -227,6 +227,7 @@ impl Control {
         let gpus = gpu::Order {
             fans: orders.gpus.iter().map(|zone| zone.duty.ok()).collect(),
             profiles: profiles(&snapshot.gpus.gpus, &snapshot.payloads, &setpoints),
+            limits: Vec::new(),
         };
         self.sources.gpus.order(gpus, now);
         self.ticks += 1;

@@ -46,7 +46,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::config::Config;
 use crate::mailbox::{self, mailbox};
-use crate::units::Duty;
+use crate::units::{Duty, Megahertz, Milliwatts};
 pub use happening::{Happening, Verdict, What};
 use helper::Launch;
 pub use plan::Knob;
@@ -71,6 +71,26 @@ pub struct Order {
     pub fans: Vec<Option<Duty>>,
     /// The profile that what runs on each GPU brings along; none leaves it at that of the configuration.
     pub profiles: Vec<Option<String>>,
+    /// What holds each GPU back beside its profile, the lower of both.
+    pub limits: Vec<Limits>,
+}
+
+/// What a GPU may take beside its profile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Highest power limit; none leaves that of the profile.
+    pub power: Option<Milliwatts>,
+    /// Highest core clock; none leaves that of the profile.
+    pub clock: Option<Megahertz>,
+}
+
+impl Limits {
+    /// The lower of both.
+    #[must_use]
+    pub fn lower(self, other: Self) -> Self {
+        let (power, clock) = ([self.power, other.power], [self.clock, other.clock]);
+        Self { power: power.into_iter().flatten().min(), clock: clock.into_iter().flatten().min() }
+    }
 }
 
 /// What an operator may ask of the GPU thread.

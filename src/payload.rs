@@ -35,6 +35,7 @@ pub mod sandbox;
 pub mod supervisor;
 
 mod cgroup;
+mod hold;
 mod learnt;
 mod log;
 mod prepare;
@@ -52,6 +53,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+pub use self::hold::Hold;
 pub use self::log::{MOST as LOG_MOST, Part as LogPart};
 
 /// The GPUs that a payload is given.

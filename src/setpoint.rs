@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::board::Board;
+use crate::gpu::Limits;
 use crate::gpu::config::{GpuConfig, NONE};
 use crate::reading::Snapshot;
 use crate::statefile::StateFile;
@@ -78,13 +79,17 @@ pub struct Setpoints {
     /// The board with the targets that hold now.
     pub board: Arc<Board>,
     identify: Option<(Instant, Instant)>,
+    /// What a watt earns with each payload, by name, in any unit that is the same for all.
+    worths: BTreeMap<String, u64>,
+    /// What a search for better settings tries now, by UUID, and until when at most.
+    trials: BTreeMap<String, (Limits, Instant)>,
 }
 
 impl Setpoints {
     /// Nothing beyond the configuration.
     #[must_use]
     pub fn none(board: Arc<Board>) -> Self {
-        Self { kept: Kept::default(), board, identify: None }
+        Self { kept: Kept::default(), board, identify: None, worths: BTreeMap::new(), trials: BTreeMap::new() }
     }
 
     fn new(kept: Kept, configured: &Board) -> Self {
@@ -94,7 +99,7 @@ impl Setpoints {
                 hold.target = Millicelsius(*target);
             }
         }
-        Self { kept, board: Arc::new(board), identify: None }
+        Self { kept, ..Self::none(Arc::new(board)) }
     }
 
     /// The profile asked for of the GPU with this UUID; none leaves it to the configuration.
@@ -118,6 +123,18 @@ impl Setpoints {
     #[must_use]
     pub fn maintenance(&self) -> Option<&Maintenance> {
         self.kept.maintenance.as_ref()
+    }
+
+    /// What a watt earns with this payload, in a unit that is the same for all; 1 where nobody knows.
+    #[must_use]
+    pub fn worth(&self, payload: &str) -> u64 {
+        self.worths.get(payload).copied().unwrap_or(1)
+    }
+
+    /// What is tried on the GPU with this UUID now, beside everything else that holds it back.
+    #[must_use]
+    pub fn trial(&self, uuid: &str, now: Instant) -> Limits {
+        self.trials.get(uuid).filter(|(_, until)| now < *until).map_or_else(Limits::default, |(limits, _)| *limits)
     }
 
     /// Whether the fans are to be heard now: full air and as before by turns.
@@ -256,6 +273,35 @@ impl Desk {
         });
     }
 
+    /// Tells what a watt earns with each payload: where power is short, those that earn least give it first.
+    pub fn set_worths(&self, worths: BTreeMap<String, u64>) {
+        self.sender.send_if_modified(|setpoints| {
+            let changed = setpoints.worths != worths;
+            if changed {
+                *setpoints = Arc::new(Setpoints { worths, ..Setpoints::clone(setpoints) });
+            }
+            changed
+        });
+    }
+
+    /// Tries limits on one GPU until then at most; no limits end it. It is a search's, and forgotten with the agent.
+    ///
+    /// # Errors
+    /// Where there is no such GPU.
+    pub fn set_trial(&self, uuid: &str, limits: Limits, until: Instant, snapshot: &Snapshot) -> Result<(), Impossible> {
+        known_gpu(uuid, snapshot)?;
+        self.sender.send_modify(|setpoints| {
+            let mut next = Setpoints::clone(setpoints);
+            if limits == Limits::default() {
+                next.trials.remove(uuid);
+            } else {
+                next.trials.insert(uuid.to_owned(), (limits, until));
+            }
+            *setpoints = Arc::new(next);
+        });
+        Ok(())
+    }
+
     /// Writes what is asked for, for the next start. Waits for the disk: not from a task.
     ///
     /// # Errors
@@ -270,8 +316,8 @@ impl Desk {
         self.sender.send_modify(|setpoints| {
             let mut kept = setpoints.kept.clone();
             change(&mut kept);
-            let identify = setpoints.identify;
-            *setpoints = Arc::new(Setpoints { identify, ..Setpoints::new(kept, &self.configured) });
+            let Setpoints { kept, board, .. } = Setpoints::new(kept, &self.configured);
+            *setpoints = Arc::new(Setpoints { kept, board, ..Setpoints::clone(setpoints) });
         });
     }
 

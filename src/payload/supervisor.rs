@@ -31,7 +31,7 @@ use super::manifest::{Kind, MOST, Manifest};
 use super::meter::{self, Flag};
 use super::process::Site;
 use super::sandbox::Layers;
-use super::{Gpu, Grant};
+use super::{Gpu, Grant, Hold};
 use crate::reading::Reading;
 use crate::sorted;
 use crate::source::Problems;
@@ -147,6 +147,8 @@ pub enum What {
     Removed,
     /// One more start out of quarantine: the rig was restarted for it. What was learnt of it holds.
     Again,
+    /// It is held back so far from now on; said again with every change, and once more after a start of the agent.
+    Hold(Hold),
     /// A person forgives it everything.
     Clear(oneshot::Sender<Result<(), Refusal>>),
     /// Read its log from this offset, or its end, and so many bytes at most.
@@ -194,6 +196,8 @@ pub struct Status {
     pub error: Option<String>,
     /// In quarantine for this.
     pub held: Option<Cause>,
+    /// How far it is held back for the rig's sake.
+    pub hold: Hold,
     /// Starts that nobody ordered.
     pub restarts: u32,
     /// Short runs in a row.
@@ -242,6 +246,7 @@ impl Status {
             cause: state.cause,
             error: None,
             held: state.held,
+            hold: Hold::Free,
             restarts: state.restarts,
             failures: state.failures,
             pid: None,
@@ -413,7 +418,7 @@ impl What {
                 let _ = reply.send(Err(refusal));
             }
             // Nobody waits for an answer.
-            Self::Manifest(_) | Self::Removed | Self::Again => {}
+            Self::Manifest(_) | Self::Removed | Self::Again | Self::Hold(_) => {}
         }
     }
 }

@@ -67,7 +67,7 @@ impl Rig {
     fn until(&self, what: &str, good: impl Fn(&GpuSnapshot) -> bool) -> Arc<GpuSnapshot> {
         until(what, || {
             let drive = Some(Duty::from_percent(60).unwrap());
-            self.gpus.order(Order { fans: vec![drive; 8], profiles: Vec::new() }, now());
+            self.gpus.order(Order { fans: vec![drive; 8], ..Order::default() }, now());
             thread::park_timeout(TICK);
             let snapshot = self.gpus.snapshot();
             good(&snapshot).then_some(snapshot)

@@ -82,7 +82,7 @@ fn bench(name: &str) -> Bench {
                 What::Restart(reply) => ("restart", reply),
                 What::Drain(_, reply) => ("drain", reply),
                 What::Clear(reply) => ("clear", reply),
-                What::Log(..) | What::Manifest(_) | What::Removed | What::Again => continue,
+                What::Log(..) | What::Manifest(_) | What::Removed | What::Again | What::Hold(_) => continue,
             };
             written.lock().unwrap().push(format!("{said} {name}"));
             let unknown = name == "ghost";

@@ -199,6 +199,10 @@ impl Worker {
             What::Manifest(manifest) => return self.change(*manifest).await,
             What::Removed => return self.remove().await,
             What::Again => return self.again().await,
+            What::Hold(hold) => {
+                self.status.hold = hold;
+                return self.publish();
+            }
             What::Start(reply) | What::Restart(reply) if self.status.removed => {
                 let _ = reply.send(Err(Refusal::Unknown));
                 return;
