@@ -169,8 +169,8 @@ fn orders_byte_by_byte() {
 #[test]
 fn enums_of_commands_only_append() {
     let group = || "g".parse().unwrap();
-    let audiences = [Audience::Rig("g".parse().unwrap()), Audience::Group(group()), Audience::Site(group())];
-    assert_eq!(audiences.map(|audience| hex(&audience)), ["000167", "010167", "020167"]);
+    let audiences = [Audience::Rig("r".parse().unwrap()), Audience::Group(group()), Audience::Site(group())];
+    assert_eq!(audiences.map(|audience| hex(&audience)), ["000172", "010167", "020167"]);
     let acts = [PayloadAct::Start, PayloadAct::Stop, PayloadAct::Restart, PayloadAct::Drain];
     assert_eq!(acts.map(|act| hex(&act)), ["00", "01", "02", "03"]);
     let scopes = [Scope::Observe, Scope::Operate, Scope::Tune, Scope::Payload, Scope::Update, Scope::Safety];
