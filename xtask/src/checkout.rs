@@ -171,8 +171,8 @@ impl Checkout {
         };
         command.args(["--locked", "--release", "--package", "rigd", "--bin", program.name(), "--target", &target]);
         if program == Program::RigdCtl {
-            // Nobody counts its bytes, and optimizing all of it at once keeps one processor busy for four minutes.
-            command.args(["--config", "profile.release.lto = \"thin\""]);
+            // Nobody counts its bytes, and every crate of it would be optimized twice, the second time by one processor.
+            command.args(["--config", "profile.release.lto = \"off\"", "--config", "profile.release.codegen-units = 16"]);
         }
         let mut flags = self.remapped()?;
         if program.is_static() {
