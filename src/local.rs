@@ -38,10 +38,12 @@ use crate::gpu::Desk;
 use crate::history::History;
 use crate::payload::supervisor::{Order, Payloads, Reloaded};
 use crate::reading::Snapshot;
+use crate::setpoint;
 use crate::wire::RigId;
 use connection::Connection;
 pub use protocol::{
-    Calibration, Get, Gpu, Gpus, Head, MAX_RELEASE, MAX_REQUEST, Payload, PayloadOrder, Reply, Request, Series,
+    Calibration, Get, Gpu, Gpus, Head, MAX_RELEASE, MAX_REQUEST, MAX_TRIAL, Payload, PayloadOrder, Reply, Request,
+    Series,
 };
 use socket::Socket;
 
@@ -74,6 +76,8 @@ pub struct Inputs {
     pub reports: broadcast::Sender<Report>,
     /// The way to the GPU thread.
     pub gpus: Desk,
+    /// Where limits are tried on them.
+    pub setpoints: setpoint::Desk,
     /// Where what somebody did is written down.
     pub audit: Writer,
 }
@@ -92,10 +96,15 @@ struct Rig {
     reloads: mpsc::Sender<oneshot::Sender<Reloaded>>,
     reports: broadcast::Sender<Report>,
     gpus: Desk,
+    setpoints: setpoint::Desk,
     audit: Writer,
+    trying: Arc<std::sync::Mutex<Option<Trier>>>,
     /// Held by the client whose calibration is under way.
     calibrating: Arc<Mutex<()>>,
 }
+
+/// The process that tries limits, and until when nobody else may.
+type Trier = (Option<i32>, Instant);
 
 /// Who is at the other end, by the kernel's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,9 +152,10 @@ impl Local {
             reloads,
             reports,
             gpus,
+            setpoints,
             audit,
         } = inputs;
-        let calibrating = Arc::default();
+        let (calibrating, trying) = (Arc::default(), Arc::default());
         let (history, receiver) = watch::channel(Arc::new(History::new(&board)));
         let rig = Rig {
             name: rig,
@@ -159,7 +169,9 @@ impl Local {
             reloads,
             reports,
             gpus,
+            setpoints,
             audit,
+            trying,
             calibrating,
         };
         Self { snapshot, history, rig, deadline, clients: Clients(Vec::new()), paused: false, told: false }

@@ -247,7 +247,7 @@ async fn serve(rig: Rig) -> ExitCode {
     let (end, mut ends) = mpsc::channel(1);
     let actor = Actor {
         board: Arc::clone(&board),
-        setpoints: setpoint_desk,
+        setpoints: setpoint_desk.clone(),
         snapshot: snapshots.clone(),
         payloads: supervised.clone(),
         orders: orders.clone(),
@@ -268,6 +268,7 @@ async fn serve(rig: Rig) -> ExitCode {
         reloads,
         reports: passed_on,
         gpus: desk,
+        setpoints: setpoint_desk,
         audit: audit.clone(),
     });
     let inputs = Inputs { snapshot: snapshots, events: edges, lost_events, actor, audit };

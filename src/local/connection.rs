@@ -1,7 +1,7 @@
 //! One client: reads a line, answers it, reads the next. Each in a bounded time and a bounded memory.
 
 use std::io::{Error, ErrorKind, Result};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use log::{debug, info};
@@ -12,13 +12,14 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::protocol::{
-    Calibration, Get, Gpu, Gpus, Head, MAX_RELEASE, MAX_REQUEST, Payload, PayloadOrder, Reply, Request, Series,
+    Calibration, Get, Gpu, Gpus, Head, MAX_RELEASE, MAX_REQUEST, MAX_TRIAL, Payload, PayloadOrder, Reply, Request,
+    Series,
 };
 use super::{Peer, Rig, uptime_ms};
 use crate::audit::Who;
 use crate::clock;
 use crate::control::step::{self, Report};
-use crate::gpu::Command;
+use crate::gpu::{Command, Limits};
 use crate::history::series;
 use crate::payload::LOG_MOST;
 use crate::payload::supervisor::{Order, Refusal, What};
@@ -56,6 +57,9 @@ impl Connection {
                 Ok(Request::Log { name, from, bytes }) => self.log(name, from, bytes).await,
                 Ok(Request::GpuClear { gpu, profile }) => self.clear(&gpu, profile).await,
                 Ok(Request::GpuRelease { seconds }) => self.release(seconds).await,
+                Ok(Request::Trial { gpu, power_mw, core_mhz, seconds }) => {
+                    self.trial(&gpu, Limits { power: power_mw, clock: core_mhz }, seconds).await
+                }
                 // Takes minutes; each of its lines is in time by itself.
                 Ok(Request::Calibrate { zone }) => self.calibrate(&zone).await,
                 Err(error) => self.refused(&format!("not understood: {error}")).await,
@@ -200,6 +204,38 @@ impl Connection {
             Some(released) => self.say(&Reply::GpuReleased(released)).await,
             None => self.refused(NO_ANSWER).await,
         }
+    }
+
+    /// Tries limits on a GPU for a time, or ends that. Asked for again every second or so, it is noted where it changes.
+    async fn trial(&mut self, uuid: &str, limits: Limits, seconds: u32) -> Result<()> {
+        if seconds > MAX_TRIAL {
+            return self.refused(&format!("at most {MAX_TRIAL} s")).await;
+        }
+        let now = clock::now();
+        let until = now + Duration::from_secs(seconds.into());
+        let ends = limits == Limits::default();
+        let other = {
+            let mut trying = self.rig.trying.lock().unwrap_or_else(PoisonError::into_inner);
+            let other = trying.filter(|(pid, until)| *pid != self.peer.pid && now < *until);
+            if ends || other.is_none() {
+                *trying = (!ends).then_some((self.peer.pid, until));
+            }
+            other.filter(|_| !ends)
+        };
+        if other.is_some() {
+            return self.refused("somebody else tries limits now; one at a time").await;
+        }
+        let snapshot = Arc::clone(&self.rig.snapshot.borrow());
+        let before = self.rig.setpoints.now().trial(uuid, now);
+        if let Err(why) = self.rig.setpoints.set_trial(uuid, limits, until, &snapshot) {
+            return self.refused(&why.to_string()).await;
+        }
+        if before != limits {
+            let text = |value: Option<String>| value.unwrap_or_else(|| "as it is".to_owned());
+            let (power, clock) = (limits.power.map(|p| p.to_string()), limits.clock.map(|c| c.to_string()));
+            self.note(format!("tries GPU {uuid}: power {}, core clock {}", text(power), text(clock)));
+        }
+        self.say(&Reply::Done).await
     }
 
     /// Asks the GPU thread; none where it takes no command or is too busy with the driver to answer.

@@ -17,6 +17,8 @@
 //! < {"gpu_cleared":1}
 //! > {"gpu_release":{"seconds":300}}
 //! < {"gpu_released":"clean"}
+//! > {"trial":{"gpu":"GPU-…","power_mw":220000,"core_mhz":1410,"seconds":15}}
+//! < "done"
 //! > {"calibrate":{"zone":"cards"}}
 //! < {"calibration":{"begun":{"fans":["fan1","fan2"]}}}
 //! < {"calibration":{"point":{"fan":"fan1","duty":10000,"rpm":5820}}}
@@ -38,7 +40,7 @@ use crate::payload::LogPart;
 use crate::payload::meter::Flag;
 use crate::payload::supervisor::{Reloaded, Status};
 use crate::reading::{Snapshot, Zone};
-use crate::units::{Duty, MilliPerSecond, Rpm};
+use crate::units::{Duty, Megahertz, MilliPerSecond, Milliwatts, Rpm};
 use crate::wire::{self, RigId, Value};
 
 /// Longest line that a client may send, with its newline. A longer one is answered with an error, and the connection ends.
@@ -46,6 +48,9 @@ pub const MAX_REQUEST: usize = 4_096;
 
 /// Longest time for which the agent lets go of the GPUs' driver, s: their fan rules and profiles stand still meanwhile.
 pub const MAX_RELEASE: u32 = 3_600;
+
+/// Longest time for which limits are tried on a GPU without being asked for again, s: whoever asks may be gone.
+pub const MAX_TRIAL: u32 = 60;
 
 /// What a client may send.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +88,20 @@ pub enum Request {
     /// Gives GPUs back to their driver and lets go of it for a time: [`Reply::GpuReleased`].
     GpuRelease {
         /// How long, at most [`MAX_RELEASE`]; 0 ends it at once.
+        seconds: u32,
+    },
+    /// Tries limits on a GPU beside everything that holds it back anyway, the lower of both: answered by [`Reply::Done`]. No
+    /// limits end it. One client at a time does so.
+    Trial {
+        /// The GPU's UUID.
+        gpu: String,
+        /// Highest power limit, mW; none leaves it.
+        #[serde(default)]
+        power_mw: Option<Milliwatts>,
+        /// Highest core clock, MHz; none leaves it.
+        #[serde(default)]
+        core_mhz: Option<Megahertz>,
+        /// Ends by itself after so long, at most [`MAX_TRIAL`], unless it is asked for again before.
         seconds: u32,
     },
     /// Measures the fans of a zone. Ends with the connection.

@@ -31,6 +31,7 @@ struct Control {
     reports: broadcast::Sender<Report>,
     /// The GPU thread's end.
     commands: Option<std::sync::mpsc::Receiver<Command>>,
+    setpoints: Option<watch::Receiver<Arc<setpoint::Setpoints>>>,
 }
 
 fn inputs(path: &Path) -> (Control, Inputs) {
@@ -40,7 +41,8 @@ fn inputs(path: &Path) -> (Control, Inputs) {
     let (_, payloads) = watch::channel(Arc::default());
     let (orders, _) = mpsc::channel(1);
     let (reloads, _) = mpsc::channel(1);
-    let mut control = Control { snapshot: sender, requests: asked, reports: reports.clone(), commands: None };
+    let mut control =
+        Control { snapshot: sender, requests: asked, reports: reports.clone(), commands: None, setpoints: None };
     let board = Arc::new(Board::load("simulated-8gpu").unwrap());
     let rig = "rig-1".parse().unwrap();
     let path = path.to_owned();
@@ -48,7 +50,25 @@ fn inputs(path: &Path) -> (Control, Inputs) {
     control.commands = Some(commands);
     let started = clock::now();
     let audit = Writer::to_nobody();
-    (control, Inputs { path, rig, board, started, snapshot, requests, payloads, orders, reloads, reports, gpus, audit })
+    let state = path.parent().unwrap();
+    let (setpoints, held) = setpoint::Desk::open(state, &board, &crate::gpu::config::GpuConfig::default());
+    control.setpoints = Some(held);
+    let inputs = Inputs {
+        path,
+        rig,
+        board,
+        started,
+        snapshot,
+        requests,
+        payloads,
+        orders,
+        reloads,
+        reports,
+        gpus,
+        setpoints,
+        audit,
+    };
+    (control, inputs)
 }
 
 fn folder() -> PathBuf {
@@ -363,5 +383,33 @@ async fn what_an_operator_asks_of_gpus_is_handed_to_their_thread() {
     // A thread that has ended takes no command.
     client.send(b"{\"gpu_release\":{\"seconds\":300}}\n").await;
     assert!(client.error().await.starts_with("the GPUs' driver keeps the agent waiting"));
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn limits_are_tried_for_a_time_on_a_gpu_that_is_there() {
+    let lab = Lab::new(PATIENCE).await;
+    let device = crate::gpu::wire::Device { uuid: "GPU-a".to_owned(), ..crate::gpu::plan::tests::card() };
+    let gpu = crate::gpu::Gpu { device: Some(Arc::new(device.clone())), ..crate::gpu::Gpu::unseen(device.pci) };
+    let gpus = Arc::new(crate::gpu::GpuSnapshot { gpus: vec![gpu], ..Default::default() });
+    lab.control.snapshot.send_replace(Arc::new(Snapshot { gpus, ..tick(1) }));
+    let held = lab.control.setpoints.clone().unwrap();
+    let tried = |after| held.borrow().trial("GPU-a", clock::now() + Duration::from_secs(after)).power;
+    let mut client = lab.client().await;
+    client.send(b"{\"trial\":{\"gpu\":\"GPU-a\",\"power_mw\":200000,\"seconds\":61}}\n").await;
+    assert_eq!(client.error().await, "at most 60 s");
+    client.send(b"{\"trial\":{\"gpu\":\"GPU-b\",\"power_mw\":200000,\"seconds\":60}}\n").await;
+    assert_eq!(client.error().await, "there is no GPU GPU-b");
+    assert_eq!(tried(0), None);
+    client.send(b"{\"trial\":{\"gpu\":\"GPU-a\",\"power_mw\":200000,\"seconds\":60}}\n").await;
+    assert_eq!(client.reply().await, Reply::Done);
+    assert_eq!((tried(0), tried(61)), (Some(Milliwatts(200_000)), None), "it ends by itself");
+    // Another connection of the same process goes on with it, and ends it.
+    let mut client = lab.client().await;
+    client.send(b"{\"trial\":{\"gpu\":\"GPU-a\",\"core_mhz\":1500,\"seconds\":60}}\n").await;
+    assert_eq!((client.reply().await, tried(0)), (Reply::Done, None));
+    client.send(b"{\"trial\":{\"gpu\":\"GPU-a\",\"seconds\":0}}\n").await;
+    assert_eq!(client.reply().await, Reply::Done);
+    assert_eq!(held.borrow().trial("GPU-a", clock::now()), crate::gpu::Limits::default());
     lab.end().await;
 }

@@ -241,6 +241,12 @@ impl State {
         self.search(best)
     }
 
+    /// The best of what was measured so far; none before the first measurement.
+    #[must_use]
+    pub fn so_far(&self) -> Option<Point> {
+        self.best().map(|best| self.point(best))
+    }
+
     fn take(&mut self, score: i128) {
         let before = self.best();
         match self.tried.iter_mut().find(|tried| tried.place == self.at) {

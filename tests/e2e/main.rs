@@ -44,3 +44,4 @@ mod python;
 mod real_ai;
 mod real_container;
 mod subscriber;
+mod tune;

@@ -24,6 +24,7 @@ mod send;
 mod session;
 mod simulate;
 mod trust;
+mod tune;
 mod watch;
 
 use std::io::Write;
@@ -40,7 +41,7 @@ use rigd::local::PayloadOrder;
     name = "rigd-ctl",
     version,
     propagate_version = true,
-    after_help = "Start here:\n  rigd-ctl probe                         what is connected to this machine?\n  rigd-ctl boards                        which boards and parts are known\n  rigd-ctl check                         is this rig's configuration right?\n  rigd-ctl watch                         what are the rigs doing?\n  rigd-ctl plot                          what did this rig do in the last hour?\n  rigd-ctl gpu list                      what do its GPUs do now?"
+    after_help = "Start here:\n  rigd-ctl probe                         what is connected to this machine?\n  rigd-ctl boards                        which boards and parts are known\n  rigd-ctl check                         is this rig's configuration right?\n  rigd-ctl watch                         what are the rigs doing?\n  rigd-ctl plot                          what did this rig do in the last hour?\n  rigd-ctl gpu list                      what do its GPUs do now?\n  rigd-ctl tune PAYLOAD                  with which power limit and clock does it do most for a joule?"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -94,6 +95,8 @@ enum Verb {
     Desired(desired::Verb),
     /// Try a policy over prices that were: what a rig would have earned, and with which payloads
     Simulate(simulate::Arguments),
+    /// Find the power limit and the core clock at which a payload does most for its energy, on this rig
+    Tune(Box<tune::Arguments>),
     /// Make a key that may give orders
     Keygen(keygen::Arguments),
     /// Make keys and certificates for TLS: of a rig, the broker, the control plane
@@ -121,6 +124,7 @@ fn main() -> ExitCode {
         Verb::Audit(verb) => audit::run(&verb),
         Verb::Enroll(arguments) => enroll::run(&arguments).map(done),
         Verb::Keygen(arguments) => keygen::run(&arguments).map(done),
+        Verb::Tune(arguments) => tune::run(&arguments).map(done),
         Verb::Simulate(arguments) => simulate::run(&arguments).map(done),
         Verb::Check(arguments) => check::run(&arguments).map(done),
         Verb::Probe(arguments) => probe::run(&arguments).map(done),

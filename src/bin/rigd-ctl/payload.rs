@@ -201,6 +201,22 @@ fn ago(seconds: u64) -> String {
 
 /// A rate with the prefix that leaves one to three digits before its point.
 fn speed(MilliPerSecond(milli): MilliPerSecond, unit: Option<PayloadUnit>) -> String {
+    amount(milli, &format!("{}/s", unit_name(unit)))
+}
+
+/// What a payload's work is counted in.
+pub(crate) const fn unit_name(unit: Option<PayloadUnit>) -> &'static str {
+    match unit {
+        Some(PayloadUnit::Hashes) => "H",
+        Some(PayloadUnit::Tokens) => "tok",
+        Some(PayloadUnit::Requests) => "req",
+        Some(PayloadUnit::Jobs) => "jobs",
+        None => "",
+    }
+}
+
+/// Thousandths of a unit with the prefix that leaves one to three digits before its point.
+pub(crate) fn amount(milli: u64, unit: &str) -> String {
     const PREFIXES: [&str; 7] = ["m", "", "k", "M", "G", "T", "P"];
     let mut scale = 1_u64;
     let mut prefix = 0;
@@ -208,15 +224,8 @@ fn speed(MilliPerSecond(milli): MilliPerSecond, unit: Option<PayloadUnit>) -> St
         scale = scale.saturating_mul(1_000);
         prefix += 1;
     }
-    let name = match unit {
-        Some(PayloadUnit::Hashes) => "H/s",
-        Some(PayloadUnit::Tokens) => "tok/s",
-        Some(PayloadUnit::Requests) => "req/s",
-        Some(PayloadUnit::Jobs) => "jobs/s",
-        None => "/s",
-    };
     let prefix = PREFIXES.get(prefix).copied().unwrap_or_default();
-    format!("{}.{:02} {prefix}{name}", milli / scale, u128::from(milli % scale) * 100 / u128::from(scale))
+    format!("{}.{:02} {prefix}{unit}", milli / scale, u128::from(milli % scale) * 100 / u128::from(scale))
 }
 
 /// What people should know of it beside its state.

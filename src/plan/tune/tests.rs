@@ -183,3 +183,16 @@ fn scores_are_work_for_energy_or_money() {
     let margin = Goal::Margin { value: MicroPerTera(1_000_000), energy: MicroPerKilowattHour(250_000) };
     assert_eq!(margin.score(rate, power), 360_000 - 50_000);
 }
+
+#[test]
+fn what_is_best_so_far_is_known_at_any_time() {
+    let (state, _) = State::begin(SPACE, Goal::PerJoule, START);
+    assert_eq!(state.so_far(), None);
+    let (state, next) = state.next(Event::Measured(MilliPerSecond(1_000), Milliwatts(300_000)));
+    assert_eq!(state.so_far(), Some(START));
+    let Next::Try(better) = next else { panic!("{next:?}") };
+    let (state, _) = state.next(Event::Measured(MilliPerSecond(1_000), Milliwatts(200_000)));
+    assert_eq!(state.so_far(), Some(better));
+    let (state, _) = state.next(Event::Heat);
+    assert_eq!(state.so_far(), None, "nothing with a limit as high counts any more");
+}

@@ -1,4 +1,4 @@
-//! Numbers that stay as they are until they jump, as a picture: what `rigd-ctl simulate` draws.
+//! Numbers that stay as they are until they jump, as a picture: what `rigd-ctl simulate` and `tune` draw.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::chart::{Chart, Line, Panel, Point};
-use super::{picture, png, svg};
+use super::{picture, png, svg, terminal};
 
 /// Lines of one unit.
 pub(crate) struct Steps {
@@ -24,6 +24,11 @@ pub(crate) fn write(path: &Path, is_svg: bool, title: &str, span: (u64, u64), st
     let picture = picture::draw(&chart(title, span, steps));
     let bytes = if is_svg { svg::draw(&picture).into_bytes() } else { png::draw(&picture)? };
     fs::write(path, bytes).with_context(|| format!("could not write {}", path.display()))
+}
+
+/// The same in characters, as wide as the terminal.
+pub(crate) fn terminal(title: &str, span: (u64, u64), steps: Vec<Steps>) -> String {
+    terminal::draw(&chart(title, span, steps), &super::screen())
 }
 
 pub(super) fn chart(title: &str, (from, to): (u64, u64), steps: Vec<Steps>) -> Chart {
