@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::framed::{self, Framed};
 use crate::sorted;
-use crate::wire::{KeyId, LONGEST_TEXT};
+use crate::wire::{AuditHash, AuditHead, KeyId, LONGEST_TEXT};
 pub use writer::Writer;
 
 /// Files kept.
@@ -93,6 +93,14 @@ pub struct Head {
     pub n: u64,
     /// Its hash.
     pub hash: Hash,
+}
+
+impl Head {
+    /// As the birth tells it; nothing before the first record.
+    #[must_use]
+    pub fn told(self) -> Option<AuditHead> {
+        (self.n > 0).then_some(AuditHead { n: self.n, hash: AuditHash(self.hash) })
+    }
 }
 
 const START: Head = Head { n: 0, hash: [0; 32] };

@@ -17,10 +17,28 @@ pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// A number of this boot of the kernel, so that a reboot can be told; 0 where the kernel does not tell.
+/// Names this boot of the kernel, in 32 hexadecimal digits, so that a reboot can be told; `None` where nobody tells.
+///
+/// The unit's `ProcSubset=pid` hides the kernel's own word from the agent, so systemd hands it in: `Environment=RIGD_BOOT_ID=%b`, the
+/// specifier for random(4)'s boot id (systemd.unit(5)). Where there is no such variable the kernel is asked.
+#[must_use]
+pub fn kernel_boot_id() -> Option<String> {
+    let told = std::env::var("RIGD_BOOT_ID").ok();
+    let told = told.or_else(|| std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok());
+    told.and_then(|text| boot_id(&text))
+}
+
+/// systemd writes it without the hyphens that the kernel writes.
+fn boot_id(text: &str) -> Option<String> {
+    let digits: String = text.trim().chars().filter(|digit| *digit != '-').collect();
+    let good = digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    good.then(|| digits.to_ascii_lowercase())
+}
+
+/// [`kernel_boot_id`] as a number; 0 where nobody tells.
 #[must_use]
 pub fn kernel_boot() -> u32 {
-    std::fs::read("/proc/sys/kernel/random/boot_id").map_or(0, |id| crate::digest::fnv1a(&id))
+    kernel_boot_id().map_or(0, |id| crate::digest::fnv1a(id.as_bytes()))
 }
 
 /// Since the rig was booted, sleep included (CLOCK_BOOTTIME): what one agent writes down, the next understands.
@@ -95,6 +113,22 @@ mod tests {
         // Whatever this machine's clock is, it is the same one.
         let now = unix_ms();
         assert!(synced_unix_ms().is_none_or(|synced| synced.abs_diff(now) < 3_600_000));
+    }
+
+    #[test]
+    fn one_boot_has_one_name_whoever_tells_it() {
+        let name = "0f3c1d2e4b5a69788796a5b4c3d2e1f0";
+        for (text, expected) in [
+            ("0f3c1d2e-4b5a-6978-8796-a5b4c3d2e1f0\n", Some(name)),
+            (name, Some(name)),
+            // A systemd that does not know the specifier.
+            ("%b", None),
+            ("", None),
+        ] {
+            assert_eq!(boot_id(text).as_deref(), expected, "{text}");
+        }
+        let unit = include_str!("../systemd/rigd.service");
+        assert!(!unit.contains("ProcSubset=pid") || unit.lines().any(|line| line == "Environment=RIGD_BOOT_ID=%b"));
     }
 
     #[test]

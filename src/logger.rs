@@ -79,6 +79,14 @@ const fn priority(level: Level) -> u8 {
     }
 }
 
+/// What others said is in some lines: none of it begins a line of its own or drives a terminal.
+fn tame(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 impl Log for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // Our dependencies' own news is not the operator's.
@@ -89,10 +97,11 @@ impl Log for Stderr {
         if !self.enabled(record.metadata()) {
             return;
         }
+        let text = tame(record.args().to_string());
         let line = if self.journald {
-            format!("<{}>{}\n", priority(record.level()), record.args())
+            format!("<{}>{text}\n", priority(record.level()))
         } else {
-            format!("{:5} {}\n", record.level(), record.args())
+            format!("{:5} {text}\n", record.level())
         };
         if self.lines.try_send(Item::Line(line)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
@@ -100,4 +109,14 @@ impl Log for Stderr {
     }
 
     fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_line_is_one_line_whatever_is_said() {
+        let said = "why: x\n<3>rigd: all is well\r\u{1b}[2J\u{9b}1m".to_owned();
+        assert_eq!(super::tame(said), "why: x\u{fffd}<3>rigd: all is well\u{fffd}\u{fffd}[2J\u{fffd}1m");
+        assert_eq!(super::tame("45 °C".to_owned()), "45 °C");
+    }
 }

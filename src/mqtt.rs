@@ -74,6 +74,13 @@ pub struct Start {
     pub seed: u64,
 }
 
+impl Start {
+    /// Since the agent's start, ms.
+    fn uptime(self) -> u64 {
+        u64::try_from(clock::now().saturating_duration_since(self.at).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
 /// Publishes until control has ended, says that the rig stops, and returns.
 pub async fn run(config: &Config, password: Option<String>, board: Arc<Board>, start: Start, inputs: Inputs) {
     let (link, client, reports) = Link::new(config, password, start);

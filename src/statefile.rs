@@ -50,13 +50,7 @@ impl StateFile {
     /// # Errors
     /// What the system says; the old file is there then.
     pub(crate) fn save<T: Serialize>(&self, kept: &T) -> io::Result<()> {
-        let new = self.path.with_extension("json.new");
-        let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec_pretty(kept)?)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        // A path that `new` made has a parent.
-        self.path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+        replace(&self.path, "json.new", &serde_json::to_vec_pretty(kept)?)
     }
 
     fn read<T: DeserializeOwned>(&self) -> io::Result<T> {
@@ -65,4 +59,18 @@ impl StateFile {
         }
         Ok(serde_json::from_slice(&fs::read(&self.path)?)?)
     }
+}
+
+/// Puts these bytes into the place of a file, in one step: a power cut leaves the old file or the new one. They are written beside
+/// it first, under its name with this extension.
+///
+/// # Errors
+/// What the system says; the old file is there then.
+pub(crate) fn replace(path: &Path, extension: &str, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension(extension);
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }

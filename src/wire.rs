@@ -46,7 +46,8 @@ mod value;
 mod watermark;
 
 pub use birth::{
-    Birth, BoardInfo, ChipInfo, Delivery, FanInfo, OutboxInfo, RailInfo, SensorInfo, SupplyInfo, ZoneInfo,
+    AuditHash, AuditHead, Birth, BoardInfo, ChipInfo, Delivery, FanInfo, OutboxInfo, RailInfo, SensorInfo, SupplyInfo,
+    ZoneInfo,
 };
 pub use command::{
     Ack, AckState, Audience, Command, CommandId, KeyId, LONGEST_NAME, LONGEST_TEXT, MOST_GPUS, MOST_LINES, Order,

@@ -11,9 +11,9 @@ use rigd::gpu::Driver;
 use rigd::reading::{Fault, Faults, Missing, Snapshot, Stage};
 use rigd::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 use rigd::wire::{
-    AlarmNow, Birth, BoardInfo, ChipInfo, Delivery, Encoding, Event, Fan, FanInfo, Header, Kind, Losses, Message,
-    Online, OutboxInfo, Power, RailInfo, Reason, SensorInfo, Subject, Supply, SupplyInfo, Telemetry, Trouble, Value,
-    Zone, ZoneInfo, decode, encode,
+    AlarmNow, AuditHash, AuditHead, Birth, BoardInfo, ChipInfo, Delivery, Encoding, Event, Fan, FanInfo, Header, Kind,
+    Losses, Message, Online, OutboxInfo, Power, RailInfo, Reason, SensorInfo, Subject, Supply, SupplyInfo, Telemetry,
+    Trouble, Value, Zone, ZoneInfo, decode, encode,
 };
 
 #[path = "wire_v1/commands.rs"]
@@ -199,12 +199,13 @@ fn birth() {
         payloads: Vec::new(),
         nonce: 0,
         clock_set: false,
+        audit_head: None,
     };
     check_appended(
         Header::new(Kind::Birth, BOOT, 0),
         &body,
         &Message::Birth(body.clone()),
-        6,
+        7,
         "a1020100 ed5eedfe 0000000000000000
          09 0172 05302e312e30 01 05 02 00 02 00 01 03 01 e807 00 01 02 03
          0162 0161
@@ -236,8 +237,25 @@ fn a_birth_ends_with_its_nonce_and_whether_the_clock_is_set() {
     let birth = Birth::new("r".parse().unwrap(), &board, Encoding::Postcard, 1_000, 5);
     let bytes = |nonce, clock_set| postcard::to_allocvec(&Birth { nonce, clock_set, ..birth.clone() }).unwrap();
     let (absent, present) = (bytes(0, false), bytes(300, true));
-    assert!(absent.ends_with(&[0, 0]) && present.ends_with(&[0xac, 0x02, 1]));
-    assert_eq!(absent[..absent.len() - 2], present[..present.len() - 3]);
+    assert!(absent.ends_with(&[0, 0, 0]) && present.ends_with(&[0xac, 0x02, 1, 0]));
+    assert_eq!(absent[..absent.len() - 3], present[..present.len() - 4]);
+}
+
+/// How far the audit log went: a tag, the number, the hash as it is.
+#[test]
+fn a_birth_ends_with_the_head_of_the_audit_log() {
+    let board = rigd::board::Board::load("simulated-8gpu").unwrap();
+    let mut birth = Birth::new("r".parse().unwrap(), &board, Encoding::Postcard, 1_000, 5);
+    birth.audit_head = Some(AuditHead { n: 812, hash: AuditHash([0xab; 32]) });
+    let bytes = postcard::to_allocvec(&birth).unwrap();
+    assert!(bytes.ends_with(&[&[0, 0, 1, 0xac, 0x06][..], &[0xab; 32]].concat()));
+    let header = Header::new(Kind::Birth, BOOT, 0);
+    for encoding in [Encoding::Postcard, Encoding::Json] {
+        let message = encode(encoding, header, &birth);
+        assert_eq!(decode(&message).unwrap(), (header, Message::Birth(birth.clone())));
+    }
+    let json = String::from_utf8(encode(Encoding::Json, header, &birth)).unwrap();
+    assert!(json.ends_with(&format!(r#""audit_head":{{"n":812,"hash":"{}"}}}}}}"#, "ab".repeat(32))));
 }
 
 /// The numbers of every enum that is on the wire, each written out.

@@ -36,6 +36,10 @@ impl Writer {
             let mut log = None;
             let mut told = false;
             let mut lost = 0;
+            // Its end is told before there is something to add to it; where it cannot be opened, the first entry says why.
+            if let Ok(log) = open(&mut log, &directory) {
+                tell.send_replace(log.head());
+            }
             for (entry, missed) in inbox {
                 lost += missed;
                 let written = open(&mut log, &directory).and_then(|log| {

@@ -222,7 +222,7 @@ async fn serve(rig: Rig) -> ExitCode {
         // A simulated rig is not the machine that it is simulated on.
         per_day: if board.simulated() { 0 } else { config.payloads.reboots_per_day },
         state: config.state.clone(),
-        boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
+        boot: clock::kernel_boot_id().unwrap_or_default(),
         wishes,
         ordered_per_day: if board.simulated() { 0 } else { REBOOTS_ORDERED },
         ordered: reboots_ordered,

@@ -7,25 +7,39 @@
 //! A command that comes again gets the answer that it got, by its id. An accepted command without an answer was interrupted by
 //! the agent's end; [`after_restart`] says what becomes of it. What cannot be written down is refused and not carried out.
 //!
-//! Kept are commands of [`KEEP_MS`], at most [`MOST`] of them; counters are kept for ever. When the file grows over
-//! [`COMPACT_AT`] it is written anew beside itself and takes its own place: a power cut leaves the old one or the new one. A
-//! torn end was never carried out and is cut off. Damage before the end may hide counters: it is written down, and for as long
-//! as a command of before could still be valid each command must carry the nonce of the birth.
+//! Kept are commands of [`KEEP_MS`], at most [`MOST`] of them and [`KEPT_BYTES`] of the newest; counters are kept for ever. When the
+//! file grows over [`COMPACT_AT`] it is written anew beside itself and takes its own place: a power cut leaves the old one or the
+//! new one. A command with its answer takes some 190 bytes, so that [`MOST`] of them fit; the longest that can be signed, 32 GPUs for one
+//! payload, takes 3 KB, and 330 of these do. What is forgotten can be answered no more and is carried out no more either: its counters
+//! are used up, or it is too old.
+//!
+//! A torn end was never carried out and is cut off. Damage before the end may hide counters, and so does a file that is gone though
+//! [`mark`](super::mark) names it: that is written down, and from then on what was signed before it must carry the nonce of the
+//! birth. What was signed a minute after it was not carried out before it: a group is commanded again that soon, and one rig by
+//! its nonce at once.
+//!
+//! No key has more than half of the places that are free ([`has_place`]): slow orders of one key leave room for those of others.
 //!
 //! Every method that writes waits for the disk.
 
+mod interrupted;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use log::warn;
 use serde::{Deserialize, Serialize};
 
+use super::mark;
 use super::replay::Used;
-use super::verify::{Digest, LIFETIME_MS, SKEW_MS, Seen};
+use super::verify::{Digest, SKEW_MS, Seen};
 use crate::framed::{self, Framed};
-use crate::sorted;
-use crate::wire::{Ack, AckState, CommandId, KeyId, Order, Outcome, PayloadAct, Refusal};
+use crate::wire::{Ack, AckState, CommandId, KeyId, Order, Outcome, Refusal};
+use crate::{sorted, statefile};
+use interrupted::overtakes;
+pub use interrupted::{AfterRestart, after_restart};
 
 /// Commands are kept for seven days, longer than a broker's snapshot.
 pub const KEEP_MS: u64 = 7 * 24 * 3_600 * 1_000;
@@ -33,23 +47,27 @@ pub const KEEP_MS: u64 = 7 * 24 * 3_600 * 1_000;
 pub const MOST: usize = 4_096;
 /// Commands that are being carried out at most; one more is refused.
 pub const MOST_OPEN: usize = 64;
-/// Bytes of the file at which it is written anew.
-pub const COMPACT_AT: u64 = 8 * 1024 * 1024;
+/// Bytes of finished commands that are kept when the file is written anew.
+pub const KEPT_BYTES: usize = 1024 * 1024;
+/// Bytes of the file at which it is written anew: [`KEPT_BYTES`], what is open (200 KB), counters (650 bytes for each key), and
+/// as much again, so that it is not written for each command.
+pub const COMPACT_AT: u64 = 2 * 1024 * 1024;
 /// So many commands over [`MOST`] do the same.
 const SLACK: usize = 1_024;
 /// Longest text of an answer that is kept; a command that comes again gets no more.
 pub const LONGEST_KEPT: usize = 512;
-/// Nothing of ours comes near.
-const LARGEST: u64 = 32 * 1024 * 1024;
+/// Nothing of ours comes near: beyond [`COMPACT_AT`] there are the ends of [`MOST_OPEN`] commands.
+const LARGEST: u64 = 2 * COMPACT_AT;
 const FILE: &str = "commands.log";
-const NEW: &str = "commands.new";
+/// Of what takes its place.
+const NEW: &str = "new";
 
 /// A command that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Its name.
     pub id: CommandId,
-    /// Who signed; the first one's counter is used up.
+    /// Who signed; the counter is used up for each of them.
     pub keys: Vec<KeyId>,
     /// The counter.
     pub counter: u64,
@@ -80,17 +98,8 @@ enum Record {
     Counters(KeyId, Used),
     /// Records were lost at this time by the rig's clock; 0 where it was not set.
     Lost(u64),
-}
-
-/// What becomes of a command that was interrupted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AfterRestart {
-    /// Carried out again, or for the first time: twice is the same as once.
-    Again,
-    /// The restart was what it wanted.
-    Done,
-    /// Nobody can tell.
-    Unknown,
+    /// Stands in each file, so that none of ours is empty.
+    Began,
 }
 
 /// A command that has no answer yet.
@@ -102,44 +111,11 @@ pub struct Interrupted {
     pub then: AfterRestart,
 }
 
-/// What becomes of an interrupted order, on the same boot of the kernel or on another: the only such table.
+/// Whether a key that has `own` commands open may have one more, where `open` are open in all: no more than half of what is free.
+/// One key has 32, a second one 16 beside it, and the seventh still one.
 #[must_use]
-pub const fn after_restart(order: &Order, same_boot: bool) -> AfterRestart {
-    match order {
-        Order::SetProfile { .. }
-        | Order::SetPowerCap(_)
-        | Order::SetFanTarget { .. }
-        | Order::Payload { act: PayloadAct::Start | PayloadAct::Stop | PayloadAct::Drain, .. }
-        | Order::Assign { .. }
-        | Order::Probe
-        | Order::Logs { .. }
-        | Order::Snapshot
-        | Order::RotateKey { .. }
-        | Order::Maintenance { .. } => AfterRestart::Again,
-        // The agent that starts reads its configuration.
-        Order::Reload | Order::RestartAgent => AfterRestart::Done,
-        Order::Reboot if !same_boot => AfterRestart::Done,
-        Order::Reboot | Order::Payload { act: PayloadAct::Restart, .. } | Order::Identify { .. } => {
-            AfterRestart::Unknown
-        }
-    }
-}
-
-/// Whether an order sets what an earlier one has set.
-fn overtakes(later: &Order, earlier: &Order) -> bool {
-    match (later, earlier) {
-        (Order::SetProfile { gpu: one, .. }, Order::SetProfile { gpu: other, .. }) => {
-            one.is_none() || other.is_none() || one == other
-        }
-        (Order::SetFanTarget { zone: one, .. }, Order::SetFanTarget { zone: other, .. })
-        | (Order::Payload { name: one, .. }, Order::Payload { name: other, .. })
-        | (Order::Assign { payload: one, .. }, Order::Assign { payload: other, .. }) => one == other,
-        (Order::SetPowerCap(_), Order::SetPowerCap(_))
-        | (Order::RotateKey { .. }, Order::RotateKey { .. })
-        | (Order::Maintenance { .. }, Order::Maintenance { .. } | Order::Payload { .. })
-        | (Order::Payload { .. }, Order::Maintenance { .. }) => true,
-        _ => false,
-    }
+pub const fn has_place(open: usize, own: usize) -> bool {
+    own < MOST_OPEN.saturating_sub(open)
 }
 
 /// What can be said of a command that came before.
@@ -180,10 +156,11 @@ impl Seen for Journal {
         self.used.get(key).is_none_or(|used| used.fresh(counter))
     }
 
-    fn lost(&self, unix_ms: Option<u64>) -> bool {
+    fn lost(&self, not_before_ms: u64) -> bool {
         let Some(lost_ms) = self.lost_ms else { return false };
-        // Whatever was valid then is not any more after its lifetime; a clock that was not set then tells nothing.
-        lost_ms == 0 || unix_ms.is_none_or(|now| now < lost_ms.saturating_add(LIFETIME_MS + 3 * SKEW_MS))
+        // What was carried out before the loss was valid then, so it did not begin later than clocks may differ; once more the
+        // same for a clock that was put right since. A loss at a time that nobody knew tells nothing.
+        lost_ms == 0 || not_before_ms < lost_ms.saturating_add(2 * SKEW_MS)
     }
 }
 
@@ -196,9 +173,18 @@ impl Journal {
     /// What the system says; then no command can be taken.
     pub fn open(directory: &Path, boot: u32, unix_ms: Option<u64>) -> io::Result<(Self, Vec<Interrupted>)> {
         let path = directory.join(FILE);
-        if is_damaged(&path)? {
-            mend(directory, unix_ms)?;
+        if is_missing(&path)? {
+            let gone = mark::names(directory, FILE)?;
+            if gone {
+                warn!("commands.log is gone: what was signed before now must carry the nonce of the birth");
+            }
+            // In one step with what it stands for, so that no power cut leaves one that lacks counters and does not know it.
+            let first = if gone { Record::Lost(unix_ms.unwrap_or(0)) } else { Record::Began };
+            statefile::replace(&path, NEW, &framed::frame(&body(&first)?))?;
+        } else if is_damaged(&path)? {
+            mend(&path, unix_ms)?;
         }
+        mark::name(directory, FILE)?;
         let mut bodies = Vec::new();
         let (file, _) = Framed::open(&path, LARGEST, |body| bodies.push(body.to_vec()))?;
         let mut journal = Self {
@@ -240,7 +226,9 @@ impl Journal {
             let in_time = unix_ms.is_some_and(|now| now <= entry.not_after_ms.saturating_add(SKEW_MS));
             // Carried out again it would undo what was ordered after it.
             let overtaken = all().skip(place + 1).any(|later| overtakes(&later.entry.order, &entry.order));
-            let then = match after_restart(&entry.order, entry.boot == boot) {
+            // Where nobody told which boot it was, it may have been this one.
+            let same_boot = entry.boot == boot || entry.boot == 0 || boot == 0;
+            let then = match after_restart(&entry.order, same_boot) {
                 AfterRestart::Again if !in_time || overtaken => AfterRestart::Unknown,
                 then @ (AfterRestart::Again | AfterRestart::Done | AfterRestart::Unknown) => then,
             };
@@ -252,7 +240,7 @@ impl Journal {
     fn apply(&mut self, record: Record) {
         match record {
             Record::Accepted(entry) => {
-                if let Some(key) = entry.keys.first() {
+                for key in &entry.keys {
                     self.used.entry(*key).or_default().take(entry.counter);
                 }
                 if self.commands.insert(entry.id, Kept { entry: *entry.clone(), ack: None }).is_none() {
@@ -266,6 +254,7 @@ impl Journal {
             }
             Record::Counters(key, used) => drop(self.used.insert(key, used)),
             Record::Lost(at_ms) => self.lost_ms = Some(at_ms),
+            Record::Began => {}
         }
     }
 
@@ -278,14 +267,16 @@ impl Journal {
     /// Writes down that a command will be carried out. When this returns it may be acknowledged, and carried out.
     ///
     /// # Errors
-    /// `Replayed` for a command that is known, `TooMany` where too many are being carried out, `Policy` where it could not be
-    /// written down: then it must not be carried out.
+    /// `Replayed` for a command that is known, `TooMany` where too many are being carried out, or too many of its key, `Policy` where
+    /// it could not be written down: then it must not be carried out.
     pub fn accept(&mut self, entry: Entry) -> Result<(), Refusal> {
-        let fresh = entry.keys.first().is_some_and(|key| self.fresh(key, entry.counter));
+        let fresh = !entry.keys.is_empty() && entry.keys.iter().all(|key| self.fresh(key, entry.counter));
         if !fresh || self.commands.contains_key(&entry.id) {
             return Err(Refusal::Replayed);
         }
-        if self.commands.values().filter(|kept| kept.ack.is_none()).count() >= MOST_OPEN {
+        let open = || self.commands.values().filter(|kept| kept.ack.is_none());
+        let own = open().filter(|kept| kept.entry.keys.first() == entry.keys.first()).count();
+        if !has_place(open().count(), own) {
             return Err(Refusal::TooMany);
         }
         let refuse = |error: io::Error| Refusal::Policy(format!("journal: {error}"));
@@ -348,47 +339,50 @@ impl Journal {
     /// What the system says; the old file is there then and nothing is forgotten.
     pub fn compact(&mut self, now_ms: u64) -> io::Result<()> {
         self.doubtful = true;
-        let kept: Vec<CommandId> = self.kept(now_ms);
-        let mut bytes = Vec::new();
-        let mut add = |record: &Record| -> io::Result<()> {
-            bytes.extend(framed::frame(&body(record)?));
-            Ok(())
-        };
+        let kept = self.kept(now_ms)?;
+        let mut bytes = framed::frame(&body(&Record::Began)?);
         for (key, used) in &self.used {
-            add(&Record::Counters(*key, used.clone()))?;
+            bytes.extend(framed::frame(&body(&Record::Counters(*key, used.clone()))?));
         }
         if let Some(at_ms) = self.lost_ms {
-            add(&Record::Lost(at_ms))?;
+            bytes.extend(framed::frame(&body(&Record::Lost(at_ms))?));
         }
-        for Kept { entry, ack } in kept.iter().filter_map(|id| self.commands.get(id)) {
-            add(&Record::Accepted(Box::new(entry.clone())))?;
-            if let Some(ack) = ack {
-                add(&Record::Finished(ack.clone()))?;
-            }
-        }
-        replace(&self.directory, &bytes)?;
-        let (file, _) = Framed::open(&self.directory.join(FILE), LARGEST, |_| {})?;
+        kept.iter().for_each(|(_, records)| bytes.extend(records));
+        let path = self.directory.join(FILE);
+        statefile::replace(&path, NEW, &bytes)?;
+        let (file, _) = Framed::open(&path, LARGEST, |_| {})?;
         (self.file, self.doubtful) = (file, false);
-        self.order = kept.into();
+        self.order = kept.into_iter().map(|(id, _)| id).collect();
         let order = sorted::set(self.order.iter().copied());
         self.commands.retain(|id, _| order.contains(id));
         Ok(())
     }
 
-    /// Ids of what is open, and of the newest finished ones that are not too old.
-    fn kept(&self, now_ms: u64) -> Vec<CommandId> {
-        let mut room = MOST;
-        let mut kept: Vec<CommandId> = Vec::with_capacity(MOST);
+    /// What is open, and the newest finished ones that are not too old, with their records.
+    fn kept(&self, now_ms: u64) -> io::Result<Vec<(CommandId, Vec<u8>)>> {
+        let (mut most, mut room) = (MOST, KEPT_BYTES);
+        let mut kept = Vec::new();
         for id in self.order.iter().rev() {
             let Some(Kept { entry, ack }) = self.commands.get(id) else { continue };
-            let young = now_ms.saturating_sub(entry.at_ms) < KEEP_MS;
-            if ack.is_none() || (young && room > 0) {
-                room = room.saturating_sub(1);
-                kept.push(*id);
+            let young = most > 0 && now_ms.saturating_sub(entry.at_ms) < KEEP_MS;
+            if !young && ack.is_some() {
+                continue;
             }
+            let mut records = framed::frame(&body(&Record::Accepted(Box::new(entry.clone())))?);
+            if let Some(ack) = ack {
+                records.extend(framed::frame(&body(&Record::Finished(ack.clone()))?));
+                if records.len() > room {
+                    // Of the finished ones the newest are kept, without a hole between them.
+                    most = 0;
+                    continue;
+                }
+                room -= records.len();
+            }
+            most = most.saturating_sub(1);
+            kept.push((*id, records));
         }
         kept.reverse();
-        kept
+        Ok(kept)
     }
 }
 
@@ -398,22 +392,21 @@ fn body(record: &Record) -> io::Result<Vec<u8>> {
 
 /// Writes what can be read, and that something was lost, anew: in one step, so that no power cut and no full disk leaves a
 /// journal that lacks counters and does not know it.
-fn mend(directory: &Path, unix_ms: Option<u64>) -> io::Result<()> {
-    let bytes = fs::read(directory.join(FILE))?;
+fn mend(path: &Path, unix_ms: Option<u64>) -> io::Result<()> {
+    let bytes = fs::read(path)?;
     let readable = framed::scan(&bytes).0.into_iter().filter(|body| postcard::from_bytes::<Record>(body).is_ok());
     let mut left: Vec<u8> = readable.flat_map(framed::frame).collect();
     left.extend(framed::frame(&body(&Record::Lost(unix_ms.unwrap_or(0)))?));
-    replace(directory, &left)
+    statefile::replace(path, NEW, &left)
 }
 
-/// Another file takes the journal's place.
-fn replace(directory: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = directory.join(NEW);
-    let mut file = File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, directory.join(FILE))?;
-    File::open(directory)?.sync_all()
+/// Whether there is none, or one with nothing in it, which none of ours is.
+fn is_missing(path: &Path) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(found.len() == 0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether more than a torn end is wrong with a file.
@@ -427,7 +420,6 @@ fn is_damaged(path: &Path) -> io::Result<bool> {
         }
         // The one who opens it says so.
         Ok(_) => Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
 }

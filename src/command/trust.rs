@@ -1,8 +1,13 @@
 //! Whose signatures count, and for what.
 //!
 //! Keys come from the configuration, which only root writes, and from [`Order::RotateKey`], which two keys sign; what came by
-//! order is kept in the state directory. A revoked key stays revoked, also where the configuration still names it. A
-//! file of rotations that cannot be read may hide a revocation: then no key at all is trusted until somebody looks.
+//! order is kept in the state directory. A revoked key stays revoked, also where the configuration still names it, and is revoked by
+//! the configuration too: `[key.NAME] revoked = true`. Where both name a key it may what both let it. A file of rotations that cannot
+//! be read may hide a revocation, and so does one that is gone though [`mark`] names it: then no key at all is trusted until somebody
+//! looks.
+//!
+//! Numbers: [`MOST_KEYS`] that are or were trusted; beside them the [`MOST_UNKNOWN`] newest revocations of keys that never were, which
+//! push out each other and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::mark;
 use crate::sorted;
 use crate::source::{Source, Table};
 use crate::statefile::StateFile;
@@ -18,6 +24,8 @@ use crate::wire::{GroupId, KeyId, LONGEST_NAME, Order, PublicKey, Refusal, Scope
 
 /// Keys at most, trusted and revoked together; one more is refused.
 pub const MOST_KEYS: usize = 64;
+/// Revocations kept of keys that this rig never trusted; the oldest goes first.
+pub const MOST_UNKNOWN: usize = 32;
 const FILE: &str = "keys.json";
 /// All keys with their names take a third of that.
 const LARGEST: u64 = 64 * 1024;
@@ -61,6 +69,8 @@ pub const DESIRED: Needs = Needs { scopes: &[Scope::Operate, Scope::Tune, Scope:
 pub struct FleetConfig {
     /// Keys that are trusted.
     pub keys: Vec<TrustedKey>,
+    /// Keys that are not trusted, whoever says so later.
+    pub revoked: Vec<KeyId>,
     /// Groups that this rig is in.
     pub groups: Vec<GroupId>,
     /// Its site.
@@ -72,25 +82,27 @@ pub struct FleetConfig {
 impl FleetConfig {
     /// Reads `[key]` and `[fleet]` of a configuration; mistakes are complained of there.
     pub(crate) fn read(root: &Table<'_>) -> Self {
-        let mut keys: Vec<TrustedKey> = Vec::new();
+        let (mut keys, mut gone): (Vec<TrustedKey>, Vec<TrustedKey>) = Default::default();
         for (name, table) in root.tables("key") {
-            table.only(&["public", "scopes"]);
+            table.only(&["public", "scopes", "revoked"]);
             let text = table.needed_text("public");
             let public = public_key(&text);
             if public.is_none() && !text.is_empty() {
                 table.complain("public", "must be the 32 bytes of an Ed25519 key: 64 hexadecimal digits or base64");
             }
-            let scopes = scopes(&table);
+            let revoked = table.flag("revoked").unwrap_or(false);
+            // What a revoked one might have done need not be said any more.
+            let scopes = if revoked && table.texts("scopes").is_empty() { Vec::new() } else { scopes(&table) };
             if name.is_empty() || name.len() > LONGEST_NAME {
                 table.complain("", format!("a key's name has 1 to {LONGEST_NAME} bytes"));
             }
             let Some(public) = public else { continue };
-            if let Some(other) = keys.iter().find(|other| other.public == public) {
+            if let Some(other) = keys.iter().chain(&gone).find(|other| other.public == public) {
                 table.complain("public", format!("is that of `{}` too", other.name));
             }
-            keys.push(TrustedKey { name, public, scopes });
+            if revoked { &mut gone } else { &mut keys }.push(TrustedKey { name, public, scopes });
         }
-        if keys.len() > MOST_KEYS {
+        if keys.len() + gone.len() > MOST_KEYS {
             root.complain("key", format!("more than {MOST_KEYS} keys"));
         }
         let fleet = root.table("fleet");
@@ -104,7 +116,8 @@ impl FleetConfig {
             fleet.complain("site", "is one of `groups` too: names of sites and groups must differ");
         }
         let trust_clock = fleet.flag("trust_clock").unwrap_or(false);
-        Self { keys, groups, site, trust_clock }
+        let revoked = gone.iter().map(|key| KeyId::of(&key.public)).collect();
+        Self { keys, revoked, groups, site, trust_clock }
     }
 
     /// Parses these tables of a text that may have others: a rig's whole configuration.
@@ -182,6 +195,9 @@ fn base64(text: &str) -> Option<[u8; 32]> {
 struct Rotations {
     added: Vec<TrustedKey>,
     revoked: Vec<KeyId>,
+    /// Revoked, and never trusted here; the oldest first.
+    #[serde(default)]
+    unknown: Vec<KeyId>,
 }
 
 /// Who is trusted now.
@@ -190,37 +206,55 @@ pub struct Trust {
     keys: BTreeMap<KeyId, TrustedKey>,
     revoked: BTreeSet<KeyId>,
     rotations: Rotations,
+    /// What the configuration lets a key do that it names.
+    named: BTreeMap<KeyId, Vec<Scope>>,
 }
 
 impl Trust {
     /// The keys of the configuration and no other.
     #[must_use]
     pub fn new(config: &FleetConfig) -> Self {
-        Self::with(&config.keys, Rotations::default())
+        Self::with(config, Rotations::default())
     }
 
-    fn with(keys: &[TrustedKey], rotations: Rotations) -> Self {
-        let revoked = sorted::set(rotations.revoked.iter().copied());
-        let all = keys.iter().chain(&rotations.added).map(|key| (KeyId::of(&key.public), key.clone()));
+    fn with(config: &FleetConfig, mut rotations: Rotations) -> Self {
+        let named = sorted::map(config.keys.iter().map(|key| (KeyId::of(&key.public), key.scopes.clone())));
+        // One that the configuration has come to name since is known now, and stays.
+        let (known, unknown) =
+            rotations.unknown.into_iter().partition(|id| named.contains_key(id) || config.revoked.contains(id));
+        rotations.unknown = unknown;
+        rotations.revoked.extend::<Vec<_>>(known);
+        let all = rotations.revoked.iter().chain(&rotations.unknown).chain(&config.revoked);
+        let revoked = sorted::set(all.copied());
+        let added = rotations.added.iter().map(|key| narrowed(key, &named));
+        let all = config.keys.iter().cloned().chain(added).map(|key| (KeyId::of(&key.public), key));
         let keys = sorted::map(all.filter(|(id, _)| !revoked.contains(id)));
-        Self { keys, revoked, rotations }
+        Self { keys, revoked, rotations, named }
     }
 
     /// The keys of the configuration, with what orders changed.
     ///
     /// # Errors
-    /// A file of rotations that is there and cannot be read or understood: nobody may be trusted then.
+    /// A file of rotations that is there and cannot be read or understood, or that was there and is gone: nobody may be trusted then.
     pub fn load(config: &FleetConfig, directory: &Path) -> io::Result<Self> {
         let path = path(directory);
         let rotations = match fs::metadata(&path) {
             Ok(found) if found.len() > LARGEST => {
                 return Err(io::Error::other(format!("longer than {LARGEST} bytes, which nothing of ours is")));
             }
-            Ok(_) => serde_json::from_slice(&fs::read(&path)?)?,
+            Ok(_) => {
+                let rotations = serde_json::from_slice(&fs::read(&path)?)?;
+                mark::name(directory, FILE)?;
+                rotations
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && mark::names(directory, FILE)? => {
+                let text = "is gone, and with it who was revoked: bring it back, or remove trust.mark beside it where nobody was";
+                return Err(io::Error::other(text));
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Rotations::default(),
             Err(error) => return Err(error),
         };
-        Ok(Self::with(&config.keys, rotations))
+        Ok(Self::with(config, rotations))
     }
 
     /// Writes down what orders changed.
@@ -228,7 +262,8 @@ impl Trust {
     /// # Errors
     /// What the system says; the old file is there then.
     pub fn save(&self, directory: &Path) -> io::Result<()> {
-        StateFile::new(directory, FILE, LARGEST).save(&self.rotations)
+        StateFile::new(directory, FILE, LARGEST).save(&self.rotations)?;
+        mark::name(directory, FILE)
     }
 
     /// The key of this id.
@@ -252,7 +287,8 @@ impl Trust {
     /// Who is trusted when a key was added, or revoked, or both. The same order twice changes nothing the second time.
     ///
     /// # Errors
-    /// `Policy`: a key that was revoked never comes back; two keys that may rotate stay; the number of keys is bounded.
+    /// `Policy`: a key that was revoked never comes back; one that the configuration names gets no scope that it does not give; two
+    /// keys that may rotate stay; the number of keys is bounded.
     pub fn rotated(&self, add: Option<&TrustedKey>, revoke: Option<KeyId>) -> Result<Self, Refusal> {
         let refuse = |text: &str| Err(Refusal::Policy(text.to_owned()));
         let mut next = self.clone();
@@ -261,18 +297,27 @@ impl Trust {
             if self.revoked.contains(&id) || revoke == Some(id) {
                 return refuse("a key that was revoked is not trusted again");
             }
+            if narrowed(key, &self.named).scopes != key.scopes {
+                return refuse("the configuration names this key, and gives it fewer scopes");
+            }
             next.rotations.added.retain(|other| other.public != key.public);
             next.rotations.added.push(key.clone());
             next.keys.insert(id, key.clone());
         }
         if let Some(id) = revoke {
             next.rotations.added.retain(|key| KeyId::of(&key.public) != id);
-            next.keys.remove(&id);
-            if next.revoked.insert(id) {
+            let known = next.keys.remove(&id).is_some();
+            let new = next.revoked.insert(id);
+            if new && known {
                 next.rotations.revoked.push(id);
+            } else if new {
+                next.rotations.unknown.push(id);
+                if next.rotations.unknown.len() > MOST_UNKNOWN {
+                    next.revoked.remove(&next.rotations.unknown.remove(0));
+                }
             }
         }
-        if next.keys.len() + next.revoked.len() > MOST_KEYS {
+        if next.keys.len() + next.revoked.len() - next.rotations.unknown.len() > MOST_KEYS {
             return refuse("too many keys");
         }
         let rotators = |trust: &Self| trust.keys.values().filter(|key| key.scopes.contains(&Scope::Update)).count();
@@ -281,6 +326,13 @@ impl Trust {
         }
         Ok(next)
     }
+}
+
+/// The key with no scope that the configuration does not give it, where that names it.
+fn narrowed(key: &TrustedKey, named: &BTreeMap<KeyId, Vec<Scope>>) -> TrustedKey {
+    let given = named.get(&KeyId::of(&key.public));
+    let may = |scope: &&Scope| given.is_none_or(|given| given.contains(scope));
+    TrustedKey { scopes: key.scopes.iter().filter(may).copied().collect(), ..key.clone() }
 }
 
 fn path(directory: &Path) -> PathBuf {

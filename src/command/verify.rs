@@ -69,9 +69,9 @@ pub trait Seen {
     fn digest(&self, id: &CommandId) -> Option<Digest>;
     /// Whether a key never used this counter, for certain.
     fn fresh(&self, key: &KeyId, counter: u64) -> bool;
-    /// Counters were lost: a command that may have been carried out before the loss cannot be told from a new one. `unix_ms` as
-    /// in [`Now`].
-    fn lost(&self, unix_ms: Option<u64>) -> bool;
+    /// Counters were lost, and a command that is valid from `not_before_ms` on, milliseconds since 1970, may have been carried out
+    /// before the loss: it cannot be told from a new one.
+    fn lost(&self, not_before_ms: u64) -> bool;
 }
 
 /// A command that may be carried out.
@@ -79,7 +79,7 @@ pub trait Seen {
 pub struct Verified {
     /// The command.
     pub command: Command,
-    /// The keys that signed it, without the same one twice; the first is the one whose counter it uses up.
+    /// The keys that signed it, without the same one twice; it uses up its counter for each of them.
     pub keys: Vec<KeyId>,
     /// What was signed.
     pub digest: Digest,
@@ -210,13 +210,13 @@ fn judge(
         Some(nonce) if nonce != now.nonce => return Err(Refusal::Replayed),
         Some(_) => {}
         None if now.unix_ms.is_none() => return Err(Refusal::ClockUnset),
-        None if seen.lost(now.unix_ms) => {
-            let text = "counters were lost with the journal: for now a command must carry the nonce of the birth";
+        None if seen.lost(command.not_before_ms) => {
+            let text = "counters were lost with the journal: what was signed before must carry the nonce of the birth";
             return Err(Refusal::Policy(text.to_owned()));
         }
         None => {}
     }
-    if !opened.keys.first().is_some_and(|(key, _)| seen.fresh(key, command.counter)) {
+    if !unused(command, opened, seen) {
         return Err(Refusal::Replayed);
     }
     allowed(trust::needs(&command.order), &opened.keys)?;
@@ -226,6 +226,23 @@ fn judge(
         }
         Some(_) | None => Ok(false),
     }
+}
+
+/// Of every key that signed, not only of the first: signatures stand beside each other in a frame, and who exchanged two of them, or
+/// left one out, would else have the same order under a counter that nobody used.
+fn unused(command: &Command, opened: &Opened<'_>, seen: &impl Seen) -> bool {
+    opened.keys.iter().all(|(key, _)| seen.fresh(key, command.counter))
+}
+
+/// What to refuse as one too many: the name of a command that keys of ours signed, that was never seen, and that uses up no counter
+/// twice. Whatever else may be wrong with it is told when it comes again.
+#[must_use]
+pub fn in_excess(received: &Received<'_>, trust: &Trust, seen: &impl Seen) -> Option<(CommandId, Vec<KeyId>)> {
+    let opened = open(received, trust).ok().filter(|_| !received.retained)?;
+    let Message::Command(command) = &opened.message else { return None };
+    // What was answered once gets no other end.
+    let new = seen.digest(&command.id).is_none() && unused(command, &opened, seen);
+    new.then(|| (command.id, opened.ids()))
 }
 
 /// Whether this is a desired state for this rig, by a key that may say it. `fresh`: it comes from the broker and not from

@@ -6,6 +6,10 @@
 //!    └── mpsc<Answer>: acknowledge, accepted, running, done <── journal, fsync <── Actor::act
 //! ```
 //!
+//! What says something new of a command goes through the outbox, and survives broker and agent. What does not is said once and kept
+//! nowhere: that a command came again, that there were too many, and whatever there is to say to somebody whose frame no key of ours
+//! signed. That one costs no fsync either: strangers are counted, and told of in one line every [`TELL_STRANGERS`].
+//!
 //! The broker is told that it need not send a command again only after the journal has it; until then its place in the broker's
 //! window is taken, and a killed agent gets it again. Nothing here waits for the disk on the agent's own thread.
 
@@ -13,7 +17,7 @@ mod desk;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{info, warn};
 use tokio::sync::mpsc;
@@ -27,12 +31,12 @@ use crate::audit::{Who, Writer};
 use crate::clock;
 use crate::command::act::Actor;
 use crate::command::journal::{AfterRestart, Entry, Interrupted};
-use crate::command::rate::{Admission, Rate};
+use crate::command::rate::{Admission, Rate, Tally};
 use crate::command::trust::FleetConfig;
 use crate::command::verify::Me;
 use crate::desired::Moment;
 use crate::setpoint::Source;
-use crate::wire::{Ack, AckState, CommandId, Desired, Kind, Order, Outcome, RefusedRevision, Reported, Topic};
+use crate::wire::{Ack, AckState, CommandId, Desired, Kind, Order, Outcome, Refusal, RefusedRevision, Reported, Topic};
 use desk::{Desk, Looked, lock};
 
 /// Messages that wait to be looked at: more than the broker may have on its way to us, so that none is ever turned away.
@@ -43,14 +47,18 @@ pub(super) const ANSWERS: usize = 64;
 const RECONCILE: Duration = Duration::from_secs(5);
 /// How often it looks whether something is over, s: a maintenance, a flood.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often frames that nobody known signed are told of, and commands that were too many.
+const TELL_STRANGERS: Duration = Duration::from_secs(10);
 
 /// What the inbox wants of the publisher.
 #[derive(Debug)]
 pub(super) enum Answer {
     /// The broker need not send it again.
     Acknowledge(Inbound),
-    /// Something to say about a command.
+    /// Something to say about a command, to be kept until the control plane has it.
     Ack(Ack, Reply),
+    /// The same, to be said where it can be now, and kept nowhere.
+    Said(Ack, Reply),
     /// Birth and telemetry, now.
     Sample,
     /// How near the rig is to its desired state.
@@ -94,6 +102,10 @@ pub(super) struct Inbox {
     me: Me,
     desk: Arc<Mutex<Desk>>,
     rate: Rate,
+    /// Frames that no key of ours signed, with why the last one was refused.
+    strangers: (Tally, String),
+    /// Commands that were refused as too many.
+    excess: Tally,
     running: JoinSet<(Entry, AckState)>,
     audit: Writer,
     fleet: FleetConfig,
@@ -121,6 +133,8 @@ impl Inbox {
             me,
             desk: Arc::new(Mutex::new(desk)),
             rate: Rate::new(clock::now()),
+            strangers: (Tally::new(TELL_STRANGERS), String::new()),
+            excess: Tally::new(TELL_STRANGERS),
             running: JoinSet::new(),
             audit,
             fleet,
@@ -162,7 +176,8 @@ impl Inbox {
         };
         let (mut look, mut reconcile) = (every(LOOK), every(RECONCILE));
         loop {
-            let busy = !self.rate.quiet() || self.actor.setpoints.now().maintenance().is_some();
+            let told = self.rate.quiet() && self.strangers.0.quiet() && self.excess.quiet();
+            let busy = !told || self.actor.setpoints.now().maintenance().is_some();
             tokio::select! {
                 inbound = self.deliveries.recv() => match inbound {
                     Some(inbound) => self.delivered(inbound).await,
@@ -180,7 +195,7 @@ impl Inbox {
                 _ = reconcile.tick(), if self.desired.is_some() && self.reconciling.is_empty() => self.reconcile().await,
                 // Nothing wakes where nothing can be over.
                 _ = look.tick(), if busy => {
-                    self.tell_flood();
+                    self.tell_flood(clock::now());
                     // A clock that only seems to be past its end starts nothing under somebody's hands.
                     if let Some(unix_ms) = reliable_ms(&self.fleet) {
                         self.actor.maintenance_over(unix_ms).await;
@@ -190,9 +205,15 @@ impl Inbox {
         }
     }
 
-    fn tell_flood(&mut self) {
-        if let Some(count) = self.rate.tell(clock::now()) {
+    fn tell_flood(&mut self, now: Instant) {
+        if let Some(count) = self.rate.tell(now) {
             self.told_flood(count);
+        }
+        if let Some(count) = self.strangers.0.tell(now) {
+            self.told_strangers(count);
+        }
+        if let Some(count) = self.excess.tell(now) {
+            self.told_excess(count);
         }
     }
 
@@ -200,6 +221,32 @@ impl Inbox {
         let text = format!("commands: {count} came too fast");
         warn!("{text} and were dropped unread");
         self.audit.note(Who::Unknown, text, "dropped unread");
+    }
+
+    fn told_strangers(&self, count: u64) {
+        let text = format!("commands: {count} that no key of ours signed");
+        warn!("{text}; the last: {}", self.strangers.1);
+        self.audit.note(Who::Unknown, text, format!("refused; the last: {}", self.strangers.1));
+    }
+
+    fn told_excess(&self, count: u64) {
+        let text = format!("commands: {count} more than are taken at once");
+        warn!("{text}");
+        self.audit.note(Who::Unknown, text, format!("refused: {}", Refusal::TooMany));
+    }
+
+    /// More than are taken at once: whoever signed it is told, and may send it again.
+    async fn excess(&mut self, inbound: Inbound) {
+        let (desk, message) = (Arc::clone(&self.desk), inbound.clone());
+        let Ok(id) = spawn_blocking(move || lock(&desk).in_excess(&message)).await else { return };
+        let to = reply(&self.me, &inbound);
+        self.answer(Answer::Acknowledge(inbound)).await;
+        if let Some(id) = id {
+            self.say_once(id, AckState::Refused(Refusal::TooMany), to).await;
+        }
+        if let Some(count) = self.excess.add(clock::now()) {
+            self.told_excess(count);
+        }
     }
 
     /// A desired state: taken whole or not at all, and then brought about.
@@ -261,6 +308,7 @@ impl Inbox {
         }
         match self.rate.admit(clock::now()) {
             Admission::Look => {}
+            Admission::Excess => return self.excess(inbound).await,
             Admission::Drop { tell } => {
                 if let Some(count) = tell {
                     self.told_flood(count);
@@ -281,10 +329,17 @@ impl Inbox {
         let to = reply(&self.me, &inbound);
         self.answer(Answer::Acknowledge(inbound)).await;
         match looked {
-            Looked::Again(id, state) => self.say(id, state, to).await,
+            // Its first answer is in the outbox until the control plane has it.
+            Looked::Again(id, state) => self.say_once(id, state, to).await,
+            Looked::Refused(id, keys, refusal) if keys.is_empty() => {
+                self.strangers.1 = refusal.to_string();
+                self.say_once(id, AckState::Refused(refusal), to).await;
+                if let Some(count) = self.strangers.0.add(clock::now()) {
+                    self.told_strangers(count);
+                }
+            }
             Looked::Refused(id, keys, refusal) => {
-                let who = if keys.is_empty() { Who::Unknown } else { Who::Keys(keys) };
-                self.audit.note(who, format!("command {id}"), format!("refused: {refusal}"));
+                self.audit.note(Who::Keys(keys), format!("command {id}"), format!("refused: {refusal}"));
                 self.say(id, AckState::Refused(refusal), to).await;
             }
             Looked::New(entry) => {
@@ -334,6 +389,10 @@ impl Inbox {
 
     async fn say(&self, id: CommandId, state: AckState, to: Reply) {
         self.answer(Answer::Ack(Ack { id, at_ms: clock::unix_ms(), state }, to)).await;
+    }
+
+    async fn say_once(&self, id: CommandId, state: AckState, to: Reply) {
+        self.answer(Answer::Said(Ack { id, at_ms: clock::unix_ms(), state }, to)).await;
     }
 
     /// The publisher takes answers as long as it lives.

@@ -1,6 +1,8 @@
 //! The publisher: turns snapshots and alarm edges into messages, keeps them in the outbox, and hands over what the window
 //! allows. It waits only for something to happen, never for the broker.
 
+mod handed;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,8 +14,7 @@ use tokio::time::timeout;
 
 use super::inbound::Inbound;
 use super::link::{Answer, Client, Report, Up, WINDOW};
-use super::outbox::reply::Reply;
-use super::outbox::{Lane, Outbox, Ticket};
+use super::outbox::{Lane, Outbox, reply::Reply};
 use super::packet::Packet;
 use super::{Inputs, Start, inbox, reliable_ms};
 use crate::alarm::Edge;
@@ -27,27 +28,13 @@ use crate::wire::{
     Birth, CONTROLLER, Delivery, Encoding, Event, Header, Kind, Losses, Message, Online, OutboxInfo, Reason, Reported,
     RigId, Telemetry, Topic, decode_to_a_rig, encode,
 };
+use handed::Handed;
 
 /// How long a clean stop waits for the broker: for what still waits, for the last word, and for the disconnect itself.
 const FAREWELL: [Duration; 3] = [Duration::from_millis(1_200), Duration::from_millis(500), Duration::from_millis(300)];
 
-/// A packet handed to the link, in order, to be matched with the id that it gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Handed {
-    /// Retained state, sent again on each connect.
-    State(Kind),
-    /// A message of the outbox.
-    Message(Ticket),
-}
-
-impl Handed {
-    const fn kind(self) -> Kind {
-        match self {
-            Self::State(kind) => kind,
-            Self::Message(ticket) => ticket.lane.kind(),
-        }
-    }
-}
+/// Answers that nobody keeps and that wait for the link, with where they are wanted; one more is not said. More than are given at once.
+const SAID: usize = 256;
 
 /// The publisher's ends of what it talks to.
 pub(super) struct Ends {
@@ -78,6 +65,9 @@ pub(super) struct Publisher {
     outbox: Outbox,
     /// Retained state that waits to go out.
     state: VecDeque<(Kind, Vec<u8>)>,
+    said: VecDeque<(Vec<u8>, Reply)>,
+    /// Heard, and not acknowledged for want of room on the way to the link.
+    owed: VecDeque<Inbound>,
     /// Handed over, without an id yet.
     unnumbered: VecDeque<Handed>,
     /// On their way, by packet id.
@@ -117,6 +107,8 @@ impl Publisher {
             inputs,
             outbox: Outbox::new(config.outbox.clone(), start.boot, config.state.join("outbox")),
             state: VecDeque::new(),
+            said: VecDeque::new(),
+            owed: VecDeque::new(),
             unnumbered: VecDeque::new(),
             numbered: BTreeMap::new(),
             up: None,
@@ -193,7 +185,7 @@ impl Publisher {
             dropped: self.outbox.dropped(),
             refused: self.refused,
         };
-        let body = Telemetry::new(self.birth.id, clock::unix_ms(), uptime(self.start), &snapshot, losses, self.turn);
+        let body = Telemetry::new(self.birth.id, clock::unix_ms(), self.start.uptime(), &snapshot, losses, self.turn);
         self.turn = self.turn.wrapping_add(1);
         let (encoding, boot) = (self.encoding, self.start.boot);
         self.outbox
@@ -214,7 +206,7 @@ impl Publisher {
 
     fn event(&mut self, edge: &Edge) {
         self.note(edge);
-        let body = Event::new(&self.birth, clock::unix_ms(), uptime(self.start), edge, &self.board);
+        let body = Event::new(&self.birth, clock::unix_ms(), self.start.uptime(), edge, &self.board);
         let (encoding, boot) = (self.encoding, self.start.boot);
         self.outbox.push(Lane::Event, Vec::new(), |seq| encode(encoding, Header::new(Kind::Event, boot, seq), &body));
     }
@@ -273,23 +265,41 @@ impl Publisher {
             Ok(_) => debug!("a message on a topic that is not its own"),
             Err(error) => debug!("not understood: {error}"),
         }
-        self.acknowledge(&inbound);
+        self.acknowledge(inbound);
     }
 
-    fn acknowledge(&self, inbound: &Inbound) {
-        if !inbound.acknowledge(&self.client) {
-            debug!("no room to acknowledge a message; the broker sends it again on the next connection");
+    /// Tells the broker that it need not send it again, once the link has room; the broker's window bounds how many wait.
+    fn acknowledge(&mut self, inbound: Inbound) {
+        self.owed.push_back(inbound);
+        self.settle();
+    }
+
+    /// Whether every acknowledgement is on its way.
+    fn settle(&mut self) -> bool {
+        while let Some(inbound) = self.owed.front() {
+            if !inbound.acknowledge(&self.client) {
+                return false;
+            }
+            self.owed.pop_front();
         }
+        true
     }
 
     fn answer(&mut self, answer: inbox::Answer) {
         match answer {
-            inbox::Answer::Acknowledge(inbound) => self.acknowledge(&inbound),
+            inbox::Answer::Acknowledge(inbound) => self.acknowledge(inbound),
             inbox::Answer::Ack(ack, reply) => {
                 let (encoding, boot) = (self.encoding, self.start.boot);
                 self.outbox.push(Lane::Ack, reply.to_extra().unwrap_or_default(), |seq| {
                     encode(encoding, Header::new(Kind::Ack, boot, seq), &ack)
                 });
+            }
+            inbox::Answer::Said(ack, reply) => {
+                // It has no number: nothing waits for it, and nobody misses it.
+                if self.up.is_some() && self.said.len() < SAID {
+                    self.said
+                        .push_back((encode(self.encoding, Header::new(Kind::Ack, self.start.boot, 0), &ack), reply));
+                }
             }
             inbox::Answer::Reported(reported) => {
                 self.reported = Some(*reported);
@@ -307,6 +317,9 @@ impl Publisher {
         self.unnumbered.clear();
         self.numbered.clear();
         self.state.clear();
+        self.said.clear();
+        // The broker sends those again on the next connection.
+        self.owed.clear();
         self.outbox.disconnected();
     }
 
@@ -314,7 +327,7 @@ impl Publisher {
         let Some(handed) = self.numbered.remove(&id) else { return };
         match (answer, handed) {
             (Answer::Taken, Handed::Message(ticket)) => self.outbox.settled(ticket),
-            (Answer::Taken, Handed::State(_)) => {}
+            (Answer::Taken, Handed::State(_) | Handed::Said) => {}
             (Answer::Later(reason), handed) => {
                 self.paused = true;
                 if let Handed::Message(ticket) = handed {
@@ -331,11 +344,11 @@ impl Publisher {
         if let Handed::Message(ticket) = handed {
             self.outbox.refused(ticket);
         }
-        self.refused = self.refused.saturating_add(1);
+        self.refused = self.refused.saturating_add(u32::from(handed != Handed::Said));
         self.complain(handed, reason);
     }
 
-    /// Said once per reason.
+    /// Once per reason.
     fn complain(&mut self, handed: Handed, reason: &str) {
         if self.told.as_deref() != Some(reason) {
             warn!("the broker does not take our {}: {reason}", Topic::new(self.rig.clone(), handed.kind()));
@@ -359,17 +372,20 @@ impl Publisher {
     }
 
     fn bear(&mut self) {
+        self.birth.audit_head = self.inputs.audit.head().told();
         let birth = encode(self.encoding, Header::new(Kind::Birth, self.start.boot, 0), &self.birth);
         self.state.push_back((Kind::Birth, birth));
     }
 
     /// What became known of the rig after its start makes another birth: its EEPROM's word, its GPUs.
     fn learn(&mut self, snapshot: &Snapshot) {
-        let serial = snapshot.identity.as_ref().map(|identity| identity.serial.clone());
-        let serial = serial.or_else(|| self.birth.serial.clone());
+        let serial =
+            snapshot.identity.as_ref().map(|identity| &identity.serial).or(self.birth.serial.as_ref()).cloned();
         // A clock that nobody keeps in step any more is one that a command's sender has to know of.
         let clock_set = reliable_ms(&self.fleet).is_some();
-        let another = serial != self.birth.serial || clock_set != self.birth.clock_set;
+        // The log is opened beside the start. Later records are told by the next birth and make none of their own.
+        let log = self.birth.audit_head.is_none() && self.inputs.audit.head().told().is_some();
+        let another = serial != self.birth.serial || clock_set != self.birth.clock_set || log;
         (self.birth.serial, self.birth.clock_set) = (serial, clock_set);
         if (self.birth.learn(&snapshot.gpus, &snapshot.payloads) || another) && self.up.is_some() {
             self.bear();
@@ -401,10 +417,14 @@ impl Publisher {
         self.state.push_back((Kind::Online, message));
     }
 
-    /// Hands over what the window allows: state first, then the outbox.
+    /// Hands over what the window allows: state first, then the outbox, then what nobody keeps.
     fn feed(&mut self) {
         let Some(up) = self.up else { return };
+        if !self.settle() {
+            return;
+        }
         while self.client.live(up.connection) && !self.paused && self.on_the_way() < up.window {
+            let mut to = None;
             let (handed, packet) = if let Some((kind, payload)) = self.state.pop_front() {
                 (Handed::State(kind), Packet::new(&self.rig, self.encoding, kind, payload))
             } else if let Some(message) = self.outbox.next_message() {
@@ -417,6 +437,9 @@ impl Publisher {
                     None => packet,
                 };
                 (Handed::Message(message.ticket), packet)
+            } else if let Some((payload, reply)) = self.said.pop_front() {
+                to = Some(reply.clone());
+                (Handed::Said, Packet::new(&self.rig, self.encoding, Kind::Ack, payload).in_reply(reply))
             } else {
                 return;
             };
@@ -427,8 +450,10 @@ impl Publisher {
             }
             if let Err(payload) = packet.hand_over(&self.client) {
                 // The link's channel is full; its next report makes room.
-                if let Handed::State(kind) = handed {
-                    self.state.push_front((kind, payload));
+                match (handed, to) {
+                    (Handed::State(kind), _) => self.state.push_front((kind, payload)),
+                    (_, Some(reply)) => self.said.push_front((payload, reply)),
+                    (Handed::Message(_) | Handed::Said, None) => {}
                 }
                 return;
             }
@@ -472,9 +497,4 @@ impl Publisher {
             self.feed();
         }
     }
-}
-
-/// Since the agent's start, ms.
-fn uptime(start: Start) -> u64 {
-    u64::try_from(clock::now().saturating_duration_since(start.at).as_millis()).unwrap_or(u64::MAX)
 }

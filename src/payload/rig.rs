@@ -90,6 +90,10 @@ impl Hooks for Rig {
         Ok(Grant { gpus: chosen.into_iter().map(grant).collect() })
     }
 
+    fn resting(&self) -> bool {
+        self.setpoints.borrow().maintenance().is_some()
+    }
+
     fn power(&self, gpus: &[Gpu]) -> Reading<Milliwatts> {
         let snapshot = Arc::clone(&self.snapshot.borrow());
         let known = |uuid: &str| {

@@ -82,6 +82,11 @@ pub trait Hooks: Send + Sync {
     /// Why there are none.
     fn grant(&self, manifest: &Manifest) -> Result<Grant, NoGrant>;
 
+    /// Somebody works at the rig: nothing is started by itself. Asked where a manifest is read.
+    fn resting(&self) -> bool {
+        false
+    }
+
     /// What these GPUs take together, as measured now.
     fn power(&self, gpus: &[Gpu]) -> Reading<Milliwatts>;
 

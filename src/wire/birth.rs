@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::hex::hex_bytes;
 use super::{Encoding, GpuInfo, Kind, PayloadInfo, RigId};
 use crate::board::{Board, ChipKind, Point};
 use crate::digest::fnv1a;
@@ -66,6 +67,23 @@ pub struct Birth {
     /// The rig's clock is known to be right; without it a command must carry the nonce.
     #[serde(default)]
     pub clock_set: bool,
+    /// How far the rig's audit log went when this was said; none before the first record. A log that ends before it was cut.
+    #[serde(default)]
+    pub audit_head: Option<AuditHead>,
+}
+
+hex_bytes!(
+    /// The SHA-256 of a record of the audit log.
+    AuditHash(32)
+);
+
+/// The end of a rig's audit log: `rigd-ctl audit verify --head N:HASH` compares a log with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditHead {
+    /// The number of its last record, from 1.
+    pub n: u64,
+    /// Its hash.
+    pub hash: AuditHash,
 }
 
 /// When a message leaves the outbox. Numbers are on the wire: only append.
@@ -213,6 +231,7 @@ impl Birth {
             payloads: Vec::new(),
             nonce: 0,
             clock_set: false,
+            audit_head: None,
         };
         birth.rails.extend(board.rails.iter().map(|rail| RailInfo {
             name: rail.name.clone(),

@@ -66,7 +66,7 @@ pub struct Command {
     pub audience: Audience,
     /// Its name.
     pub id: CommandId,
-    /// Counts the commands of the key that signs first, over all rigs and restarts: a number that was used is used up.
+    /// Counts the commands of each key that signs, over all rigs and restarts: a number that one of them used is used up.
     pub counter: u64,
     /// Not to be carried out earlier, milliseconds since 1970.
     pub not_before_ms: u64,

@@ -76,7 +76,7 @@ impl Kind {
             Self::Online | Self::Watermark | Self::Controller => 0,
             Self::Ack | Self::Reported | Self::Command | Self::Desired => 0,
             Self::Event => 2,
-            Self::Birth => 6,
+            Self::Birth => 7,
             Self::Telemetry => 7,
         }
     }

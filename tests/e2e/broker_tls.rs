@@ -203,6 +203,17 @@ fn each_writes_what_is_its_own_and_nobody_but_the_control_plane_commands() {
     let site = Site::start();
     let (mut rig, mut control) = (site.rig("rig-1"), site.control());
     let mut operator = Peer::connect(site.person("ctl.operator")).unwrap();
+    let mut sender = Peer::connect(site.person("ctl.send")).unwrap();
+    for (topic, by_sender) in [
+        ("r1/rig-1/dn/cmd", true),
+        ("r1/rig-1/dn/des", true),
+        ("r1/g/all/dn/cmd", true),
+        ("r1/rig-1/dn/wm", false),
+        ("r1/ctl/state", false),
+        ("r1/rig-1/up/ack", false),
+    ] {
+        assert_eq!(taken(sender.publish(topic)), by_sender, "a person who gives orders on {topic}");
+    }
     for (topic, by_rig, by_control) in [
         ("r1/rig-1/up/tele", true, false),
         ("r1/rig-1/up/ack/deeper", true, false),
@@ -306,6 +317,47 @@ fn a_rig_cannot_throw_another_off_by_its_client_id() {
     let mut thief = Peer::connect(site.options(site.broker.port, "rig-1", Some(two))).unwrap();
     assert!(taken(thief.publish("r1/rig-2/up/tele")), "it is itself, whatever id it says");
     assert!(taken(one.publish("r1/rig-1/up/tele")), "and the other is still there");
+}
+
+/// Both listeners have one list of ids: who could say any id on one of them could throw off whoever is on the other.
+#[test]
+fn nobody_on_the_control_planes_side_can_throw_a_rig_off_either() {
+    let site = Site::start();
+    let mut one = site.rig("rig-1");
+    for name in ["ctl.operator", "ctl.send", "ctl.control"] {
+        let identity = site.control.issue_to(&site.path("person"), &Wanted::by(name));
+        let mut thief = Peer::connect(site.options(site.control_port, "rig-1", Some(identity))).unwrap();
+        assert!(!taken(thief.publish("r1/rig-1/up/tele")), "{name} is itself, whatever id it says");
+        assert!(taken(one.publish("r1/rig-1/up/tele")), "and the rig is still there after {name}");
+    }
+}
+
+#[test]
+fn who_comes_second_with_one_certificate_takes_the_place_of_the_first() {
+    let site = Site::start();
+    let (cert, key) = site.control.issue_to(&site.path("me"), &Wanted::by("ctl.operator"));
+    let url = format!("mqtts://localhost:{}", site.control_port);
+    let first = Command::new(env!("CARGO_BIN_EXE_rigd-ctl"))
+        .args(["desired", "get", "rig-1", "--broker", &url])
+        .arg("--ca")
+        .arg(site.path("control-ca.pem"))
+        .arg("--cert")
+        .arg(&cert)
+        .arg("--key")
+        .arg(&key)
+        .stderr(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let first = std::cell::RefCell::new(first);
+    until("the first one ends", || {
+        let options = site.options(site.control_port, "x", Some((cert.clone(), key.clone())));
+        drop(Peer::connect(options).unwrap());
+        first.borrow_mut().try_wait().unwrap().map(drop)
+    });
+    let output = first.into_inner().wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("Connection closed by peer"), "{said}");
 }
 
 #[test]

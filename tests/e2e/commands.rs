@@ -56,6 +56,9 @@ fn world_at(broker: Broker) -> World {
     ] {
         tables += &keygen(&keys, name, scopes);
     }
+    let manifests = keys.path.join("manifests");
+    fs::create_dir(&manifests).unwrap();
+    tables += &format!("[payload]\nmanifests = {manifests:?}\n");
     // Made, and trusted by nobody.
     keygen(&keys, "stranger", &["operate"]);
     let agent = Agent::start(&broker, Setup { broker: tables, ..Setup::default() });
@@ -355,4 +358,128 @@ fn of_ten_thousand_hostile_commands_and_a_thousand_duplicates_none_is_carried_ou
         Journal::open(&world.agent.scratch.path, clock::kernel_boot(), Some(clock::unix_ms())).unwrap();
     assert!(journal.entry(&given.id).is_some() && interrupted.is_empty());
     assert!((1..=10_000).all(|turn| journal.entry(&name(turn)).is_none()));
+}
+
+/// They are answered where that is cheap; neither the outbox nor the audit log has a place for each.
+#[test]
+fn strangers_cost_no_place_in_a_lane_and_one_line_in_the_log() {
+    let mut world = world();
+    let (stranger, key) = (world.secret("stranger"), world.secret("ops"));
+    let topic = "r1/rig-1/dn/cmd";
+    for number in 1..=15 {
+        world.publish(topic, false, frame(&stranger, topic, &world.command(number, number.into())));
+    }
+    let acks = || {
+        world.subscriber.all(|heard| {
+            let Message::Ack(ack) = &heard.message else { return None };
+            Some((heard.header.seq, ack.state.clone()))
+        })
+    };
+    let refused = AckState::Refused(Refusal::UnknownKey);
+    until("each is answered", || (acks().len() == 15).then_some(()));
+    assert!(acks().iter().all(|(seq, state)| *seq == 0 && *state == refused), "{:?}", acks());
+    let good = world.command(100, 100);
+    world.publish(topic, false, frame(&key, topic, &good));
+    world.answered("the good one", good.id, |answers| answers.len() == 2);
+    let numbers: Vec<u64> = acks().iter().map(|(seq, _)| *seq).filter(|seq| *seq != 0).collect();
+    assert_eq!(numbers, [1, 2], "the lane has what was said to somebody known");
+    world.agent.logged("no key of ours signed; the last: signed by a key that this rig does not know");
+    // What the next birth tells of the log is in it, and the strangers are two entries at most.
+    world.agent.signal(rustix::process::Signal::KILL);
+    world.agent.ended();
+    world.agent.run();
+    let head = world.subscriber.first("a birth with the head of the log", |heard| {
+        let Message::Birth(birth) = &heard.message else { return None };
+        birth.audit_head.filter(|_| birth.nonce != world.nonce && birth.nonce != 0)
+    });
+    let directory = world.agent.scratch.path.join("audit");
+    let verify = |head: String| {
+        let mut verify = Command::new(env!("CARGO_BIN_EXE_rigd-ctl"));
+        verify.args(["audit", "verify"]).arg(&directory).args(["--json", "--head", &head]).output().unwrap()
+    };
+    let output = verify(format!("{}:{}", head.n, head.hash));
+    assert!(output.status.success() && text(&output).contains("\"told\":\"same\""), "{}", text(&output));
+    let output = verify(format!("{}:{}", head.n + 1_000, head.hash));
+    assert!(!output.status.success() && text(&output).contains("\"told\":\"missing\""), "{}", text(&output));
+    let mut strangers = 0;
+    let count = |record: &rigd::audit::Record| strangers += usize::from(record.entry.what.contains("no key of ours"));
+    rigd::audit::verify(&directory, count).unwrap();
+    assert!((1..=2).contains(&strangers), "{strangers}");
+}
+
+#[test]
+fn a_burst_is_answered_to_the_last_and_what_was_too_many_can_be_sent_again() {
+    let world = world();
+    let key = world.secret("ops");
+    let topic = "r1/rig-1/dn/cmd";
+    let commands: Vec<_> = (1..=60_u8)
+        .map(|number| rigd::wire::Command {
+            order: Order::Identify { seconds: 0 },
+            ..world.command(number, 1_000 + u64::from(number))
+        })
+        .collect();
+    let last = |id| world.answers(id).iter().rev().find(|state| state.last()).cloned();
+    // So many at a time, because the client of this test loses messages where the broker has no room for them.
+    for some in commands.chunks(15) {
+        some.iter().for_each(|command| world.publish(topic, false, frame(&key, topic, command)));
+        until("each has an end", || some.iter().all(|command| last(command.id).is_some()).then_some(()));
+    }
+    let too_many: Vec<_> =
+        commands.iter().filter(|one| last(one.id) == Some(AckState::Refused(Refusal::TooMany))).collect();
+    assert!((1..=40).contains(&too_many.len()), "{} were too many", too_many.len());
+    // The same frame, later: its number was not used up.
+    let again = too_many[0];
+    until("it is done in the end", || {
+        world.publish(topic, false, frame(&key, topic, again));
+        std::thread::park_timeout(std::time::Duration::from_millis(300));
+        world.answers(again.id).iter().any(|state| matches!(state, AckState::Done(_))).then_some(())
+    });
+    // The tool has a code of its own for it.
+    let numbers = std::cell::Cell::new(0_u64);
+    until("the tool is told", || {
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_rigd-ctl"));
+        tool.arg("send").arg("--broker").arg(format!("mqtt://127.0.0.1:{}", world.broker.port));
+        tool.arg("--sign").arg(world.key("ops")).args(["--rig", RIG, "--wait", "5s", "identify", "0s"]);
+        let mut tool = tool.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        // Others send more than the rig takes, until the tool has its answer.
+        while tool.try_wait().unwrap().is_none() {
+            let number = numbers.get() + 1;
+            numbers.set(number);
+            let mut id = [0xcc; 16];
+            id[..8].copy_from_slice(&number.to_be_bytes());
+            let next = rigd::wire::Command { id: CommandId(id), counter: 5_000 + number, ..commands[0].clone() };
+            world.publish(topic, false, frame(&key, topic, &next));
+            std::thread::park_timeout(std::time::Duration::from_millis(15));
+        }
+        let output = tool.wait_with_output().unwrap();
+        let told = text(&output).contains("refused: too many commands");
+        assert_eq!(told, output.status.code() == Some(4), "{}", text(&output));
+        told.then_some(())
+    });
+}
+
+#[test]
+fn nothing_starts_by_itself_while_somebody_works_at_the_rig() {
+    let world = world();
+    let name = format!("idle-{}", std::process::id());
+    let manifest = "kind = \"ai\"\nautostart = true\nuser = \"nobody\"\nargv = [\"/bin/sleep\", \"1000\"]\n";
+    let phase = || {
+        let mut ps = Command::new(env!("CARGO_BIN_EXE_rigd-ctl"));
+        ps.args(["ps", "--json", "--socket"]).arg(world.agent.scratch.path.join("rigd.sock"));
+        let ps = ps.output().unwrap();
+        let line: serde_json::Value = serde_json::from_slice(&ps.stdout).ok()?;
+        Some(line["now"]["phase"].to_string())
+    };
+    assert!(world.send("ops", &["--rig", RIG, "maintenance", "on"]).status.success());
+    fs::write(world.keys.path.join(format!("manifests/{name}.toml")), manifest).unwrap();
+    let output = world.send("ops", &["--rig", RIG, "reload"]);
+    assert!(output.status.success() && text(&output).contains(&format!("added {name}")), "{}", text(&output));
+    world.agent.logged(&format!("payload {name}: is not started while somebody works at the rig"));
+    assert_eq!(phase().as_deref(), Some("\"stopped\""));
+    let output = world.send("ops", &["--rig", RIG, "payload", "start", &name]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(world.send("ops", &["--rig", RIG, "maintenance", "off"]).status.success());
+    assert!(world.send("ops", &["--rig", RIG, "payload", "start", &name]).status.success());
+    until("it runs", || (phase()? == "\"running\"").then_some(()));
+    assert!(world.send("ops", &["--rig", RIG, "payload", "stop", &name]).status.success());
 }

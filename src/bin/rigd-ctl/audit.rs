@@ -188,8 +188,7 @@ fn line(record: &Record) -> String {
     let at = UNIX_EPOCH.checked_add(Duration::from_millis(entry.at_ms.min(clock_end())));
     let at = at.map_or_else(String::new, |at| humantime::format_rfc3339_seconds(at).to_string());
     let lost = if *missed > 0 { format!("({missed} entries before it could not be written) ") } else { String::new() };
-    harmless(&format!("{n} {at} {}: {lost}{}: {}", who(&entry.who), entry.what, entry.outcome)).replace('\n', " ")
-        + "\n"
+    harmless(&format!("{n} {at} {}: {lost}{}: {}", who(&entry.who), entry.what, entry.outcome)) + "\n"
 }
 
 /// The last moment that has a text: the end of the year 9999, ms since 1970.

@@ -6,6 +6,9 @@ use anyhow::bail;
 use rigd::board::{BUILTIN, Board};
 use rigd::bus::MUXES;
 use rigd::chip::{Certainty, Kernel, PARTS, Part, Setting};
+use serde_json::{Value, json};
+
+use crate::people::say;
 
 /// The command line.
 #[derive(clap::Args)]
@@ -15,19 +18,41 @@ use rigd::chip::{Certainty, Kernel, PARTS, Part, Setting};
 pub(crate) struct Arguments {
     /// Print this board's file, or what this part can do
     name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     match &arguments.name {
+        None if arguments.json => say(true, "", &all()?),
         None => crate::print(&list()?),
         Some(name) => match BUILTIN.iter().find(|(known, _)| known == name) {
-            Some((_, text)) => crate::print(text),
+            Some((_, text)) => say(arguments.json, text, &json!({ "board": name, "file": text })),
             None => match Part::find(name) {
-                Some(part) => crate::print(&describe(part)?),
+                Some(part) => say(arguments.json, &describe(part)?, &facts(part)),
                 None => bail!("no built-in board and no part `{name}`; `rigd-ctl boards` lists them"),
             },
         },
     }
+}
+
+fn all() -> anyhow::Result<Value> {
+    let boards = BUILTIN.iter().map(|(name, source)| {
+        let board = Board::parse(name, source)?;
+        Ok(json!({ "board": name, "about": board.description }))
+    });
+    let boards = boards.collect::<anyhow::Result<Vec<_>>>()?;
+    let muxes: Vec<_> = MUXES.iter().map(|mux| json!({ "mux": mux.name, "channels": mux.channels })).collect();
+    Ok(json!({ "boards": boards, "parts": PARTS.iter().map(|part| facts(part)).collect::<Vec<_>>(), "muxes": muxes }))
+}
+
+fn facts(part: &Part) -> Value {
+    let addresses: Vec<_> = part.addresses.iter().map(|range| [*range.start(), *range.end()]).collect();
+    json!({
+        "part": part.name, "about": part.about, "addresses": addresses, "drives_fans": part.drives_fans,
+        "power": part.power, "temperature": part.temperature, "fan": part.fan,
+    })
 }
 
 fn list() -> anyhow::Result<String> {

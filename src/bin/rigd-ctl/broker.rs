@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow, bail};
 use rigd::config::Broker;
 use rigd::config::broker::{Address, TlsGiven};
 use rigd::mqtt::{connect_options, tls};
-use rumqttc::v5::MqttOptions;
+use rumqttc::v5::{ConnectionError, MqttOptions};
 
 /// Flags of every command that talks to a broker.
 #[derive(clap::Args, Clone, Debug)]
@@ -77,7 +77,7 @@ impl Flags {
 }
 
 /// A failure to connect, in words; the reason is in them already.
-pub(crate) fn explain(error: &rumqttc::v5::ConnectionError) -> String {
+pub(crate) fn explain(error: &ConnectionError) -> String {
     tls::explain(error, i64::try_from(rigd::clock::unix_ms() / 1000).unwrap_or(i64::MAX))
 }
 

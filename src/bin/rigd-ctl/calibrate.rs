@@ -24,6 +24,9 @@ pub(crate) struct Arguments {
     /// The agent's socket
     #[arg(long, value_name = "PATH", default_value = config::SOCKET)]
     socket: PathBuf,
+    /// Print JSON, one step a line
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -32,6 +35,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (mut count, mut learnt) = (0, 0);
     loop {
         let Reply::Calibration(calibration) = agent.reply()? else { return Err(unexpected()) };
+        if arguments.json {
+            crate::print(&format!("{}\n", serde_json::to_string(&calibration)?))?;
+            match calibration {
+                Calibration::Done => return Ok(()),
+                Calibration::Stopped(why) => bail!("stopped: {why}"),
+                Calibration::Begun { .. } | Calibration::Point { .. } | Calibration::Learnt { .. } => continue,
+            }
+        }
         match calibration {
             Calibration::Begun { fans } => {
                 count = fans.len();

@@ -12,7 +12,7 @@ use rigd::mqtt::tls::{self, Certificate};
 use rigd::units::Millicelsius;
 use rigd::wire::KeyId;
 
-use crate::people::{milli, percent};
+use crate::people::{milli, percent, say};
 
 /// The command line.
 #[derive(clap::Args)]
@@ -26,9 +26,23 @@ pub(crate) struct Arguments {
     /// Check this board instead of a configuration: a built-in one's name, or a file
     #[arg(long)]
     board: Option<String>,
+    /// Print JSON: whether it is good, and then what it means or what is wrong, by lines
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let found = look(arguments);
+    let told = |good: bool, text: &str| serde_json::json!({ "good": good, "lines": text.lines().collect::<Vec<_>>() });
+    match &found {
+        Ok(text) => say(arguments.json, text, &told(true, text))?,
+        Err(error) if arguments.json => say(true, "", &told(false, &format!("{error:#}")))?,
+        Err(_) => {}
+    }
+    found.map(drop)
+}
+
+fn look(arguments: &Arguments) -> anyhow::Result<String> {
     let mut text = String::new();
     let (board, host) = match &arguments.board {
         Some(board) => (Board::load(board)?, Host::default()),
@@ -45,7 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
     };
     describe(&mut text, &board, &host)?;
-    crate::print(&text)
+    Ok(text)
 }
 
 fn describe_config(text: &mut String, path: &Path, config: &Config, own: Option<Certificate>) -> std::fmt::Result {
@@ -65,7 +79,7 @@ fn describe_config(text: &mut String, path: &Path, config: &Config, own: Option<
     writeln!(text, "  telemetry  every {} ms", config.period.as_millis())?;
     let (ram, disk) = (config.outbox.ram_bytes / 1024, config.outbox.disk_bytes / 1024 / 1024);
     writeln!(text, "  outbox     {ram} KiB of memory, {disk} MiB on the disk")?;
-    let FleetConfig { keys, groups, site, trust_clock } = &config.fleet;
+    let FleetConfig { keys, revoked, groups, site, trust_clock } = &config.fleet;
     for (what, name) in groups.iter().map(|name| ("group", name)).chain(site.iter().map(|name| ("site", name))) {
         writeln!(text, "  {what:<10} {name}")?;
     }
@@ -79,6 +93,9 @@ fn describe_config(text: &mut String, path: &Path, config: &Config, own: Option<
         let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.name()).collect();
         let head = if i == 0 { "commands" } else { "" };
         writeln!(text, "  {head:<10} key {} (id {}): {}", key.name, KeyId::of(&key.public), scopes.join(", "))?;
+    }
+    for id in revoked {
+        writeln!(text, "  {:<10} key (id {id}): revoked", "")?;
     }
     writeln!(text)
 }

@@ -13,13 +13,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
-use rigd::wire::{
-    Desired, Encoding, Header, Kind, Message, Reported, RigId, Signed, SigningKey, Topic, decode, encode,
-};
+use rigd::wire::{Desired, Encoding, Header, Kind, Message, Reported, RigId, Signed, SigningKey, Topic, encode};
 use rigd::{clock, desired_file};
 use rumqttc::v5::mqttbytes::v5::{PubAckReason, PublishProperties};
 
 use crate::broker::Flags;
+use crate::people::decode;
 use crate::session::{Heard, Session};
 use crate::trust::{self, Checked, Keys};
 use crate::{keygen, print};

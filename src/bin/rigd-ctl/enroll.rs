@@ -20,8 +20,9 @@ use anyhow::{Context, bail};
 use rcgen::KeyPair;
 use rigd::clock;
 use rigd::wire::RigId;
+use serde_json::{Value, json};
 
-use crate::print;
+use crate::people::say;
 use authority::{Authority, Holder, Serial, Side, Validity};
 
 const DAY_S: u64 = 86_400;
@@ -52,6 +53,9 @@ pub(crate) struct Arguments {
     /// How long the certificate holds
     #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..=3650))]
     days: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Whom it is for.
@@ -66,7 +70,7 @@ struct Who {
     /// The broker, by every name and address under which it is dialled
     #[arg(long, value_name = "NAME", num_args = 1.., requires = "sign_with")]
     broker: Vec<String>,
-    /// A client of the control plane: `control` may command, `operator` may look; its common name is ctl.NAME
+    /// A client of the control plane: `control` may command, `send` may give orders, `operator` may look; its common name is ctl.NAME
     #[arg(long, value_name = "NAME", requires = "sign_with", value_parser = controller)]
     controller: Option<String>,
     /// Revoke every certificate of this name, `rig-7` or `ctl.operator`: writes rigs.crl or control.crl for the broker
@@ -84,11 +88,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let now_s = clock::unix_ms() / 1_000;
     let Who { rig, authority, broker, controller, revoke } = &arguments.who;
     if let Some(directory) = authority {
-        return print(&found(directory, now_s)?);
+        let (text, files) = found(directory, now_s)?;
+        return say(arguments.json, &text, &json!({ "authorities": files }));
     }
     if let (Some(name), Some(from)) = (revoke, &arguments.sign_with) {
         directory(&arguments.out, 0o755)?;
-        return print(&register::revoke(from, name, &arguments.out, now_s)?);
+        let text = register::revoke(from, name, &arguments.out, now_s)?;
+        return say(arguments.json, &text, &json!({ "revoked": name, "told": text.trim() }));
     }
     let (holder, stem) = match (rig, controller) {
         (Some(rig), _) => (Holder::Rig(rig.as_str().to_owned()), rig.as_str().to_owned()),
@@ -98,7 +104,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     holder.check()?;
     directory(&arguments.out, 0o755)?;
     let stem = arguments.out.join(stem);
-    let Some(from) = &arguments.sign_with else { return print(&ask(&holder, &stem)?) };
+    let Some(from) = &arguments.sign_with else {
+        let (text, facts) = ask(&holder, &stem)?;
+        return say(arguments.json, &text, &facts);
+    };
     let authority = open(from, holder.side())?;
     let validity = Validity { from_s: now_s.saturating_sub(EARLIER_S), to_s: now_s + arguments.days * DAY_S };
     let serial = Serial::new(random()?);
@@ -123,13 +132,20 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         said += &format!("key          {} (secret)\n", key.display());
     }
     said += &format!("certificate  {}, for {} days\n", certificate.display(), arguments.days);
+    let mut authorities = Vec::new();
     for side in needed {
         let name = format!("{}-ca.pem", side.name());
         let to = arguments.out.join(&name);
         put(&to, &text(&from.join(&name))?)?;
         said += &format!("authority    {}\n", to.display());
+        authorities.push(to);
     }
-    print(&(said + &format!("fingerprint  {fingerprint}\n") + &advice(&holder, &arguments.out)))
+    let facts = json!({
+        "name": holder.name(), "key": made, "certificate": certificate, "days": arguments.days,
+        "authorities": authorities, "fingerprint": fingerprint,
+    });
+    said += &format!("fingerprint  {fingerprint}\n");
+    say(arguments.json, &(said + &advice(&holder, &arguments.out)), &facts)
 }
 
 /// What to do with it.
@@ -142,28 +158,30 @@ fn advice(holder: &Holder, out: &Path) -> String {
         Holder::Broker(_) => format!(
             "\nThe broker runs as its own user: chgrp mosquitto {out}/broker.key && chmod 640 {out}/broker.key\n"
         ),
-        Holder::Controller(name) if matches!(name.as_str(), "ctl.control" | "ctl.operator") => format!(
+        Holder::Controller(name) if matches!(name.as_str(), "ctl.control" | "ctl.operator" | "ctl.send") => format!(
             "\nrigd-ctl watch --broker mqtts://BROKER:8884 --ca {out}/control-ca.pem --cert {out}/{name}.pem --key {out}/{name}.key\n"
         ),
         Holder::Controller(name) => {
             format!(
-                "\nThe broker's access list must say what {name} may do: it knows ctl.control and ctl.operator only.\n"
+                "\nThe broker's access list must say what {name} may do: it knows ctl.control, ctl.send and ctl.operator only.\n"
             )
         }
     }
 }
 
 /// Key and request, on the rig itself.
-fn ask(holder: &Holder, stem: &Path) -> anyhow::Result<String> {
+fn ask(holder: &Holder, stem: &Path) -> anyhow::Result<(String, Value)> {
     let (key, file) = key(stem)?;
     let request = extended(stem, ".csr");
     put(&request, &authority::request(holder, &key)?)?;
-    Ok(format!(
-        "key          {} (secret, stays here)\nrequest      {}\nfingerprint  {}\n",
+    let fingerprint = authority::fingerprint(&key);
+    let text = format!(
+        "key          {} (secret, stays here)\nrequest      {}\nfingerprint  {fingerprint}\n",
         file.display(),
         request.display(),
-        authority::fingerprint(&key)
-    ))
+    );
+    let facts = json!({ "name": holder.name(), "key": file, "request": request, "fingerprint": fingerprint });
+    Ok((text, facts))
 }
 
 /// `rig-7` and not `rig-7` without what is behind its last dot: names of controllers have one.
@@ -185,7 +203,7 @@ fn key(stem: &Path) -> anyhow::Result<(KeyPair, PathBuf)> {
     Ok((key, path))
 }
 
-fn found(at: &Path, now_s: u64) -> anyhow::Result<String> {
+fn found(at: &Path, now_s: u64) -> anyhow::Result<(String, Vec<PathBuf>)> {
     directory(at, 0o700)?;
     let file = |side: Side, kind: &str| at.join(format!("{}-ca.{kind}", side.name()));
     for path in Side::BOTH.iter().flat_map(|side| [file(*side, "key"), file(*side, "pem")]) {
@@ -205,7 +223,8 @@ fn found(at: &Path, now_s: u64) -> anyhow::Result<String> {
         };
         said += &format!("{}  {signs}\n", file(side, "pem").display());
     }
-    Ok(said + "\nWhoever has the .key files can be any rig and any operator: keep them off the network.\n")
+    said += "\nWhoever has the .key files can be any rig and any operator: keep them off the network.\n";
+    Ok((said, Side::BOTH.map(|side| file(side, "pem")).to_vec()))
 }
 
 fn open(at: &Path, side: Side) -> anyhow::Result<Authority> {

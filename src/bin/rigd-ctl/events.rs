@@ -6,10 +6,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::bail;
 use rigd::collect::last_events;
-use rigd::wire::{Header, Message, RigId, Topic, decode};
+use rigd::wire::{Header, Message, RigId, Topic};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::broker::Flags;
+use crate::people::decode;
 use crate::watch::fleet::Fleet;
 use crate::watch::session::{Heard, follow};
 use crate::watch::table;

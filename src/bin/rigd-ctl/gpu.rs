@@ -15,7 +15,7 @@ use rigd::local::{Get, Gpu, Gpus, MAX_RELEASE, Reply};
 use rigd::wire::Value;
 
 use crate::agent::{Agent, unexpected};
-use crate::people;
+use crate::people::{self, say};
 
 /// The command line.
 #[derive(clap::Args)]
@@ -45,6 +45,9 @@ enum Verb {
         /// The agent's socket
         #[arg(long, value_name = "PATH", default_value = config::SOCKET)]
         socket: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Give GPUs back to their driver and let go of it for a time, so that one can be reset
     #[command(
@@ -57,6 +60,9 @@ enum Verb {
         /// The agent's socket
         #[arg(long, value_name = "PATH", default_value = config::SOCKET)]
         socket: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Call each function of the driver that the agent uses, and tell what came back and how long it took
     #[command(
@@ -98,8 +104,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             }
             if asked.json { json(&found) } else { crate::print(&found.iter().map(show).collect::<String>()) }
         }
-        Verb::Clear { gpu, profile, socket } => clear(gpu, profile.clone(), socket),
-        Verb::Release { time, socket } => release(*time, socket),
+        Verb::Clear { gpu, profile, socket, json } => clear(gpu, profile.clone(), socket, *json),
+        Verb::Release { time, socket, json } => release(*time, socket, *json),
         Verb::Selftest { gpu, config, json } => selftest(gpu.as_deref(), config, *json),
     }
 }
@@ -131,7 +137,7 @@ fn seconds(text: &str) -> Result<u32, String> {
     seconds.filter(|seconds| *seconds <= MAX_RELEASE).ok_or_else(|| format!("at most {MAX_RELEASE}s"))
 }
 
-fn clear(name: &str, profile: Option<String>, socket: &Path) -> anyhow::Result<()> {
+fn clear(name: &str, profile: Option<String>, socket: &Path, json: bool) -> anyhow::Result<()> {
     let (_, mut found) = ask(socket)?;
     found.retain(|gpu| is(name, &gpu.info.pci, &gpu.info.uuid));
     one(name, found.len())?;
@@ -141,14 +147,15 @@ fn clear(name: &str, profile: Option<String>, socket: &Path) -> anyhow::Result<(
     let Reply::GpuCleared(count) = Agent::ask(socket, &request, Some(SILENCE))?.reply()? else {
         return Err(unexpected());
     };
-    match count {
+    let text = match count {
         0 => bail!("GPU {} has no {what} in quarantine", info.pci),
-        1 => crate::print(&format!("GPU {}: one profile is out of quarantine and tried again\n", info.pci)),
-        _ => crate::print(&format!("GPU {}: {count} profiles are out of quarantine and tried again\n", info.pci)),
-    }
+        1 => format!("GPU {}: one profile is out of quarantine and tried again\n", info.pci),
+        _ => format!("GPU {}: {count} profiles are out of quarantine and tried again\n", info.pci),
+    };
+    say(json, &text, &serde_json::json!({ "gpu": info.pci, "cleared": count }))
 }
 
-fn release(seconds: u32, socket: &Path) -> anyhow::Result<()> {
+fn release(seconds: u32, socket: &Path, json: bool) -> anyhow::Result<()> {
     let request = rigd::local::Request::GpuRelease { seconds };
     let Reply::GpuReleased(released) = Agent::ask(socket, &request, Some(SILENCE))?.reply()? else {
         return Err(unexpected());
@@ -158,13 +165,15 @@ fn release(seconds: u32, socket: &Path) -> anyhow::Result<()> {
     } else {
         format!("the agent has let go of the driver and takes it up again in {seconds} s")
     };
-    match released {
-        Released::Clean => crate::print(&format!("{time}\n")),
-        Released::Partly => crate::print(&format!(
-            "{time}; not every setting or fan is known to be the driver's again: see the agent's log\n"
-        )),
+    let (clean, text) = match released {
+        Released::Clean => (true, format!("{time}\n")),
+        Released::Partly => (
+            false,
+            format!("{time}; not every setting or fan is known to be the driver's again: see the agent's log\n"),
+        ),
         Released::Hung => bail!("the driver hangs and its helper cannot be ended: only a reboot helps"),
-    }
+    };
+    say(json, &text, &serde_json::json!({ "seconds": seconds, "clean": clean }))
 }
 
 fn json<T: serde::Serialize>(all: &[T]) -> anyhow::Result<()> {

@@ -16,6 +16,7 @@ use rigd::chip::at24::{Model, WriteError, read_bytes, write_identity};
 use rigd::identity::{Identity, LONGEST, Problem};
 
 use crate::kernel::Owner;
+use crate::people::say;
 use crate::read::Source;
 
 /// The command line.
@@ -44,6 +45,9 @@ enum Verb {
 
 #[derive(clap::Args)]
 struct Read {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     source: Source,
 }
@@ -64,6 +68,9 @@ struct NewIdentity {
     /// Overwrite what is no identity, too
     #[arg(long)]
     force: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     source: Source,
 }
@@ -74,7 +81,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let (board, host) = arguments.source.load()?;
             let (label, mut memory) = Memory::of(&board, &host)?;
             let identity = Identity::decode(&memory.read()?).with_context(|| format!("{label}: no identity"))?;
-            crate::print(&format!("{label}\n{}{}", shown(&identity), compared(&identity, &board)))
+            let text = format!("{label}\n{}{}", shown(&identity), compared(&identity, &board));
+            say(arguments.json, &text, &facts(&label, &identity, None))
         }
         Verb::Write(arguments) => write(arguments),
     }
@@ -94,11 +102,14 @@ fn write(arguments: &NewIdentity) -> anyhow::Result<()> {
     let found = Identity::decode(&before);
     let mut text = format!("{label}\n\nBefore:\n{}", describe(&found, &before));
     if found.as_ref() == Ok(&identity) {
-        return crate::print(&(text + "\nIt says that already: nothing was written.\n"));
+        text += "\nIt says that already: nothing was written.\n";
+        return say(arguments.json, &text, &facts(&label, &identity, Some(false)));
     }
     let foreign = matches!(found, Err(Problem::Foreign | Problem::Version(_)));
     if foreign && !arguments.force {
-        crate::print(&text)?;
+        if !arguments.json {
+            crate::print(&text)?;
+        }
         bail!("{label}: it holds something that is no identity of ours: not overwritten without --force");
     }
     memory.write(&bytes, arguments.force).with_context(|| format!("{label}: not written"))?;
@@ -107,7 +118,13 @@ fn write(arguments: &NewIdentity) -> anyhow::Result<()> {
         bail!("{label}: what was written reads back otherwise:\n{}", shown(&after));
     }
     let _ = write!(text, "\nWritten, and read back:\n{}{}", shown(&identity), compared(&identity, &board));
-    crate::print(&text)
+    say(arguments.json, &text, &facts(&label, &identity, Some(true)))
+}
+
+/// `written`: whether something was; none where that was not asked for.
+fn facts(label: &str, identity: &Identity, written: Option<bool>) -> serde_json::Value {
+    let Identity { name, revision, serial } = identity;
+    serde_json::json!({ "eeprom": label, "name": name, "revision": revision, "serial": serial, "written": written })
 }
 
 fn shown(identity: &Identity) -> String {

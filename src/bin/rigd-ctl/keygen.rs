@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use rigd::wire::{KeyId, LONGEST_NAME, PublicKey, Scope, SigningKey};
 
-use crate::print;
+use crate::people::say;
 
 /// First word of a secret key's file: says what it is to whoever finds it, and which form it has.
 const HEAD: &str = "rigd-secret-key-v1";
@@ -32,6 +32,9 @@ pub(crate) struct Arguments {
     /// Make none: show the public half of this file again
     #[arg(long, value_name = "FILE", conflicts_with = "out")]
     show: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 fn scope(text: &str) -> Result<Scope, String> {
@@ -47,12 +50,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(good) {
         bail!("`{name}` cannot be a key's name: 1 to {LONGEST_NAME} letters, digits, - and _");
     }
-    let key = match &arguments.show {
-        Some(path) => load(path)?,
-        None => make(&arguments.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.key"))))?,
-    };
+    let own = || arguments.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.key")));
+    let file = arguments.show.clone().unwrap_or_else(own);
+    let key = if arguments.show.is_some() { load(&file)? } else { make(&file)? };
     let scopes = if arguments.scopes.is_empty() { &[Scope::Observe][..] } else { &arguments.scopes };
-    print(&entry(name, &key.public(), scopes))
+    say(arguments.json, &entry(name, &key.public(), scopes), &facts(name, &key.public(), scopes, &file))
+}
+
+fn facts(name: &str, public: &PublicKey, scopes: &[Scope], file: &Path) -> serde_json::Value {
+    serde_json::json!({
+        "name": name, "id": KeyId::of(public), "public": public, "scopes": scopes, "file": file,
+        "table": entry(name, public, scopes),
+    })
 }
 
 /// The table of a rig's configuration that trusts the key.
@@ -130,6 +139,12 @@ mod tests {
     fn what_is_printed_is_a_table_of_the_configuration() {
         let key = PublicKey([0xab; 32]);
         let text = entry("day-1", &key, &[Scope::Operate, Scope::Tune]);
+        let facts = facts("day-1", &key, &[Scope::Operate, Scope::Tune], Path::new("day-1.key"));
+        assert_eq!((&facts["public"], &facts["scopes"][1]), (&"ab".repeat(32).into(), &"tune".into()));
+        assert_eq!(
+            (facts["id"].as_str(), facts["table"].as_str()),
+            (Some(KeyId::of(&key).to_string().as_str()), Some(&*text))
+        );
         let [read] = FleetConfig::parse("x", &text).map_err(|p| p.to_string()).unwrap().keys.try_into().unwrap();
         assert_eq!(
             read,

@@ -12,6 +12,7 @@ use rigd::units::MilliPerSecond;
 use rigd::wire::{PayloadPhase, PayloadUnit};
 
 use crate::agent::{Agent, unexpected};
+use crate::people::say;
 
 /// A payload may take its whole grace to end, and its start-up to be refused.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -35,6 +36,9 @@ pub(crate) struct Ps {
 pub(crate) struct One {
     /// The payload's name, as in `rigd-ctl ps`
     name: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     asked: Asked,
 }
@@ -53,6 +57,9 @@ pub(crate) struct Drain {
 /// The command line of `reload`.
 #[derive(clap::Args)]
 pub(crate) struct Reload {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     asked: Asked,
 }
@@ -102,12 +109,17 @@ pub(crate) fn order(one: &One, order: PayloadOrder) -> anyhow::Result<()> {
     let request = Request::Payload { name: one.name.clone(), order };
     let mut agent = Agent::ask(&one.asked.socket, &request, Some(PATIENCE))?;
     let Reply::Done = agent.reply()? else { return Err(unexpected()) };
-    Ok(())
+    say(one.json, "", &serde_json::json!({ "payload": one.name, "done": true }))
 }
 
 pub(crate) fn reload(arguments: &Reload) -> anyhow::Result<()> {
     let mut agent = Agent::ask(&arguments.asked.socket, &Request::Reload, Some(PATIENCE))?;
     let Reply::Reloaded(reloaded) = agent.reply()? else { return Err(unexpected()) };
+    if arguments.json {
+        say(true, "", &serde_json::to_value(&reloaded)?)?;
+        anyhow::ensure!(reloaded.problems.is_empty(), "not all was taken in");
+        return Ok(());
+    }
     let Reloaded { added, changed, removed, problems } = reloaded;
     let mut text = String::new();
     for (what, names) in [("added", added), ("changed", changed), ("removed", removed)] {
@@ -134,10 +146,14 @@ pub(crate) fn logs(logs: &Logs) -> anyhow::Result<()> {
         let mut agent = Agent::ask(&logs.one.asked.socket, &request, None)?;
         let Reply::Log(part) = agent.reply()? else { return Err(unexpected()) };
         let (nothing, next) = (part.text.is_empty(), part.next);
-        if from.is_some_and(|from| part.from > from && from > 0) {
-            crate::print("[… older than what is kept …]\n")?;
+        if logs.one.json {
+            say(true, "", &serde_json::json!({ "from": part.from, "next": next, "text": part.text }))?;
+        } else {
+            if from.is_some_and(|from| part.from > from && from > 0) {
+                crate::print("[… older than what is kept …]\n")?;
+            }
+            crate::print(&harmless(&part.text))?;
         }
-        crate::print(&harmless(&part.text))?;
         // From its end on, the first piece is all that was asked for.
         if !logs.follow && (nothing || from.is_none()) {
             return Ok(());

@@ -1,10 +1,49 @@
 //! Quantities as people say them: volts and not millivolts, cut and not rounded, for a screen.
 
+use anyhow::Context;
 use rigd::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts};
+use rigd::wire::{self, Encoding, Header, Message};
+use serde_json::Value;
 
-/// What comes from others, without what could drive the operator's terminal.
+/// What comes from others, without what could drive the operator's terminal or begin a line of its own.
 pub(crate) fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Lines of ours, the same for each: what others said in them was made [`harmless`] before they were put together.
+pub(crate) fn harmless_lines(text: &str) -> String {
+    text.split('\n').map(harmless).collect::<Vec<_>>().join("\n")
+}
+
+/// A message of a rig, with every text in it [`harmless`].
+///
+/// # Errors
+/// Bytes that are no message of ours.
+pub(crate) fn decode(bytes: &[u8]) -> anyhow::Result<(Header, Message)> {
+    let (header, message) = wire::decode(bytes).map_err(|error| anyhow::anyhow!(harmless(&error.to_string())))?;
+    let mut value: Value = serde_json::from_slice(&message.encode(Encoding::Json, header))?;
+    if !clean(&mut value) {
+        return Ok((header, message));
+    }
+    wire::decode(value.to_string().as_bytes()).context("a text in it has control characters, and means nothing without")
+}
+
+/// Whether there was something to clean.
+fn clean(value: &mut Value) -> bool {
+    match value {
+        Value::String(text) if text.contains(char::is_control) => {
+            *text = harmless(text);
+            true
+        }
+        Value::Array(all) => all.iter_mut().fold(false, |any, one| clean(one) | any),
+        Value::Object(all) => all.values_mut().fold(false, |any, one| clean(one) | any),
+        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// What was done, for people or as one line of JSON.
+pub(crate) fn say(json: bool, text: &str, value: &Value) -> anyhow::Result<()> {
+    if json { crate::print(&format!("{value}\n")) } else { crate::print(text) }
 }
 
 /// Thousandths as units with so many decimals.
@@ -50,6 +89,30 @@ pub(crate) fn percent(duty: Duty) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_text_of_a_rig_begins_a_line_or_drives_the_terminal() {
+        let ack = wire::Ack {
+            id: wire::CommandId([7; 16]),
+            at_ms: 5,
+            state: wire::AckState::Done(wire::Outcome::Lines(vec![
+                "a\u{1b}[2Jb".to_owned(),
+                "c\nrig-2: done".to_owned(),
+            ])),
+        };
+        for encoding in [Encoding::Postcard, Encoding::Json] {
+            let bytes = wire::encode(encoding, Header::new(wire::Kind::Ack, 1, 2), &ack);
+            let (header, message) = decode(&bytes).unwrap();
+            let Message::Ack(wire::Ack { state: wire::AckState::Done(wire::Outcome::Lines(lines)), .. }) = message
+            else {
+                panic!()
+            };
+            assert_eq!((header.seq, lines), (2, vec!["a\u{fffd}[2Jb".to_owned(), "c\u{fffd}rig-2: done".to_owned()]));
+        }
+        assert_eq!(harmless("a\n\r\t\u{7f}\u{85}b"), "a\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}b");
+        assert_eq!(harmless_lines("a\u{7}\nb\n"), "a\u{fffd}\nb\n");
+        assert!(decode(b"nothing").is_err());
+    }
 
     #[test]
     fn thousandths_are_cut() {

@@ -18,18 +18,21 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rigd::clock;
 use rigd::wire::{
-    Ack, AckState, Audience, Command, CommandId, Encoding, GroupId, Header, Kind, Outcome, RigId, SigningKey, encode,
+    Ack, AckState, Audience, Command, CommandId, Encoding, GroupId, Header, Kind, Outcome, Refusal, RigId, SigningKey,
+    encode,
 };
 use rustix::fs::{FlockOperation, flock};
 
 use crate::broker::Flags;
-use crate::people::harmless;
+use crate::people::harmless_lines;
 use crate::{keygen, print};
 use order::Verb;
 use session::{Heard, Session};
 
 /// Nothing came back in time.
 const EXIT_SILENCE: u8 = 3;
+/// It came while the rig had too many: nothing was used up, and it can be sent again.
+const EXIT_BUSY: u8 = 4;
 /// A rig takes no command that is valid for longer.
 const LONGEST_VALID: Duration = Duration::from_secs(600);
 /// How long the retained birth of the rig is waited for; a broker has it at once or not at all.
@@ -38,7 +41,7 @@ const BIRTH: Duration = Duration::from_secs(2);
 /// The command line of `send`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  rigd-ctl send --rig rig-7 --sign ops.key set-profile eco\n  rigd-ctl send --group hall-2 --sign ops.key payload drain miner\n  rigd-ctl send --rig rig-7 --sign ops.key --second safety.key rotate-key --add new.toml\n\nExit: 0 done, 1 refused or failed, 3 no rig said how it ended"
+    after_help = "Examples:\n  rigd-ctl send --rig rig-7 --sign ops.key set-profile eco\n  rigd-ctl send --group hall-2 --sign ops.key payload drain miner\n  rigd-ctl send --rig rig-7 --sign ops.key --second safety.key rotate-key --add new.toml\n\nExit: 0 done, 1 refused or failed, 3 no rig said how it ended, 4 refused for now: too many at once, send it again"
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -113,7 +116,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if let Err(why) = command.check() {
         bail!("no rig would take this: {why}");
     }
-    let signer = Signer { key, second, counter: Counter::beside(&arguments.sign) };
+    let counters = [Some(&arguments.sign), arguments.second.as_ref()].into_iter().flatten();
+    let signer = Signer { key, second, counters: counters.map(|path| Counter::beside(path)).collect() };
     if arguments.dry_run {
         let (_, frame) = signer.frame(command, now_ms)?;
         let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -165,32 +169,44 @@ async fn converse(arguments: &Arguments, signer: &Signer, mut command: Command) 
 
 /// How far each rig has come.
 #[derive(Debug, Default)]
-struct Answers(BTreeMap<RigId, bool>, bool);
+struct Answers {
+    /// Whether it has ended it.
+    rigs: BTreeMap<RigId, bool>,
+    /// One refused it, or failed.
+    bad: bool,
+    /// One had too many.
+    busy: bool,
+}
 
 impl Answers {
     fn take(&mut self, rig: RigId, state: &AckState) {
         if state.last() {
-            self.0.insert(rig, true);
-            self.1 |= !matches!(state, AckState::Done(_));
+            self.rigs.insert(rig, true);
+            match state {
+                AckState::Done(_) => {}
+                AckState::Refused(Refusal::TooMany) => self.busy = true,
+                AckState::Accepted
+                | AckState::Running { .. }
+                | AckState::Failed(_)
+                | AckState::Refused(_)
+                | AckState::Unknown => self.bad = true,
+            }
         } else {
-            self.0.entry(rig).or_insert(false);
+            self.rigs.entry(rig).or_insert(false);
         }
     }
 
     /// Every rig that answered has ended it.
     fn ended(&self) -> bool {
-        !self.0.is_empty() && self.0.values().all(|ended| *ended)
-    }
-
-    const fn bad(&self) -> bool {
-        self.1
+        !self.rigs.is_empty() && self.rigs.values().all(|ended| *ended)
     }
 
     fn code(&self) -> u8 {
-        match (self.ended(), self.bad()) {
-            (_, true) => 1,
-            (true, false) => 0,
-            (false, false) => EXIT_SILENCE,
+        match (self.ended(), self.bad, self.busy) {
+            (_, true, _) => 1,
+            (_, false, true) => EXIT_BUSY,
+            (true, false, false) => 0,
+            (false, false, false) => EXIT_SILENCE,
         }
     }
 }
@@ -199,13 +215,14 @@ impl Answers {
 struct Signer {
     key: SigningKey,
     second: Option<SigningKey>,
-    counter: Counter,
+    /// One for each.
+    counters: Vec<Counter>,
 }
 
 impl Signer {
-    /// Topic and frame, under a number that was never used.
+    /// Topic and frame, under a number that none of the keys ever used.
     fn frame(&self, mut command: Command, now_ms: u64) -> anyhow::Result<(String, Vec<u8>)> {
-        command.counter = self.counter.next(now_ms)?;
+        command.counter = next(&self.counters, now_ms)?;
         let topic = command.audience.topic(Kind::Command).context("nobody listens there")?;
         let message = encode(Encoding::Postcard, Header::new(Kind::Command, 0, 0), &command);
         let frame = self.key.frame(self.second.as_ref(), &topic, &message);
@@ -224,18 +241,38 @@ impl Counter {
         Self(path.into())
     }
 
-    fn next(&self, now_ms: u64) -> anyhow::Result<u64> {
+    /// A number that is not used yet, not below `at_least`; it is used then.
+    fn next(&self, at_least: u64) -> anyhow::Result<u64> {
+        self.moved(|last| last.saturating_add(1).max(at_least))
+    }
+
+    /// This number is used, and every one below it.
+    fn reach(&self, used: u64) -> anyhow::Result<u64> {
+        self.moved(|last| last.max(used))
+    }
+
+    fn moved(&self, to: impl Fn(u64) -> u64) -> anyhow::Result<u64> {
         let shown = self.0.display();
         let held = File::options().read(true).write(true).create(true).truncate(false).open(&self.0);
         let file = held.with_context(|| format!("{shown}: could not be written"))?;
         // Two orders at a time under one key have two numbers.
         flock(&file, FlockOperation::LockExclusive).with_context(|| format!("{shown}: could not be locked"))?;
         let last: u64 = fs::read_to_string(&self.0).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-        let next = last.saturating_add(1).max(now_ms);
+        let next = to(last);
         fs::write(&self.0, format!("{next}\n")).with_context(|| format!("{shown}: could not be written"))?;
         file.sync_all().with_context(|| format!("{shown}: could not be written"))?;
         Ok(next)
     }
+}
+
+/// A number that is not used under any of these: the highest that any has next is taken from all.
+fn next(counters: &[Counter], now_ms: u64) -> anyhow::Result<u64> {
+    let highest = counters.iter().try_fold(now_ms, |highest, counter| counter.next(highest))?;
+    for counter in counters.iter().rev().skip(1) {
+        // The last one has it; each before it stands at it or lower.
+        counter.reach(highest)?;
+    }
+    Ok(highest)
 }
 
 fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
@@ -267,12 +304,12 @@ fn line(from: &RigId, ack: &Ack) -> String {
         AckState::Refused(refusal) => format!("refused: {refusal}"),
         AckState::Unknown => "was under way when the agent restarted: whether it was done is not known".to_owned(),
     };
-    format!("{from}: {}\n", harmless(&state))
+    format!("{from}: {}\n", harmless_lines(&state))
 }
 
 #[cfg(test)]
 mod tests {
-    use rigd::wire::{Refusal, Signed};
+    use rigd::wire::Signed;
 
     use super::*;
 
@@ -290,6 +327,11 @@ mod tests {
         assert_eq!(numbers, [1_000, 1_001, 1_002, 2_000]);
         fs::write(directory.join("ops.key.counter"), "nonsense").unwrap();
         assert_eq!(counter.next(3_000).unwrap(), 3_000);
+        // Of two keys, one that the other never used either: it is used up for both.
+        let both = [counter, Counter::beside(&directory.join("root.key"))];
+        both[1].next(9_000).unwrap();
+        assert_eq!(next(&both, 4_000).unwrap(), 9_001);
+        assert_eq!((both[0].next(0).unwrap(), both[1].next(0).unwrap()), (9_002, 9_002));
         fs::remove_dir_all(&directory).unwrap();
     }
 
@@ -298,7 +340,7 @@ mod tests {
         let directory = scratch("frame");
         let key = SigningKey::from_seed(&[7; 32]).unwrap();
         let public = key.public();
-        let signer = Signer { key, second: None, counter: Counter::beside(&directory.join("k")) };
+        let signer = Signer { key, second: None, counters: vec![Counter::beside(&directory.join("k"))] };
         for (audience, expected) in [
             (Audience::Rig("rig-7".parse().unwrap()), "r1/rig-7/dn/cmd"),
             (Audience::Group("hall-2".parse().unwrap()), "r1/g/hall-2/dn/cmd"),
@@ -325,6 +367,7 @@ mod tests {
     fn the_exit_code_tells_how_it_ended() {
         let done = AckState::Done(Outcome::Nothing);
         let refused = AckState::Refused(Refusal::Expired);
+        let busy = AckState::Refused(Refusal::TooMany);
         for (states, code) in [
             (vec![], EXIT_SILENCE),
             (vec![("a", AckState::Accepted)], EXIT_SILENCE),
@@ -332,6 +375,9 @@ mod tests {
             (vec![("a", done.clone()), ("b", AckState::Accepted)], EXIT_SILENCE),
             (vec![("a", done.clone()), ("b", refused)], 1),
             (vec![("a", AckState::Unknown)], 1),
+            (vec![("a", busy.clone())], EXIT_BUSY),
+            (vec![("a", done.clone()), ("b", busy.clone())], EXIT_BUSY),
+            (vec![("a", AckState::Unknown), ("b", busy)], 1),
         ] {
             let mut answers = Answers::default();
             for (rig, state) in &states {

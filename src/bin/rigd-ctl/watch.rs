@@ -8,12 +8,13 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use rigd::clock;
-use rigd::wire::{RigId, Topic, decode};
+use rigd::wire::{RigId, Topic};
 use rustix::termios::tcgetwinsize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::broker::Flags;
+use crate::people::decode;
 use fleet::Fleet;
 use session::{Heard, subscribe};
 

@@ -1,12 +1,14 @@
+mod bounds;
+mod damage;
+
 use std::collections::BTreeMap;
-use std::process::Command as Process;
 
 use proptest::prelude::*;
 
 use super::super::trust::{FleetConfig, Trust};
 use super::super::verify::{self, Me, Now, Received, Verdict};
 use super::*;
-use crate::wire::{Audience, Command, Encoding, Header, Kind, Scope, SigningKey, TrustedKey, encode};
+use crate::wire::{Audience, Command, Encoding, Header, Kind, PayloadAct, Scope, SigningKey, TrustedKey, encode};
 
 const NOW: u64 = 1_800_000_000_000;
 const KEY: KeyId = KeyId([7; 8]);
@@ -39,6 +41,8 @@ fn entry(number: u64, order: Order) -> Entry {
 fn done(entry: &Entry, text: &str) -> Ack {
     Ack { id: entry.id, at_ms: NOW, state: AckState::Done(Outcome::Text(text.to_owned())) }
 }
+
+const NEW_FILE: &str = "commands.new";
 
 fn open(directory: &Path) -> (Journal, Vec<Interrupted>) {
     Journal::open(directory, 1, Some(NOW)).unwrap()
@@ -95,6 +99,17 @@ fn what_was_interrupted_is_carried_out_again_or_nobody_can_tell() {
     ] {
         assert_eq!((after_restart(&order, true), after_restart(&order, false)), (same, other), "{order:?}");
     }
+    // A boot that nobody named may be this one: then nobody can tell whether the reboot was.
+    for (name, before, after, then) in
+        [("same", 1, 1, Unknown), ("other", 1, 2, Done), ("then", 0, 2, Unknown), ("now", 1, 0, Unknown)]
+    {
+        let directory = directory(&format!("boot-{name}"));
+        let (mut journal, _) = open(&directory);
+        journal.accept(Entry { boot: before, ..entry(1, Order::Reboot) }).unwrap();
+        let (_, interrupted) = Journal::open(&directory, after, Some(NOW)).unwrap();
+        assert_eq!(interrupted[0].then, then, "{name}");
+        fs::remove_dir_all(&directory).unwrap();
+    }
     // What is too late, or may be, is not begun again.
     let directory = directory("late");
     let (mut journal, _) = open(&directory);
@@ -134,134 +149,8 @@ fn written_anew_it_keeps_the_newest_and_every_counter() {
     check(&journal);
     assert_eq!(interrupted.len(), 2);
     // A file that was being written when the power went is nothing.
-    fs::write(directory.join(NEW), b"half").unwrap();
+    fs::write(directory.join(NEW_FILE), b"half").unwrap();
     check(&open(&directory).0);
-    fs::remove_dir_all(&directory).unwrap();
-}
-
-#[test]
-fn it_is_bounded() {
-    let directory = directory("bounded");
-    let (mut journal, _) = open(&directory);
-    for number in 1..=u64::try_from(MOST_OPEN).unwrap() {
-        journal.accept(entry(number, Order::Probe)).unwrap();
-    }
-    assert_eq!(journal.accept(entry(1_000, Order::Probe)), Err(Refusal::TooMany));
-    // Long answers are kept in part, lines from the end.
-    let first = entry(1, Order::Probe);
-    let lines: Vec<String> = (0..200).map(|line| format!("line {line:03} {}", "-".repeat(80))).collect();
-    journal.finish(&Ack { id: first.id, at_ms: NOW, state: AckState::Done(Outcome::Lines(lines.clone())) }).unwrap();
-    let Some(Answer::Finished(Ack { state: AckState::Done(Outcome::Lines(kept)), .. })) = journal.answer(&first.id)
-    else {
-        panic!()
-    };
-    assert_eq!(kept, lines[195..]);
-    let second = entry(2, Order::Probe);
-    journal.finish(&done(&second, &"ä".repeat(1_000))).unwrap();
-    assert_eq!(journal.answer(&second.id), Some(Answer::Finished(done(&second, &"ä".repeat(256)))));
-    // More than it keeps: the oldest finished ones go, and those that are open stay.
-    let forgotten: Vec<_> = (0..6_000).map(|number| entry(2_000 + number, Order::Snapshot)).collect();
-    for entry in &forgotten {
-        journal.apply(Record::Accepted(Box::new(entry.clone())));
-        journal.apply(Record::Finished(done(entry, "")));
-    }
-    journal.accept(entry(9_999, Order::Snapshot)).unwrap();
-    assert!((MOST..=MOST + MOST_OPEN).contains(&journal.order.len()));
-    assert_eq!(
-        (journal.answer(&forgotten[0].id), journal.answer(&entry(3, Order::Probe).id)),
-        (None, Some(Answer::Open))
-    );
-    fs::remove_dir_all(&directory).unwrap();
-}
-
-#[test]
-fn damage_that_may_hide_counters_asks_for_the_nonce_until_nothing_old_is_valid() {
-    let directory = directory("damage");
-    let (mut journal, _) = open(&directory);
-    for number in 1..=3 {
-        journal.accept(entry(number, Order::Probe)).unwrap();
-    }
-    assert!(!journal.lost(Some(NOW)));
-    drop(journal);
-    let path = directory.join(FILE);
-    let good = fs::read(&path).unwrap();
-    let mut bytes = good.clone();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&path, &bytes).unwrap();
-    let valid_no_more = NOW + LIFETIME_MS + 3 * SKEW_MS;
-    for _ in 0..2 {
-        // Also when it is opened once more, where the file is whole again.
-        let (mut journal, _) = open(&directory);
-        assert!(journal.lost(Some(NOW)) && journal.lost(None) && !journal.lost(Some(valid_no_more)));
-        journal.compact(NOW).unwrap();
-    }
-    // With no clock when it was found, it counts from when there is one.
-    fs::write(&path, &bytes).unwrap();
-    let (journal, _) = Journal::open(&directory, 1, None).unwrap();
-    assert!(journal.lost(Some(NOW)) && journal.lost(Some(u64::MAX)));
-    let (journal, _) = open(&directory);
-    assert!(journal.lost(Some(NOW)) && !journal.lost(Some(valid_no_more)));
-    // A torn end is none.
-    fs::write(&path, &good[..good.len() - 1]).unwrap();
-    assert!(!open(&directory).0.lost(Some(NOW)));
-    fs::remove_dir_all(&directory).unwrap();
-}
-
-/// Whoever opens it twice must not find it whole because the first attempt cut the damage off and got no further.
-#[test]
-fn damage_that_could_not_be_noted_is_still_there_the_next_time() {
-    let directory = directory("unnoted");
-    let (mut journal, _) = open(&directory);
-    for number in 1..=3 {
-        journal.accept(entry(number, Order::Probe)).unwrap();
-    }
-    drop(journal);
-    let path = directory.join(FILE);
-    let mut bytes = fs::read(&path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&path, &bytes).unwrap();
-    // Where the new file should be written there is something else: as good as a full disk.
-    fs::create_dir(directory.join(NEW)).unwrap();
-    for _ in 0..2 {
-        assert!(Journal::open(&directory, 1, Some(NOW)).is_err());
-        assert_eq!(fs::read(&path).unwrap(), bytes);
-    }
-    fs::remove_dir(directory.join(NEW)).unwrap();
-    assert!(open(&directory).0.lost(Some(NOW)));
-    // Noted once, not at each start anew.
-    let (journal, _) = Journal::open(&directory, 1, Some(NOW + LIFETIME_MS + 3 * SKEW_MS)).unwrap();
-    assert!(!journal.lost(Some(NOW + LIFETIME_MS + 3 * SKEW_MS)));
-    fs::remove_dir_all(&directory).unwrap();
-}
-
-#[test]
-fn a_record_that_nobody_understands_counts_as_lost_once() {
-    let directory = directory("unknown-record");
-    let (mut journal, _) = open(&directory);
-    journal.accept(entry(1, Order::Probe)).unwrap();
-    drop(journal);
-    let path = directory.join(FILE);
-    let mut bytes = fs::read(&path).unwrap();
-    bytes.extend(framed::frame(&[0x7f; 40]));
-    fs::write(&path, &bytes).unwrap();
-    assert!(open(&directory).0.lost(Some(NOW)));
-    let later = NOW + LIFETIME_MS + 3 * SKEW_MS;
-    let (journal, _) = Journal::open(&directory, 1, Some(later)).unwrap();
-    assert!(!journal.lost(Some(later)) && journal.answer(&entry(1, Order::Probe).id).is_some());
-    fs::remove_dir_all(&directory).unwrap();
-}
-
-#[test]
-fn a_clock_that_is_set_later_ends_the_wait_for_nonces() {
-    let directory = directory("clock-later");
-    fs::write(directory.join(FILE), [framed::frame(&[0x7f; 4]), framed::frame(&[0x7f; 4])].concat()).unwrap();
-    let (mut journal, _) = Journal::open(&directory, 1, None).unwrap();
-    journal.clock_set(None).unwrap();
-    assert!(journal.lost(Some(u64::MAX)));
-    journal.clock_set(Some(NOW)).unwrap();
-    assert!(journal.lost(Some(NOW)) && !journal.lost(Some(NOW + LIFETIME_MS + 3 * SKEW_MS)));
     fs::remove_dir_all(&directory).unwrap();
 }
 
@@ -294,39 +183,6 @@ fn what_was_overtaken_is_not_carried_out_again() {
         assert_eq!(open(&directory).1, [Interrupted { entry: first, then }], "{name}");
         fs::remove_dir_all(&directory).unwrap();
     }
-}
-
-/// Run by the test below, where no file may grow over some kilobytes.
-#[test]
-#[ignore = "the next test runs it"]
-fn with_a_full_disk() {
-    let directory = directory("full");
-    let (mut journal, _) = open(&directory);
-    let mut taken = 0;
-    let refusal = loop {
-        let next = entry(taken + 1, Order::Snapshot);
-        match journal.accept(next.clone()) {
-            Ok(()) => journal.finish(&done(&next, "")).unwrap_or_default(),
-            Err(refusal) => break refusal,
-        }
-        taken += 1;
-    };
-    assert!(matches!(&refusal, Refusal::Policy(text) if text.starts_with("journal: File too large")), "{refusal:?}");
-    // What was refused is not known, in memory or on disk, and is refused again.
-    let refused = entry(taken + 1, Order::Snapshot);
-    assert!(taken > 10 && journal.answer(&refused.id).is_none() && journal.accept(refused.clone()).is_err());
-    drop(journal);
-    let (journal, _) = open(&directory);
-    assert!(journal.answer(&refused.id).is_none() && journal.answer(&entry(taken - 1, Order::Probe).id).is_some());
-    fs::remove_dir_all(&directory).unwrap();
-}
-
-#[test]
-fn what_cannot_be_written_down_is_refused() {
-    let script = "trap '' XFSZ; ulimit -f 16; exec \"$0\" --ignored --exact command::journal::tests::with_a_full_disk";
-    let output = Process::new("sh").args(["-c", script]).arg(std::env::current_exe().unwrap()).output().unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && told.contains("1 passed"), "{told}");
 }
 
 /// What a rig does with frames, with the end of the agent possible at any point.

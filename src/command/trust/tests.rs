@@ -58,6 +58,7 @@ fn every_mistake_names_file_line_and_key() {
         ),
         ("[fleet]\ngroups = [\"A b\"]\n".to_owned(), "f:2: fleet.groups: `A b` cannot be a group's name"),
         ("[fleet]\ngroups = [\"a\"]\nsite = \"a\"\n".to_owned(), "f:3: fleet.site: is one of `groups` too"),
+        ("[key.a]\npublic = \"\"\nrevoked = 1\n".to_owned(), "f:"),
         ("[fleet]\nsites = 1\n".to_owned(), "f:2: fleet.sites: unknown key"),
         ("[key.a]\nsecret = 1\n".to_owned(), "f:1: key.a.public: is missing"),
     ] {
@@ -110,8 +111,66 @@ fn keys_come_and_go_and_a_revoked_one_stays_away() {
 }
 
 #[test]
+fn revocations_of_keys_that_never_were_push_out_each_other_and_nothing_else() {
+    let stranger = |number: u16| {
+        let [high, low] = number.to_be_bytes();
+        KeyId([0xee, 0xee, 0xee, 0xee, 0, 0, high, low])
+    };
+    let known = trust().rotated(None, Some(id(3))).unwrap();
+    let flooded = (0..300).try_fold(known, |trust, number| trust.rotated(None, Some(stranger(number)))).unwrap();
+    assert_eq!(flooded.key(&id(3)), Err(Refusal::RevokedKey));
+    assert_eq!(flooded.key(&stranger(300 - u16::try_from(MOST_UNKNOWN).unwrap() - 1)), Err(Refusal::UnknownKey));
+    assert_eq!(flooded.key(&stranger(299)), Err(Refusal::RevokedKey));
+    // There is still room for keys, and for the revocation of one that is known.
+    let next = flooded.rotated(Some(&key(4, &[Scope::Update])), Some(id(1))).unwrap();
+    assert_eq!((next.key(&id(1)), next.key(&id(3))), (Err(Refusal::RevokedKey), Err(Refusal::RevokedKey)));
+    // One that the configuration comes to name is known from then on.
+    let rotations = trust().rotated(None, Some(id(9))).unwrap().rotations;
+    let named = FleetConfig { keys: vec![key(9, &[Scope::Tune])], ..FleetConfig::default() };
+    let later = Trust::with(&named, rotations);
+    let flooded = (0..300).try_fold(later, |trust, number| trust.rotated(None, Some(stranger(number)))).unwrap();
+    assert_eq!(flooded.key(&id(9)), Err(Refusal::RevokedKey));
+}
+
+#[test]
+fn a_key_that_the_configuration_names_may_what_it_and_the_order_let_it() {
+    let config = |scopes: &[Scope]| FleetConfig {
+        keys: vec![key(1, &[Scope::Update]), key(2, &[Scope::Update]), key(3, scopes)],
+        ..FleetConfig::default()
+    };
+    let both = &[Scope::Operate, Scope::Tune][..];
+    for (configured, ordered, expected) in [
+        (both, both, both),
+        (&[Scope::Operate], both, &[Scope::Operate]),
+        (both, &[Scope::Tune], &[Scope::Tune]),
+        (&[Scope::Observe], &[Scope::Tune], &[]),
+    ] {
+        let rotations = Trust::new(&config(ordered)).rotated(Some(&key(3, ordered)), None).unwrap().rotations;
+        let trust = Trust::with(&config(configured), rotations);
+        assert_eq!(trust.key(&id(3)).unwrap().scopes, expected, "{configured:?} and {ordered:?}");
+    }
+    let wider = Trust::new(&config(&[Scope::Tune])).rotated(Some(&key(3, both)), None);
+    assert!(matches!(wider, Err(Refusal::Policy(text)) if text.contains("fewer scopes")));
+}
+
+#[test]
+fn the_configuration_revokes_too() {
+    let public = key(3, &[]).public;
+    let text = format!("[key.lost]\npublic = \"{public}\"\nrevoked = true\n");
+    let config = FleetConfig::parse("f", &text).unwrap();
+    assert_eq!((config.keys.len(), config.revoked.as_slice()), (0, &[id(3)][..]));
+    let added = Trust::new(&FleetConfig::default()).rotated(Some(&key(3, &[Scope::Tune])), None).unwrap();
+    let trust = Trust::with(&config, added.rotations);
+    assert_eq!(trust.key(&id(3)), Err(Refusal::RevokedKey));
+    assert!(matches!(trust.rotated(Some(&key(3, &[])), None), Err(Refusal::Policy(_))));
+    let twice = format!("{text}[key.second]\npublic = \"{public}\"\nscopes = [\"tune\"]\n");
+    assert!(FleetConfig::parse("f", &twice).unwrap_err().to_string().contains("is that of `lost` too"));
+}
+
+#[test]
 fn rotations_survive_and_a_damaged_file_trusts_nobody() {
     let directory = std::env::temp_dir().join(format!("rigd-trust-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&directory);
     fs::create_dir_all(&directory).unwrap();
     let config = FleetConfig { keys: trust().keys.into_values().collect(), ..FleetConfig::default() };
     let _ = fs::remove_file(path(&directory));
@@ -119,7 +178,16 @@ fn rotations_survive_and_a_damaged_file_trusts_nobody() {
     let next = trust().rotated(Some(&key(4, &[Scope::Update])), Some(id(1))).unwrap();
     next.save(&directory).unwrap();
     assert_eq!(Trust::load(&config, &directory).unwrap(), next);
+    // As an earlier agent wrote it, without a mark.
+    fs::remove_file(directory.join("trust.mark")).unwrap();
+    assert_eq!(Trust::load(&config, &directory).unwrap(), next);
     fs::write(path(&directory), "{\"added\": [], ").unwrap();
     assert!(Trust::load(&config, &directory).is_err());
+    // Gone: whoever was revoked is not trusted again, before somebody on the rig says so.
+    fs::remove_file(path(&directory)).unwrap();
+    let gone = Trust::load(&config, &directory).unwrap_err().to_string();
+    assert!(gone.contains("remove trust.mark"), "{gone}");
+    fs::remove_file(directory.join("trust.mark")).unwrap();
+    assert_eq!(Trust::load(&config, &directory).unwrap(), trust());
     fs::remove_dir_all(&directory).unwrap();
 }

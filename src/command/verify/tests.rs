@@ -29,15 +29,17 @@ impl Seen for Memory {
         self.used.get(key).is_none_or(|used| used.fresh(counter))
     }
 
-    fn lost(&self, _: Option<u64>) -> bool {
-        self.lost
+    fn lost(&self, not_before_ms: u64) -> bool {
+        self.lost && not_before_ms < NOW
     }
 }
 
 impl Memory {
     fn take(&mut self, verified: &Verified) {
         self.digests.insert(verified.command.id, verified.digest);
-        self.used.entry(verified.keys[0]).or_default().take(verified.command.counter);
+        for key in &verified.keys {
+            self.used.entry(*key).or_default().take(verified.command.counter);
+        }
     }
 }
 
@@ -302,6 +304,50 @@ fn without_a_clock_only_the_births_nonce_counts() {
     // Counters that were lost.
     assert!(matches!(judge(Some(NOW), true, &|_| {}), Some(Refusal::Policy(_))));
     assert_eq!(judge(Some(NOW), true, &with_nonce), None);
+    // What was signed after the loss was never carried out.
+    assert_eq!(judge(Some(NOW), true, &|c| c.not_before_ms = NOW), None);
+}
+
+/// Whoever has the broker can take a frame of two signatures apart, and put them into another order.
+#[test]
+fn a_command_of_two_keys_uses_up_the_counter_of_both() {
+    let (first, second) = (key(2), key(3));
+    let of = |id, order| bytes(&Command { id: CommandId([id; 16]), order, ..rotate() });
+    let message = of(1, rotate().order);
+    let mut seen = Memory::default();
+    let Ok(Verdict::New(verified)) = verify(&first.frame(Some(&second), TOPIC, &message), &seen) else { panic!() };
+    seen.take(&verified);
+    // Its name was forgotten, as an old one is; the counters were not.
+    seen.digests.clear();
+    let swapped = second.frame(Some(&first), TOPIC, &message);
+    assert_eq!(verify(&swapped, &seen).unwrap_err().refusal, Refusal::Replayed);
+    // And neither key alone, nor with another one, has it for something else.
+    let other = of(2, Order::Reboot);
+    for frame in [second.frame(None, TOPIC, &other), key(1).frame(Some(&second), TOPIC, &other)] {
+        assert_eq!(verify(&frame, &seen).unwrap_err().refusal, Refusal::Replayed);
+    }
+    let alone = key(1).frame(None, TOPIC, &other);
+    assert!(matches!(verify(&alone, &seen), Ok(Verdict::New(_))));
+}
+
+#[test]
+fn what_is_too_many_is_named_where_a_key_of_ours_signed_it_and_it_is_new() {
+    let excess = |frame: &[u8], retained, seen: &Memory| {
+        in_excess(&Received { topic: TOPIC, frame, retained }, &trust(), seen).map(|(id, _)| id)
+    };
+    let mut seen = Memory::default();
+    let good = frame(1, &reboot());
+    assert_eq!(excess(&good, false, &seen), Some(reboot().id));
+    assert_eq!(excess(&good, true, &seen), None);
+    for signer in [5, 9] {
+        assert_eq!(excess(&frame(signer, &reboot()), false, &seen), None, "key {signer}");
+    }
+    assert_eq!(excess(&good[..good.len() - 1], false, &seen), None);
+    let Ok(Verdict::New(verified)) = verify(&good, &seen) else { panic!() };
+    seen.take(&verified);
+    assert_eq!(excess(&good, false, &seen), None, "it was answered");
+    seen.digests.clear();
+    assert_eq!(excess(&good, false, &seen), None, "it was used up");
 }
 
 #[test]

@@ -129,6 +129,13 @@ impl Desk {
         }
     }
 
+    /// The command to refuse as one too many, if any: nothing is written down of it.
+    pub(super) fn in_excess(&self, inbound: &Inbound) -> Option<CommandId> {
+        let (Ok(journal), Ok(trust)) = (&self.journal, &self.trust) else { return None };
+        let received = Received { topic: inbound.topic()?, frame: inbound.payload(), retained: inbound.retained() };
+        verify::in_excess(&received, trust, journal).map(|(id, _)| id)
+    }
+
     /// Takes a desired state, or says why not.
     pub(super) fn take(&mut self, inbound: &Inbound, known: &Known) -> Result<bool, String> {
         let trust = self.trust.as_ref().map_err(Clone::clone)?;

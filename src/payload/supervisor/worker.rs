@@ -176,7 +176,10 @@ impl Worker {
             self.grant = Some(grant);
             self.status.exit = Some(Exit::Unknown);
             self.event(Event::Exited(Exit::Unknown)).await;
-        } else if self.state.phase == Phase::Stopped && (self.state.wanted || first && self.manifest.autostart) {
+        } else if self.state.phase == Phase::Stopped
+            && (self.state.wanted || first && self.manifest.autostart)
+            && !self.rests()
+        {
             self.event(Event::Start).await;
         } else {
             self.event(Event::Tick).await;

@@ -31,7 +31,7 @@ impl Seen for Nothing {
         Used::default().fresh(counter)
     }
 
-    fn lost(&self, _: Option<u64>) -> bool {
+    fn lost(&self, _: u64) -> bool {
         false
     }
 }

@@ -187,7 +187,7 @@ impl Seen for Nothing {
         true
     }
 
-    fn lost(&self, _: Option<u64>) -> bool {
+    fn lost(&self, _: u64) -> bool {
         false
     }
 }

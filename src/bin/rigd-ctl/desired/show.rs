@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rigd::wire::{Desired, DesiredPayload, PowerCap, Reported, RigId, Window};
 use serde::Serialize;
 
-use crate::people::{harmless, milli};
+use crate::people::{harmless_lines, milli};
 use crate::trust::{Checked, told};
 
 /// One object, a line.
@@ -36,7 +36,7 @@ pub(super) fn held(rig: &RigId, held: Option<&(Desired, Vec<Checked>)>) -> Strin
     for line in lines(desired) {
         text += &format!("  {line}\n");
     }
-    harmless(&text)
+    harmless_lines(&text)
 }
 
 fn lines(desired: &Desired) -> Vec<String> {
@@ -112,7 +112,7 @@ pub(super) fn reported(rig: &RigId, reported: Option<&Reported>) -> String {
     if let Some(hours) = stale_h {
         text += &format!("{rig}: what is in force was signed {hours} hours ago\n");
     }
-    harmless(&(text + &table(reported)))
+    harmless_lines(&(text + &table(reported)))
 }
 
 /// What is different, and nothing else.
@@ -120,7 +120,7 @@ pub(super) fn differences(rig: &RigId, reported: Option<&Reported>) -> String {
     match reported {
         None => format!("{rig}: has reported nothing\n"),
         Some(reported) if reported.differences.is_empty() => format!("{rig}: nothing differs\n"),
-        Some(reported) => harmless(&table(reported)),
+        Some(reported) => harmless_lines(&table(reported)),
     }
 }
 

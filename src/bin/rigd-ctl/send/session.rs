@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use rigd::wire::{Ack, Birth, CommandId, Kind, Message, RigId, Topic, decode};
+use rigd::wire::{Ack, Birth, CommandId, Kind, Message, RigId, Topic};
 use rumqttc::v5::mqttbytes::v5::{PubAckReason, PublishProperties};
 
 use crate::broker::Flags;
+use crate::people::decode;
 use crate::session;
 
 /// What came.

@@ -9,7 +9,7 @@ use rigd::units::{Millicelsius, Milliwatts, Rpm};
 use rigd::wire::{Birth, Delivery, Event, Message, Power, Reported, RigId, Subject, Telemetry, Value};
 
 use super::fleet::{Fleet, Rig};
-use crate::people::{amperes, celsius, harmless, milli, percent, volts, watts};
+use crate::people::{amperes, celsius, harmless_lines, milli, percent, volts, watts};
 
 /// The screen: one rig in full, several in a line each.
 pub(super) fn draw(fleet: &Fleet, state: &str, width: usize, height: usize, now: Instant) -> String {
@@ -20,7 +20,7 @@ pub(super) fn draw(fleet: &Fleet, state: &str, width: usize, height: usize, now:
         (Some((name, rig)), None) => text.push_str(&one(name, rig, now)),
         _ => text.push_str(&all(fleet, now)),
     }
-    let text = harmless(&text);
+    let text = harmless_lines(&text);
     let lines = text.lines().take(height.saturating_sub(1).max(1));
     lines.map(|line| line.chars().take(width).collect::<String>() + "\n").collect()
 }
@@ -286,7 +286,7 @@ pub(crate) fn line(fleet: &Fleet, name: &RigId, message: &Message) -> String {
             telemetry_line(&mut line, birth, telemetry)
         }
     };
-    if written.is_err() { String::new() } else { harmless(&line) }
+    if written.is_err() { String::new() } else { harmless_lines(&line) }
 }
 
 fn telemetry_line(line: &mut String, birth: Option<&Birth>, telemetry: &Telemetry) -> std::fmt::Result {

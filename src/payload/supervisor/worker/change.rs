@@ -13,7 +13,7 @@ use super::{Worker, rules};
 impl Worker {
     /// What runs is ended as its own manifest says and started as the new one does. What was wanted and had failed is tried
     /// again, for the manifest may be why; what stands stays so, and one whose manifest was gone is as one seen for the
-    /// first time.
+    /// first time. During a maintenance nothing is started for it.
     pub(super) async fn change(&mut self, manifest: Manifest) {
         info!("payload {}: has another manifest", self.manifest.name);
         let back = std::mem::take(&mut self.status.removed) && manifest.autostart;
@@ -24,6 +24,8 @@ impl Worker {
             Phase::Stopped | Phase::Draining { .. } if back => (Some(Event::Start), true),
             Phase::Stopped | Phase::Draining { .. } | Phase::Failed(_) | Phase::Quarantined => (None, true),
         };
+        // Under somebody's hands nothing starts because a file changed.
+        let event = event.filter(|event| *event != Event::Start || !self.rests());
         // What ends can do so without another word of its manifest.
         if !swap_first && let Some(event) = event {
             self.regrant = true;
@@ -34,6 +36,15 @@ impl Worker {
             self.event(event).await;
         }
         self.publish();
+    }
+
+    /// Somebody works at the rig: what would start by itself is started by whoever is done there.
+    pub(super) fn rests(&self) -> bool {
+        let rests = self.hooks.resting();
+        if rests {
+            info!("payload {}: is not started while somebody works at the rig", self.manifest.name);
+        }
+        rests
     }
 
     fn swap(&mut self, manifest: Manifest) {

@@ -1,0 +1,54 @@
+//! What becomes of an order that the agent's end interrupted.
+
+use crate::wire::{Order, PayloadAct};
+
+/// What becomes of a command that was interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterRestart {
+    /// Carried out again, or for the first time: twice is the same as once.
+    Again,
+    /// The restart was what it wanted.
+    Done,
+    /// Nobody can tell.
+    Unknown,
+}
+
+/// What becomes of an interrupted order, on the same boot of the kernel or on another: the only such table.
+#[must_use]
+pub const fn after_restart(order: &Order, same_boot: bool) -> AfterRestart {
+    match order {
+        Order::SetProfile { .. }
+        | Order::SetPowerCap(_)
+        | Order::SetFanTarget { .. }
+        | Order::Payload { act: PayloadAct::Start | PayloadAct::Stop | PayloadAct::Drain, .. }
+        | Order::Assign { .. }
+        | Order::Probe
+        | Order::Logs { .. }
+        | Order::Snapshot
+        | Order::RotateKey { .. }
+        | Order::Maintenance { .. } => AfterRestart::Again,
+        // The agent that starts reads its configuration.
+        Order::Reload | Order::RestartAgent => AfterRestart::Done,
+        Order::Reboot if !same_boot => AfterRestart::Done,
+        Order::Reboot | Order::Payload { act: PayloadAct::Restart, .. } | Order::Identify { .. } => {
+            AfterRestart::Unknown
+        }
+    }
+}
+
+/// Whether an order sets what an earlier one has set.
+pub(super) fn overtakes(later: &Order, earlier: &Order) -> bool {
+    match (later, earlier) {
+        (Order::SetProfile { gpu: one, .. }, Order::SetProfile { gpu: other, .. }) => {
+            one.is_none() || other.is_none() || one == other
+        }
+        (Order::SetFanTarget { zone: one, .. }, Order::SetFanTarget { zone: other, .. })
+        | (Order::Payload { name: one, .. }, Order::Payload { name: other, .. })
+        | (Order::Assign { payload: one, .. }, Order::Assign { payload: other, .. }) => one == other,
+        (Order::SetPowerCap(_), Order::SetPowerCap(_))
+        | (Order::RotateKey { .. }, Order::RotateKey { .. })
+        | (Order::Maintenance { .. }, Order::Maintenance { .. } | Order::Payload { .. })
+        | (Order::Payload { .. }, Order::Maintenance { .. }) => true,
+        _ => false,
+    }
+}
