@@ -58,7 +58,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use check::{LaneReport, StoredEvent, completeness, last_events};
+pub use check::{LaneReport, StoredEvent, completeness, last_events, receipts};
 pub use intake::Incoming;
 pub use run::run;
 pub use schema::{Error, file};

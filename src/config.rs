@@ -21,7 +21,7 @@ pub use broker::Broker;
 /// Where it is looked for.
 pub const PATH: &str = "/etc/rigd/rigd.toml";
 /// The state directory where none is given; systemd makes it.
-const STATE: &str = "/var/lib/rigd";
+pub const STATE: &str = "/var/lib/rigd";
 /// Where the agent listens on the rig itself; systemd makes the folder.
 pub const SOCKET: &str = "/run/rigd/rigd.sock";
 

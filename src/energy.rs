@@ -9,7 +9,14 @@
 //! tick would be rounded. 64 bits of it are five gigawatt-hours. For people it is shown in watt-hours.
 //!
 //! **Gaps are not filled.** Where a reading is missing, or the last one is more than [`LONGEST`] ago, nothing is counted and
-//! the time is. What was counted never shrinks.
+//! the time is. What was counted never shrinks. The time in which no agent ran, and the seconds before that which it had not
+//! written down, are a gap of the rig, its supplies and its GPUs; of a payload nobody knows whether it worked then.
+//!
+//! **The rig** is the sum of its supplies' inputs; all of them have to tell, except one that says it is off. Where the board has no
+//! supply it is the sum of its rails, and where it has none the sum of the GPUs: [`Books::basis`] says which.
+//!
+//! **What is shown is what is kept**: telemetry, the local socket and receipts have the books as they were last written, up to
+//! ten seconds old, so that an agent that is killed never shows less than before.
 //!
 //! **Who pays for what.** The rig's energy of each interval, with the supply's loss, fans and board in it, goes to the GPUs in
 //! proportion to what they drew themselves: loss grows with watts, and so does the air that carries them away. A GPU's part
@@ -21,14 +28,18 @@
 //! part that its energy is of the payload's.
 
 mod interval;
+mod key;
+mod run;
 mod store;
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-pub use interval::{Broken, Interval, Line, QUARTER, Record, verify};
-pub use store::{Kept, SAVE_EVERY, SYNC_EVERY, Store};
+pub use interval::{Broken, Interval, Line, QUARTER, verify};
+pub use key::Key;
+pub use run::{Inputs as RunInputs, RECEIPTS, run, shown};
+pub use store::{Kept, Moment, SAVE_EVERY, SYNC_EVERY, Store, records};
 
 use crate::reading::Reading;
 use crate::units::{Microjoules, MilliPerSecond, Milliwatts};
@@ -77,6 +88,12 @@ impl Account {
         more
     }
 
+    fn plus(&mut self, more: &Self) {
+        self.add(more.energy.0, more.counted_ms);
+        self.miss(more.gap_ms);
+        self.worked(more.milli());
+    }
+
     fn milli(&self) -> u128 {
         u128::from(self.work) * 1000 + u128::from(self.thousandths)
     }
@@ -97,6 +114,19 @@ impl Account {
     }
 }
 
+/// What the rig's own numbers are made of. Numbers are on the wire: only append.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// The supplies' inputs: all that the rig takes.
+    #[default]
+    Input,
+    /// The rails: without the supplies' loss, and without what no rail feeds.
+    Rails,
+    /// What the GPUs tell of themselves, and nothing else.
+    Gpus,
+}
+
 /// Everything that is counted; accounts are never taken away.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Books {
@@ -110,17 +140,48 @@ pub struct Books {
     pub gpus: Vec<(String, Account)>,
     /// Each payload on each GPU, by name and UUID: its part of the rig's.
     pub payloads: Vec<(String, String, Account)>,
+    /// What the rig's numbers are made of now.
+    pub basis: Basis,
 }
 
 impl Books {
+    /// Nobody measured for so long: a gap of everything but payloads, which may not have worked.
+    pub fn away(&mut self, millis: u64) {
+        self.rig.miss(millis);
+        self.overhead.miss(millis);
+        for (_, input, output) in &mut self.supplies {
+            input.miss(millis);
+            output.miss(millis);
+        }
+        self.gpus.iter_mut().for_each(|(_, account)| account.miss(millis));
+    }
+
+    /// What they were before an interval and what that says are the books after it, but for the supplies' outputs.
+    fn plus(&mut self, interval: &Interval) {
+        self.rig.plus(&interval.rig);
+        self.overhead.plus(&interval.overhead);
+        self.basis = interval.basis;
+        let supply = |name: &str| (name.to_owned(), Account::default(), Account::default());
+        for Line { name, used, .. } in &interval.supplies {
+            with(&mut self.supplies, |(known, ..)| known == name, supply, name, |(_, input, _)| input.plus(used));
+        }
+        let gpu = |name: &str| (name.to_owned(), Account::default());
+        for Line { name, used, .. } in &interval.gpus {
+            with(&mut self.gpus, |(known, _)| known == name, gpu, name, |(_, account)| account.plus(used));
+        }
+        for Line { name, gpu, used } in &interval.payloads {
+            let same = |(payload, uuid, _): &(String, String, Account)| payload == name && uuid == gpu;
+            let payload = |name: &str| (name.to_owned(), gpu.clone(), Account::default());
+            with(&mut self.payloads, same, payload, name, |(.., account)| account.plus(used));
+        }
+    }
+
     /// A payload's accounts as one. Its times are those of all its GPUs together.
     #[must_use]
     pub fn payload(&self, name: &str) -> Account {
         let mut all = Account::default();
         for (_, _, account) in self.payloads.iter().filter(|(known, ..)| known == name) {
-            all.add(account.energy.0, account.counted_ms);
-            all.miss(account.gap_ms);
-            all.worked(account.milli());
+            all.plus(account);
         }
         all
     }
@@ -165,8 +226,7 @@ pub struct State {
 }
 
 impl State {
-    /// Goes on where these books were closed. What was used meanwhile is not known and not counted; whoever wants to know how
-    /// long that was compares the records' times.
+    /// Goes on where these books were closed. What was used meanwhile is not known and not counted: see [`Books::away`].
     #[must_use]
     pub fn new(books: Books) -> Self {
         Self { books, ..Self::default() }

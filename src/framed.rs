@@ -65,6 +65,28 @@ pub fn follows(left: &[u8]) -> bool {
     (1..left.len()).any(|at| left.get(at..).and_then(next).is_some_and(|(body, _)| !body.is_empty()))
 }
 
+/// Every whole record, those behind damage too, where their bodies are no longer than this; an empty one only before it. Where a
+/// record was changed, what follows it is found by its checksum.
+#[must_use]
+pub fn salvage(bytes: &[u8], longest: usize) -> Vec<&[u8]> {
+    let (mut bodies, good) = scan(bytes);
+    let mut rest = bytes.get(good..).unwrap_or_default();
+    let short = |rest: &[u8]| {
+        let length = rest.first_chunk().map(|length| u32::from_le_bytes(*length));
+        length.and_then(|length| usize::try_from(length).ok()).is_some_and(|length| (1..=longest).contains(&length))
+    };
+    while !rest.is_empty() {
+        match Some(rest).filter(|rest| short(rest)).and_then(next) {
+            Some((body, after)) => {
+                bodies.push(body);
+                rest = after;
+            }
+            None => rest = rest.get(1..).unwrap_or_default(),
+        }
+    }
+    bodies
+}
+
 /// Such a file, open to be appended to.
 #[derive(Debug)]
 pub struct Framed {
@@ -180,6 +202,19 @@ mod tests {
             assert!(found.len() < bodies.len(), "byte {at}");
             assert_eq!(found, bodies.iter().take(found.len()).collect::<Vec<_>>(), "byte {at}");
         }
+    }
+
+    #[test]
+    fn what_stands_behind_damage_is_found() {
+        let (bodies, bytes) = three();
+        let last = bodies[2].as_slice();
+        for at in 0..OVERHEAD + 5 {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x10;
+            assert_eq!(salvage(&damaged, 300).last(), Some(&last), "byte {at}");
+            assert!(!salvage(&damaged, 299).contains(&last), "too long to be looked for");
+        }
+        assert_eq!(salvage(&bytes, 300), bodies.iter().collect::<Vec<_>>());
     }
 
     #[test]

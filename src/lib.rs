@@ -11,7 +11,7 @@
 //! ```
 //!
 //! What is asked of a rig over the broker never reaches a chip or a driver: it ends as a setpoint, and control keeps that inside the
-//! limits of board and profile, or at the owner of the thing. The plan is not asked by the agent yet, and energy is not counted by it.
+//! limits of board and profile, or at the owner of the thing. The plan is not asked by the agent yet.
 //!
 //! # Reading order
 //!

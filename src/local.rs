@@ -34,16 +34,17 @@ use crate::audit::Writer;
 use crate::board::Board;
 use crate::clock;
 use crate::control::step::{self, Report};
+use crate::energy::Kept;
 use crate::gpu::Desk;
 use crate::history::History;
 use crate::payload::supervisor::{Order, Payloads, Reloaded};
 use crate::reading::Snapshot;
 use crate::setpoint;
-use crate::wire::RigId;
+use crate::wire::{PublicKey, RigId};
 use connection::Connection;
 pub use protocol::{
-    Calibration, Get, Gpu, Gpus, Head, MAX_RELEASE, MAX_REQUEST, MAX_TRIAL, Payload, PayloadOrder, Reply, Request,
-    Series,
+    Calibration, Energy, EnergyAccount, Get, Gpu, Gpus, Head, MAX_RELEASE, MAX_REQUEST, MAX_TRIAL, Payload, PayloadOrder,
+    Reply, Request, Series, Use,
 };
 use socket::Socket;
 
@@ -80,6 +81,10 @@ pub struct Inputs {
     pub setpoints: setpoint::Desk,
     /// Where what somebody did is written down.
     pub audit: Writer,
+    /// What was used, as it is kept.
+    pub energy: watch::Receiver<Arc<Kept>>,
+    /// The key that signs receipts of it.
+    pub receipt_key: Option<PublicKey>,
 }
 
 /// What every connection needs to answer.
@@ -99,6 +104,8 @@ struct Rig {
     setpoints: setpoint::Desk,
     audit: Writer,
     trying: Arc<std::sync::Mutex<Option<Trier>>>,
+    energy: watch::Receiver<Arc<Kept>>,
+    receipt_key: Option<PublicKey>,
     /// Held by the client whose calibration is under way.
     calibrating: Arc<Mutex<()>>,
 }
@@ -154,6 +161,8 @@ impl Local {
             gpus,
             setpoints,
             audit,
+            energy,
+            receipt_key,
         } = inputs;
         let (calibrating, trying) = (Arc::default(), Arc::default());
         let (history, receiver) = watch::channel(Arc::new(History::new(&board)));
@@ -172,6 +181,8 @@ impl Local {
             setpoints,
             audit,
             trying,
+            energy,
+            receipt_key,
             calibrating,
         };
         Self { snapshot, history, rig, deadline, clients: Clients(Vec::new()), paused: false, told: false }

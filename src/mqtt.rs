@@ -38,7 +38,9 @@ use crate::command::act::Actor;
 use crate::command::trust::FleetConfig;
 use crate::command::verify::Me;
 use crate::config::Config;
+use crate::energy::Kept;
 use crate::reading::Snapshot;
+use crate::wire::{PublicKey, Receipt};
 pub use brokers::connect_options;
 use inbox::Inbox;
 use link::Link;
@@ -57,6 +59,12 @@ pub struct Inputs {
     pub actor: Actor,
     /// Where what was done is written down.
     pub audit: Writer,
+    /// What was used, as it is kept.
+    pub energy: watch::Receiver<Arc<Kept>>,
+    /// Signed receipts of it.
+    pub receipts: mpsc::Receiver<Receipt>,
+    /// The key that signs them.
+    pub receipt_key: Option<PublicKey>,
 }
 
 /// What identifies this start of the agent.

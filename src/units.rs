@@ -106,6 +106,14 @@ unit!(
     Microohms(u32), "µΩ"
 );
 
+impl Microjoules {
+    /// Whole milliwatt-hours: 3.6 J each.
+    #[must_use]
+    pub const fn milliwatt_hours(self) -> u64 {
+        self.0 / 3_600_000
+    }
+}
+
 /// Fan drive, 0 to 100 % in steps of a hundredth of a percent: fine enough that a slew limit holds at 100 ticks a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u16", into = "u16")]

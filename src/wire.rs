@@ -13,6 +13,7 @@
 //! | `event` | [`Event`] | no | on an alarm's edge |
 //! | `ack` | [`Ack`] | no | on each step of a command |
 //! | `rep` | [`Reported`] | yes | when the rig comes nearer to its desired state, or away from it |
+//! | `rcp` | [`Receipt`] | no | at the end of each quarter of an hour: its energy, signed; the last one once more at each start |
 //!
 //! What the control plane writes:
 //!
@@ -39,6 +40,7 @@ mod gpu;
 mod hex;
 mod online;
 mod payload;
+mod receipt;
 mod signed;
 mod telemetry;
 mod topic;
@@ -63,6 +65,7 @@ pub use gpu::{Capability, Gpu, GpuDetail, GpuInfo};
 pub use hex::BadHex;
 pub use online::{Online, Reason};
 pub use payload::{Payload, PayloadCause, PayloadInfo, PayloadKind, PayloadPhase, PayloadUnit};
+pub use receipt::{ChainHash, Energy, Hex, Receipt, Work};
 #[cfg(any(test, feature = "sign"))]
 pub use signed::SigningKey;
 pub use signed::{BadFrame, LARGEST_FRAME, Signature, Signed, signed_bytes};
@@ -94,6 +97,8 @@ pub enum Message {
     Ack(Ack),
     /// How near the rig is to its desired state.
     Reported(Reported),
+    /// What was used in a quarter of an hour, signed.
+    Receipt(Receipt),
     /// An order; nothing without its signature.
     Command(Command),
     /// What the rig shall be; nothing without its signature.
@@ -113,6 +118,7 @@ impl Message {
             Self::Controller(body) => encode(encoding, header, body),
             Self::Ack(body) => encode(encoding, header, body),
             Self::Reported(body) => encode(encoding, header, body),
+            Self::Receipt(body) => encode(encoding, header, body),
             Self::Command(body) => encode(encoding, header, body),
             Self::Desired(body) => encode(encoding, header, body),
         }
@@ -130,6 +136,7 @@ impl Message {
             Self::Controller(_) => Kind::Controller,
             Self::Ack(_) => Kind::Ack,
             Self::Reported(_) => Kind::Reported,
+            Self::Receipt(_) => Kind::Receipt,
             Self::Command(_) => Kind::Command,
             Self::Desired(_) => Kind::Desired,
         }

@@ -7,6 +7,8 @@
 mod boards;
 #[path = "fuzz/parts/chips.rs"]
 mod chips;
+#[path = "fuzz/parts/energy.rs"]
+mod energy;
 #[path = "fuzz/parts/meters.rs"]
 mod meters;
 #[path = "fuzz/parts/tape.rs"]
@@ -85,7 +87,12 @@ proptest! {
     }
 
     #[test]
-    fn a_message_from_anybody(kind in 0..12u8, bytes in bytes(400)) {
+    fn a_receipt_from_anybody(bytes in bytes(400)) {
+        energy::exercise(&bytes);
+    }
+
+    #[test]
+    fn a_message_from_anybody(kind in 0..13u8, bytes in bytes(400)) {
         wire::exercise(&bytes);
         wire::frame(&bytes);
         wire::frame(&[&[0xa2, 1, 1 + kind % 2], bytes.as_slice()].concat());

@@ -18,6 +18,8 @@ use rigd::wire::{
 
 #[path = "wire_v1/commands.rs"]
 mod commands;
+#[path = "wire_v1/energy.rs"]
+mod energy;
 #[path = "wire_v1/gpus.rs"]
 mod gpus;
 #[path = "wire_v1/payloads.rs"]
@@ -108,12 +110,13 @@ fn telemetry() {
         gpu_detail: None,
         payloads: Vec::new(),
         beliefs: Vec::new(),
+        energy: None,
     };
     check_appended(
         Header::new(Kind::Telemetry, BOOT, 0x0102),
         &body,
         &Message::Telemetry(body.clone()),
-        7,
+        8,
         "a1030100 ed5eedfe 0201000000000000
          f8acd191 01 fbd095ffbc31 e8fb 03
          02 00ef5d 00c313 0080d30e  0000 0000 03
@@ -200,6 +203,7 @@ fn birth() {
         nonce: 0,
         clock_set: false,
         audit_head: None,
+        receipt_key: None,
     };
     check_appended(
         Header::new(Kind::Birth, BOOT, 0),
@@ -288,7 +292,7 @@ fn enums_only_append() {
     assert_eq!(numbers(&[Reason::Connected, Reason::Stopped, Reason::Lost]), [0, 1, 2]);
     assert_eq!(numbers(&[Delivery::Puback, Delivery::Watermark]), [0, 1]);
     assert_eq!(numbers(&[Encoding::Postcard, Encoding::Json]), [0, 1]);
-    assert_eq!(numbers(&Kind::ALL), (0..10).collect::<Vec<_>>());
+    assert_eq!(numbers(&Kind::ALL), (0..11).collect::<Vec<_>>());
     let kinds = [Kind::Online, Kind::Birth, Kind::Telemetry, Kind::Event, Kind::Watermark, Kind::Controller];
     assert!(Kind::ALL.starts_with(&kinds));
 }
@@ -322,6 +326,7 @@ fn a_full_sample_is_small() {
         gpu_detail: None,
         payloads: Vec::new(),
         beliefs: Vec::new(),
+        energy: None,
     };
     let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
     let json = encode(Encoding::Json, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
@@ -339,7 +344,7 @@ fn appended_fields() {
     telemetry.through_kernel = vec![2, 300];
     telemetry.tick_late_us = 129;
     let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1), &telemetry);
-    assert_eq!(tail(bytes, 11), "0202ac0281010000000000");
+    assert_eq!(tail(bytes, 12), "0202ac028101000000000000");
     let event = |cause, rung| {
         let event = Event {
             birth: 7,

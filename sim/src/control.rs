@@ -162,12 +162,14 @@ fn world(world: &World) -> String {
         lines.push((key("mv"), milli(gpu.volts).to_string()));
         lines.push((key("ma"), milli(gpu.amps()).to_string()));
         lines.push((key("mw"), milli(gpu.watts).to_string()));
+        lines.push((format!("gpu.{index}.energy_mj"), millijoules(gpu.joules)));
     }
     for supply in &world.supplies {
         let key = |what: &str| format!("supply.{}.{what}", supply.name);
         lines.push((key("input_mv"), milli(supply.input_volts).to_string()));
         lines.push((key("input_ma"), milli(supply.input_amps).to_string()));
         lines.push((key("input_mw"), milli(supply.input_watts).to_string()));
+        lines.push((key("input_mj"), millijoules(supply.joules)));
         lines.push((key("output_mv"), milli(supply.volts).to_string()));
         lines.push((key("output_ma"), milli(supply.output_amps()).to_string()));
         lines.push((key("output_mw"), milli(supply.output_watts).to_string()));
@@ -187,6 +189,11 @@ fn world(world: &World) -> String {
         lines.push((format!("sensor.{}.mc", probe.name), milli(probe.celsius()).to_string()));
     }
     lines.into_iter().map(|(key, value)| format!("{key}={value}\n")).collect::<String>() + &fans(world)
+}
+
+/// Whole millijoule; what a simulated rig uses in a test is far from the end of a float's whole numbers.
+fn millijoules(joules: f64) -> String {
+    format!("{:.0}", joules * 1000.0)
 }
 
 fn millis(time: Duration) -> String {
@@ -232,6 +239,27 @@ mod tests {
         let fans = text(&mut rig, "get fans");
         assert!(fans.contains("fan.fan1.duty_pct=29.94\n") && fans.contains("fan.fan6.seized=false\n"), "{fans}");
         assert!(world.contains("rail.gpu7.mw=") && world.contains("sensor.exhaust2.mc="), "{world}");
+    }
+
+    #[test]
+    fn what_was_taken_from_the_mains_is_the_sum_of_every_step() {
+        let mut rig = rig();
+        let joules = |rig: &mut Rig| {
+            let world = text(rig, "get world");
+            let of = |key: &str| world.lines().find_map(|line| line.strip_prefix(key)?.parse::<f64>().ok()).unwrap();
+            (of("supply.psu1.input_mj=") / 1_000.0, of("gpu.3.energy_mj=") / 1_000.0)
+        };
+        let before = joules(&mut rig);
+        let (mut taken, mut drawn) = (0.0, 0.0);
+        for step in 0..600 {
+            text(&mut rig, if step % 100 < 50 { "set gpu all load 1.0" } else { "set gpu all load 0.1" });
+            rig.advance(Duration::from_millis(100));
+            taken += rig.world.supplies[0].input_watts * 0.1;
+            drawn += rig.world.gpus[3].watts * 0.1;
+        }
+        let after = joules(&mut rig);
+        assert!((after.0 - before.0 - taken).abs() < 0.01 && taken > 10_000.0, "{after:?} {taken}");
+        assert!((after.1 - before.1 - drawn).abs() < 0.01 && drawn > 3_000.0, "{after:?} {drawn}");
     }
 
     #[test]

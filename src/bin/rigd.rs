@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 use log::{error, info, warn};
 use rigd::audit::Writer;
@@ -20,10 +21,11 @@ use rigd::payload::reboot;
 use rigd::payload::supervisor::{self, Payloads};
 use rigd::reading::Snapshot;
 use rigd::source::Problems;
-use rigd::{clock, gpu, local, logger, payload, setpoint};
+use rigd::{clock, energy, gpu, local, logger, payload, setpoint};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 
 const HELP: &str = "\
 rigd - the agent on each rig of a GPU fleet
@@ -48,6 +50,9 @@ const EXIT_CONFIGURATION: u8 = 2;
 
 /// Reboots that may be ordered in a day.
 const REBOOTS_ORDERED: u8 = 4;
+
+/// How long a clean stop waits for the books of energy.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 
 enum Verb {
     Run,
@@ -256,6 +261,25 @@ async fn serve(rig: Rig) -> ExitCode {
         end,
     };
     let audit = Writer::start(config.state.join("audit"), start.boot);
+    let key = match energy::Key::open(&config.state, seed) {
+        Ok(key) => Some(key),
+        Err(error) => {
+            error!("energy.key in {}: {error}; receipts go out unsigned", config.state.display());
+            None
+        }
+    };
+    let receipt_key = key.as_ref().map(energy::Key::public);
+    let (kept, energy_kept) = watch::channel(Arc::default());
+    let (receipts, receipts_made) = mpsc::channel(energy::RECEIPTS);
+    // A task of its own: it has to end by itself, with everything on the disk.
+    let counted = tokio::spawn(energy::run(energy::RunInputs {
+        state: config.state.clone(),
+        board: Arc::clone(&board),
+        snapshot: snapshots.clone(),
+        kept,
+        receipts,
+        key,
+    }));
     let local = local::run(local::Inputs {
         path: config.socket.clone(),
         rig: config.rig.clone(),
@@ -270,8 +294,19 @@ async fn serve(rig: Rig) -> ExitCode {
         gpus: desk,
         setpoints: setpoint_desk,
         audit: audit.clone(),
+        energy: energy_kept.clone(),
+        receipt_key,
     });
-    let inputs = Inputs { snapshot: snapshots, events: edges, lost_events, actor, audit };
+    let inputs = Inputs {
+        snapshot: snapshots,
+        events: edges,
+        lost_events,
+        actor,
+        audit,
+        energy: energy_kept,
+        receipts: receipts_made,
+        receipt_key,
+    };
     let publisher = mqtt::run(&config, password, board, start, inputs);
     let end = async {
         tokio::select! {
@@ -286,6 +321,10 @@ async fn serve(rig: Rig) -> ExitCode {
         () = publisher => {}
         () = end => {}
         () = async { tokio::join!(local, supervisor, restarts); std::future::pending().await } => {}
+    }
+    // Control has ended, and with it the counting; a disk that hangs is not waited for.
+    if timeout(LAST_WRITES, counted).await.is_err() {
+        warn!("energy: the disk takes too long; up to ten seconds are not kept");
     }
     if !stop.stopped() {
         error!("the control thread has ended by itself");
@@ -347,6 +386,14 @@ impl Signals {
             _ = self.hangup.recv() => "SIGHUP",
         }
     }
+}
+
+/// For a key that is made at the first start. A kernel that has no randomness yet is waited for: it has some when payloads run.
+fn seed() -> std::io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    // So few bytes come at once (getrandom(2)).
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(bytes)
 }
 
 /// From the kernel; the clock stands in on a kernel that has no randomness yet, which is good enough to tell starts apart.

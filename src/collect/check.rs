@@ -119,6 +119,20 @@ impl LaneReport {
     }
 }
 
+/// Every receipt of energy in a store with its rig's name, in the order in which they came.
+///
+/// # Errors
+/// The file cannot be read, or is no store.
+pub fn receipts(path: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    let path = schema::file(path);
+    let connection = schema::read(&path)?;
+    let read = || -> rusqlite::Result<Vec<(String, Vec<u8>)>> {
+        let mut statement = connection.prepare("SELECT rig, payload FROM messages WHERE kind = ?1 ORDER BY rig, id")?;
+        statement.query_map([kind_name(Kind::Receipt)], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    };
+    read().map_err(about(&path))
+}
+
 /// A stored event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEvent {

@@ -1,39 +1,85 @@
 //! The books on disk.
 //!
-//! `energy` holds the books again and again, the last one counts; `energy-intervals` holds the chained records. Books are
-//! appended every [`SAVE_EVERY`] and left to the kernel, so that a killed agent loses ten seconds of them and counts that time as a gap;
-//! they are forced to the disk every [`SYNC_EVERY`] and with each record, so that a power cut loses five minutes. Wear, with eight
-//! GPUs and four payloads: 0.5 KiB each ten seconds is 4 MiB a day, in about 3000 writes of a page; flash that is good for a
-//! thousand times 8 GiB outlives it by centuries.
+//! ```text
+//! energy            the books again and again, the newest counts      energy.bad           what was damaged, for whoever looks
+//! energy-intervals  the signed records                                energy-intervals.old, .bad    older ones, damaged ones
+//! ```
+//!
+//! Books are appended every [`SAVE_EVERY`] and left to the kernel, so that a killed agent loses ten seconds of them and counts that
+//! time as a gap; they are forced to the disk every [`SYNC_EVERY`] and with each record, so that a power cut loses five minutes.
+//! Wear, with eight GPUs and four payloads: 1 KiB each ten seconds is 8 MiB a day, in about 4000 writes of a page; flash that is
+//! good for a thousand times 8 GiB outlives it by centuries.
+//!
+//! Damage: the newest whole books count, wherever in the file they stand. Where none are whole they are added up from the records.
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::path::PathBuf;
+
+use std::time::Duration;
 
 use log::warn;
 use serde::{Deserialize, Serialize};
 
-use super::{Books, Interval, QUARTER, Record};
-use crate::framed::{Framed, scan};
+use super::{Books, Interval, QUARTER};
+use crate::framed::{Framed, salvage, scan};
+use crate::wire::{ChainHash, Receipt};
 
 /// From one append to the next.
 pub const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// From one fsync to the next.
 pub const SYNC_EVERY: Duration = Duration::from_secs(300);
+/// A clock is set where it differs by so much from what it should say, ms. One that is disciplined moves by 500 ppm.
+const SET: u64 = 2_000;
+/// Nobody looked for so long, ms: then an interval ends when somebody does again.
+const HOLE: u64 = 60_000;
+/// A clock that says less was never set: 2024, ms since 1970.
+const NEVER_SET: u64 = 1_704_067_200_000;
 /// Then the books' file begins anew.
 const LARGEST_BOOKS: u64 = 256 * 1024;
-/// Then the records' file becomes the older one of two, and the one that was that is gone: half a year with 200 bytes a payload
-/// and GPU.
-const LARGEST_RECORDS: u64 = 16 * 1024 * 1024;
-/// A file that is longer than it can get is not ours.
-const ROOM: u64 = 4 * 1024 * 1024;
+/// Then the records' file becomes the older one of two, and the one that was that is gone: 40 days with 1 KiB each quarter of an hour.
+const LARGEST_RECORDS: u64 = 4 * 1024 * 1024;
+/// What one write may add to that: a file that is longer is not ours.
+const ROOM: u64 = 1024 * 1024;
+/// Longest books and longest record: of the most accounts, with the longest names.
+const LONGEST: [usize; 2] = [512 * 1024, 128 * 1024];
+
+const BOOKS: &str = "energy";
+const RECORDS: &str = "energy-intervals";
+
+/// When something was: by the rig's clock, and by one that never jumps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Ms since 1970, by the rig's clock.
+    pub unix_ms: u64,
+    /// Which boot of the kernel.
+    pub boot: u32,
+    /// Ms since that.
+    pub since_boot_ms: u64,
+}
+
+impl Moment {
+    /// From an earlier moment to this one, ms: over a reboot of the kernel only as good as the rig's clock, and no less than the
+    /// time since then.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> u64 {
+        if earlier.boot == self.boot {
+            return self.since_boot_ms.saturating_sub(earlier.since_boot_ms);
+        }
+        let known = earlier.unix_ms >= NEVER_SET;
+        let away = if known { self.unix_ms.saturating_sub(earlier.unix_ms) } else { 0 };
+        away.max(self.since_boot_ms)
+    }
+}
 
 /// What outlives the agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     /// The books.
     pub books: Books,
+    /// When they were so; zeros before the first.
+    pub at: Moment,
     /// The books at the start of the interval that is open.
     pub opened: Books,
     /// When that began, ms since 1970; 0 before the first.
@@ -41,29 +87,59 @@ pub struct Kept {
     /// How many records were written.
     pub records: u64,
     /// The hash of the last one.
-    pub chain: [u8; 32],
+    pub chain: ChainHash,
 }
 
 impl Kept {
-    /// Goes on to these books at this time by the rig's clock; a record for each interval that has ended with that. An interval
-    /// ends with its quarter of an hour, or as soon as the clock is set back.
-    pub fn turn(&mut self, books: &Books, unix_ms: u64) -> Option<Record> {
-        let quarter = |ms: u64| ms / QUARTER;
+    /// Goes on to these books at this moment.
+    pub fn go_on(&mut self, books: &Books, now: Moment) {
         self.books.clone_from(books);
+        self.at = now;
         if self.opened_ms == 0 {
-            (self.opened_ms, self.opened) = (unix_ms, books.clone());
+            (self.opened_ms, self.opened) = (now.unix_ms, books.clone());
+        }
+    }
+
+    /// The same, and a record where an interval has ended with that: with its quarter of an hour, or as soon as the clock is
+    /// set. Where nobody has looked for a while, or nobody has asked, it goes on until now. Each interval begins with the books
+    /// of the end of the one before: whatever clocks do, nothing is in two of them.
+    pub fn turn(&mut self, books: &Books, now: Moment) -> Option<Receipt> {
+        let before = self.at;
+        self.go_on(books, now);
+        let quarter = |ms: u64| ms / QUARTER;
+        let passed = now.since(&before);
+        // What the clock would say had nobody set it. Over a reboot nobody knows, unless it goes back.
+        let unset = before.unix_ms.saturating_add(passed);
+        let set =
+            if before.boot == now.boot { unset.abs_diff(now.unix_ms) > SET } else { now.unix_ms < before.unix_ms };
+        let set = set || now.unix_ms < self.opened_ms;
+        if before.unix_ms == 0 || (!set && quarter(now.unix_ms) == quarter(self.opened_ms)) {
             return None;
         }
-        if quarter(unix_ms) == quarter(self.opened_ms) && unix_ms >= self.opened_ms {
-            return None;
-        }
-        // Where the clock was set the end is not later than the next quarter, and not before the beginning.
-        let end = unix_ms.clamp(self.opened_ms, (quarter(self.opened_ms) + 1) * QUARTER);
+        let whole = quarter(self.opened_ms).saturating_add(1).saturating_mul(QUARTER);
+        let end = if set {
+            let last = if before.boot == now.boot { unset } else { before.unix_ms };
+            last.max(self.opened_ms)
+        } else if before.unix_ms <= whole && passed <= HOLE {
+            whole
+        } else {
+            now.unix_ms
+        };
         let interval = Interval::between(self.records, (self.opened_ms, &self.opened), (end, books));
-        let record = Record::after(self.chain, &interval);
+        let record = Receipt::after(self.chain, &interval);
         (self.chain, self.records) = (record.hash, self.records + 1);
-        (self.opened_ms, self.opened) = (unix_ms, books.clone());
+        let begins = if end == whole && !set { whole } else { now.unix_ms };
+        (self.opened_ms, self.opened) = (begins, books.clone());
         Some(record)
+    }
+
+    /// Takes in a record that the books do not know of.
+    fn take(&mut self, record: &Receipt, interval: &Interval) {
+        let mut books = self.opened.clone();
+        books.plus(interval);
+        (self.chain, self.records) = (record.hash, interval.index + 1);
+        (self.opened_ms, self.opened, self.books) = (interval.to_ms, books.clone(), books);
+        self.at.unix_ms = self.at.unix_ms.max(interval.to_ms);
     }
 }
 
@@ -73,100 +149,146 @@ pub struct Store {
     directory: PathBuf,
     books: Framed,
     records: Framed,
-    saved: Option<Instant>,
-    synced: Option<Instant>,
+    /// The record that was written last by this one.
+    last: Option<ChainHash>,
 }
 
 impl Store {
-    /// Opens or makes both files in this directory, and returns what was kept. What does not read as books is put aside and
-    /// begun anew, aloud.
+    /// Opens or makes both files in this directory, and returns what was kept. What is damaged is put aside, aloud.
     ///
     /// # Errors
     /// What the system says.
     pub fn open(directory: &Path) -> io::Result<(Self, Kept)> {
-        let path = directory.join("energy");
-        let mut last = None;
-        let mut keep = |body: &[u8]| last = postcard::from_bytes::<Kept>(body).ok().or_else(|| last.take());
-        let books = match Framed::open(&path, LARGEST_BOOKS + ROOM, &mut keep) {
-            Ok((books, _)) => books,
-            Err(error) if error.kind() == io::ErrorKind::Other => {
-                warn!("{}: {error}; it is put aside, energy is counted from zero", path.display());
-                fs::rename(&path, directory.join("energy.bad"))?;
-                Framed::open(&path, LARGEST_BOOKS + ROOM, &mut keep)?.0
-            }
-            Err(error) => return Err(error),
-        };
-        let mut kept: Kept = last.unwrap_or_default();
-        let mut newest = None;
-        let (records, _) = Framed::open(&directory.join("energy-intervals"), LARGEST_RECORDS + ROOM, |body| {
-            newest = postcard::from_bytes::<Record>(body).ok().or_else(|| newest.take());
-        })?;
-        // A record is on the disk before the books that know of it: after a cut between the two the chain goes on at the record.
-        if let Some((record, interval)) = newest.and_then(|record| Some((record.clone(), record.interval()?)))
-            && interval.index >= kept.records
-        {
-            (kept.chain, kept.records) = (record.hash, interval.index + 1);
-            (kept.opened_ms, kept.opened) = (interval.to_ms, kept.books.clone());
+        let kept = Kept::read(directory)?;
+        let records = whole(directory, RECORDS, LARGEST_RECORDS, LONGEST[1])?;
+        let books = whole(directory, BOOKS, LARGEST_BOOKS, LONGEST[0])?;
+        let mut this = Self { directory: directory.to_owned(), books, records, last: None };
+        if this.books.length() == 0 && kept != Kept::default() {
+            // What was put aside, or is known from the records alone.
+            this.save(&kept, None, true)?;
         }
-        Ok((Self { directory: directory.to_owned(), books, records, saved: None, synced: None }, kept))
+        Ok((this, kept))
     }
 
-    /// Writes what is due, and with a record everything.
+    /// Writes books, and first the record that closed an interval. Both survive a killed agent; with `sync`, or a record, a power
+    /// cut too.
     ///
     /// # Errors
-    /// What the system says; the next call tries again.
-    pub fn save(&mut self, kept: &Kept, record: Option<&Record>, now: Instant) -> io::Result<()> {
-        let due = |last: Option<Instant>, every| last.is_none_or(|last| now.saturating_duration_since(last) >= every);
+    /// What the system says. The next call with the same record goes on where this one stopped.
+    pub fn save(&mut self, kept: &Kept, record: Option<&Receipt>, sync: bool) -> io::Result<()> {
         let bytes = |error: postcard::Error| io::Error::other(error);
-        if let Some(record) = record {
+        if let Some(record) = record.filter(|record| self.last != Some(record.hash)) {
             if self.records.length() > LARGEST_RECORDS {
-                self.records = renewed(&self.directory, "energy-intervals", Some("energy-intervals.old"))?;
+                let path = self.directory.join(RECORDS);
+                fs::rename(&path, self.directory.join(format!("{RECORDS}.old")))?;
+                self.records = Framed::open(&path, LARGEST_RECORDS + ROOM, |_| ())?.0;
             }
             self.records.append(&postcard::to_allocvec(record).map_err(bytes)?)?;
+            self.last = Some(record.hash);
             self.records.sync()?;
         }
-        if record.is_some() || due(self.saved, SAVE_EVERY) {
-            let body = postcard::to_allocvec(kept).map_err(bytes)?;
-            if self.books.length() > LARGEST_BOOKS {
-                let mut fresh = Framed::open(&self.directory.join("energy.new"), LARGEST_BOOKS + ROOM, |_| ())?.0;
-                fresh.append(&body)?;
-                fresh.sync()?;
-                fs::rename(self.directory.join("energy.new"), self.directory.join("energy"))?;
-                File::open(&self.directory)?.sync_all()?;
-                self.books = fresh;
-            } else {
-                self.books.append(&body)?;
-            }
-            self.saved = Some(now);
+        let body = postcard::to_allocvec(kept).map_err(bytes)?;
+        if self.books.length() > LARGEST_BOOKS {
+            let new = self.directory.join("energy.new");
+            let mut fresh = Framed::open(&new, LARGEST_BOOKS + ROOM, |_| ())?.0;
+            fresh.append(&body)?;
+            fresh.sync()?;
+            fs::rename(new, self.directory.join(BOOKS))?;
+            File::open(&self.directory)?.sync_all()?;
+            self.books = fresh;
+        } else {
+            self.books.append(&body)?;
         }
-        if record.is_some() || due(self.synced, SYNC_EVERY) {
-            self.books.sync()?;
-            self.synced = Some(now);
-        }
-        Ok(())
+        if sync || record.is_some() { self.books.sync() } else { Ok(()) }
     }
+}
 
-    /// Every record that is kept, the oldest first.
+impl Kept {
+    /// What is kept in this directory, which stays as it is; the default where nothing is.
     ///
     /// # Errors
     /// What the system says.
-    pub fn records(&self) -> io::Result<Vec<Record>> {
-        let mut all = Vec::new();
-        for name in ["energy-intervals.old", "energy-intervals"] {
-            match fs::read(self.directory.join(name)) {
-                Ok(bytes) => all.extend(scan(&bytes).0.into_iter().filter_map(|body| postcard::from_bytes(body).ok())),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+    pub fn read(directory: &Path) -> io::Result<Self> {
+        let bytes = read(&directory.join(BOOKS), LARGEST_BOOKS)?;
+        let found = salvage(&bytes, LONGEST[0]).into_iter().rev().find_map(Self::parse);
+        let mut kept = found.unwrap_or_default();
+        // A record is on the disk before the books that know of it: after a cut between the two it goes on at the record.
+        let unknown = |record: &Receipt| record.interval().filter(|one| one.index >= kept.records);
+        let newest = newest(directory)?;
+        if newest.as_ref().and_then(unknown).is_some() {
+            for record in records(directory)? {
+                if let Some(interval) = record.interval().filter(|one| one.index >= kept.records) {
+                    kept.take(&record, &interval);
+                }
             }
         }
-        Ok(all)
+        Ok(kept)
+    }
+
+    /// Books as they are in the file; none where these bytes are something else.
+    #[must_use]
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        postcard::from_bytes(body).ok()
+    }
+
+    /// The record that was written last.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn newest(directory: &Path) -> io::Result<Option<Receipt>> {
+        newest(directory)
     }
 }
 
-/// An empty file of this name; the one that was there is kept under the other name.
-fn renewed(directory: &Path, name: &str, aside: Option<&str>) -> io::Result<Framed> {
-    if let Some(aside) = aside {
-        fs::rename(directory.join(name), directory.join(aside))?;
+fn newest(directory: &Path) -> io::Result<Option<Receipt>> {
+    for name in [RECORDS, "energy-intervals.bad", "energy-intervals.old"] {
+        let bytes = read(&directory.join(name), LARGEST_RECORDS)?;
+        let found = salvage(&bytes, LONGEST[1]).into_iter().rev().find_map(Receipt::parse);
+        if found.is_some() {
+            return Ok(found);
+        }
     }
-    Ok(Framed::open(&directory.join(name), LARGEST_RECORDS + ROOM, |_| ())?.0)
+    Ok(None)
 }
+
+/// Every record that is kept in this directory, in the order of their numbers, each once.
+///
+/// # Errors
+/// What the system says.
+pub fn records(directory: &Path) -> io::Result<Vec<Receipt>> {
+    let mut all: Vec<Receipt> = Vec::new();
+    for name in ["energy-intervals.old", "energy-intervals.bad", RECORDS] {
+        let bytes = read(&directory.join(name), LARGEST_RECORDS)?;
+        let found = salvage(&bytes, LONGEST[1]).into_iter().filter_map(Receipt::parse);
+        all.extend(found);
+    }
+    all.sort_by_key(|record| record.interval().map_or(u64::MAX, |interval| interval.index));
+    all.dedup_by_key(|record| record.hash);
+    Ok(all)
+}
+
+/// A file's bytes, none where there is no file; one that is too long is not ours and is not read.
+fn read(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
+    match fs::metadata(path) {
+        Ok(data) if data.len() > largest + ROOM => Ok(Vec::new()),
+        Ok(_) => fs::read(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A file to append to. One that is damaged, and not just torn at its end, is put aside first.
+fn whole(directory: &Path, name: &str, largest: u64, longest: usize) -> io::Result<Framed> {
+    let path = directory.join(name);
+    let (bytes, there) = (read(&path, largest)?, fs::metadata(&path).map_or(0, |data| data.len()));
+    let (bodies, good) = scan(&bytes);
+    let foreign = there > 0 && bodies.is_empty();
+    if foreign || (good < bytes.len() && salvage(&bytes, longest).len() > bodies.len()) {
+        warn!("{}: damaged; it is kept as {name}.bad, and counting goes on with what is whole in it", path.display());
+        fs::rename(&path, directory.join(format!("{name}.bad")))?;
+    }
+    Ok(Framed::open(&path, largest + ROOM, |_| ())?.0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,23 +1,27 @@
-use std::fs;
-
 use proptest::prelude::*;
 
 use super::*;
 use crate::clock;
 use crate::reading::Missing;
+use crate::wire::{ChainHash, Receipt};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn mw(watts: u32) -> Reading<Milliwatts> {
+pub(super) fn mw(watts: u32) -> Reading<Milliwatts> {
     Ok(Milliwatts(watts * 1000))
 }
 
-fn gpu(uuid: &'static str, watts: u32, payload: Option<&'static str>) -> Gpu<'static> {
+pub(super) fn gpu(uuid: &'static str, watts: u32, payload: Option<&'static str>) -> Gpu<'static> {
     Gpu { uuid, power: mw(watts), payload }
 }
 
 /// Ticks of a second each with these.
-fn run(ticks: u32, rig: Reading<Milliwatts>, gpus: &[Gpu<'_>], payloads: &[(&str, Option<MilliPerSecond>)]) -> Books {
+pub(super) fn run(
+    ticks: u32,
+    rig: Reading<Milliwatts>,
+    gpus: &[Gpu<'_>],
+    payloads: &[(&str, Option<MilliPerSecond>)],
+) -> Books {
     let start = clock::now();
     let tick = |state, tick| {
         step(state, &Inputs { now: start + SECOND * tick, rig, supplies: &[("psu", rig, mw(900))], gpus, payloads })
@@ -82,98 +86,136 @@ fn too_many_accounts_share_the_last_one() {
     assert_eq!(payloads.iter().map(|(.., account)| account.energy.0).sum::<u64>(), rig.energy.0);
 }
 
-fn directory(name: &str) -> std::path::PathBuf {
-    let directory = std::env::temp_dir().join(format!("rigd-energy-{name}-{}", std::process::id()));
-    fs::create_dir_all(&directory).unwrap();
-    directory
-}
-
-#[test]
-fn books_and_chain_survive_a_restart_and_a_torn_end() {
-    let directory = directory("restart");
-    let start = clock::now();
-    let books = |seconds| run(seconds, mw(1_000), &[gpu("a", 500, Some("p"))], &[]);
-    let (mut store, mut kept) = Store::open(&directory).unwrap();
-    assert_eq!(kept, Kept::default());
-    let begun = 7 * QUARTER + 60_000;
-    for minute in 0..40 {
-        let now = start + Duration::from_secs(u64::from(minute) * 60);
-        let record = kept.turn(&books(minute * 6), begun + u64::from(minute) * 60_000);
-        store.save(&kept, record.as_ref(), now).unwrap();
-    }
-    drop(store);
-    // The last record is torn: the one before it is ten seconds old.
-    let path = directory.join("energy");
-    let bytes = fs::read(&path).unwrap();
-    fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
-    let (store, again) = Store::open(&directory).unwrap();
-    assert_eq!((again.books.rig.energy.0, again.records), (38 * 6_000_000_000, 2));
-    assert_eq!((again.chain, again.opened_ms), (kept.chain, kept.opened_ms));
-    let records = store.records().unwrap();
-    assert_eq!(verify(&records), Ok(()));
-    let intervals: Vec<Interval> = records.iter().map(|record| record.interval().unwrap()).collect();
-    assert_eq!(intervals.iter().map(|one| one.to_ms).collect::<Vec<_>>(), [8 * QUARTER, 9 * QUARTER]);
-    assert_eq!(intervals[0].rig.energy.0, 14 * 6_000_000_000);
-    assert_eq!(intervals[1].payloads[0].used.energy.0, 15 * 6_000_000_000);
-    // The books were not written any more when the second record was: the chain goes on behind it all the same.
-    fs::remove_file(&path).unwrap();
-    let (_, lost) = Store::open(&directory).unwrap();
-    assert_eq!((lost.chain, lost.records), (kept.chain, 2));
-    fs::remove_dir_all(&directory).unwrap();
-}
-
-#[test]
-fn the_books_file_does_not_grow_for_ever() {
-    let directory = directory("wear");
-    let (mut store, mut kept) = Store::open(&directory).unwrap();
-    kept.books = run(10, mw(1_000), &[gpu("a", 500, Some("p"))], &[]);
-    let start = clock::now();
-    let mut longest = 0;
-    for tick in 0..4_000 {
-        store.save(&kept, None, start + SAVE_EVERY * tick).unwrap();
-        longest = longest.max(fs::metadata(directory.join("energy")).unwrap().len());
-    }
-    assert!((200_000..270_000).contains(&longest), "{longest}");
-    let (_, again) = Store::open(&directory).unwrap();
-    assert_eq!(again, kept);
-    fs::remove_dir_all(&directory).unwrap();
-}
-
 #[test]
 fn a_changed_or_missing_record_is_seen() {
-    let mut chain = [0; 32];
-    let mut records: Vec<Record> = (0..5)
+    let (key, other) = (Key::of(&[1; 32]).unwrap(), Key::of(&[2; 32]).unwrap());
+    let mut chain = ChainHash::default();
+    let all: Vec<Receipt> = (0..5)
         .map(|index| {
-            let record = Record::after(chain, &Interval { index, to_ms: index * QUARTER, ..Interval::default() });
+            let mut record = Receipt::after(chain, &Interval { index, to_ms: index * QUARTER, ..Interval::default() });
+            key.sign(&mut record);
             chain = record.hash;
             record
         })
         .collect();
-    assert_eq!(verify(&records), Ok(()));
-    assert_eq!(verify(&records[2..]), Ok(()), "from anywhere");
-    let removed: Vec<Record> =
-        records.iter().enumerate().filter(|(at, _)| *at != 2).map(|(_, one)| one.clone()).collect();
-    assert_eq!(verify(&removed), Err(Broken::Order(2)));
-    records[3].body[1] ^= 1;
-    assert_eq!(verify(&records), Err(Broken::Changed(3)));
+    let with = |change: &dyn Fn(&mut Vec<Receipt>)| {
+        let mut records = all.clone();
+        change(&mut records);
+        verify(&records, Some(&key.public())).map_err(|broken| broken.to_string())
+    };
+    assert_eq!(with(&|_| ()), Ok(()));
+    assert_eq!(with(&|all| drop(all.drain(..2))), Ok(()), "from anywhere");
+    type Change<'a> = &'a dyn Fn(&mut Vec<Receipt>);
+    let rows: [(Change<'_>, &str); 8] = [
+        (&|all| drop(all.remove(2)), "a record is missing or was put in before record 3"),
+        (&|all| all.swap(1, 2), "a record is missing or was put in before record 2"),
+        (&|all| all.insert(2, all[1].clone()), "a record is missing or was put in before record 1"),
+        (&|all| all[3].body.0[1] ^= 1, "record 3 was changed"),
+        (&|all| all[3].body.0.truncate(2), "record 3 was changed"),
+        (&|all| all[3].signature.0.clear(), "record 3 is not signed"),
+        (&|all| all[3].signature.0[5] ^= 1, "the signature of record 3 is not that of the key that it names"),
+        (&|all| other.sign(&mut all[4]), &format!("record 4 is signed by another key: {}", other.public())),
+    ];
+    for (change, expected) in rows {
+        assert_eq!(with(change), Err(expected.to_owned()));
+    }
+    let stranger: Vec<Receipt> = all
+        .iter()
+        .cloned()
+        .map(|mut one| {
+            other.sign(&mut one);
+            one
+        })
+        .collect();
+    assert_eq!(verify(&stranger, None), Ok(()), "without a key that is known it says only who says so");
 }
 
 #[test]
-fn a_clock_that_is_set_ends_the_interval() {
-    let books = Books::default();
-    let mut kept = Kept::default();
-    assert_eq!(kept.turn(&books, 5 * QUARTER + 10), None);
-    let ends = |kept: &mut Kept, ms| {
-        kept.turn(&books, ms).and_then(|record| record.interval()).map(|one| (one.from_ms, one.to_ms))
+fn another_order_of_the_gpus_after_a_restart_changes_nobodys_account() {
+    let (a, b) = (gpu("a", 300, Some("p")), gpu("b", 100, None));
+    let before = run(10, mw(500), &[a, b], &[]);
+    let start = clock::now();
+    let next = |state, gpus: &[Gpu<'_>], second: u32| {
+        let now = start + SECOND * second;
+        step(state, &Inputs { now, rig: mw(500), supplies: &[("psu", mw(500), mw(450))], gpus, payloads: &[] })
     };
-    assert_eq!(ends(&mut kept, 5 * QUARTER + 5), Some((5 * QUARTER + 10, 5 * QUARTER + 10)), "back");
-    assert_eq!(ends(&mut kept, 99 * QUARTER), Some((5 * QUARTER + 5, 6 * QUARTER)), "far ahead");
+    let state = next(State::new(before.clone()), &[b, a], 0);
+    let state = next(state, &[b, a], 10);
+    let books = next(state, &[a, b], 20).books;
+    let drawn = |books: &Books, of: &str| books.gpus.iter().find(|(uuid, _)| uuid == of).unwrap().1.energy.0;
+    assert_eq!((drawn(&before, "a"), drawn(&before, "b")), (3_000_000_000, 1_000_000_000));
+    // Ten seconds apart is too far: a gap, and nothing is guessed.
+    assert_eq!(books.rig.gap_ms, 20_000);
+    let state = next(State::new(before), &[b, a], 0);
+    let orders = [[a, b], [b, a]];
+    let books =
+        (1..=20_usize).fold(state, |state, second| next(state, &orders[second % 2], second.try_into().unwrap())).books;
+    assert_eq!((drawn(&books, "a"), drawn(&books, "b")), (9_000_000_000, 3_000_000_000));
+    assert_eq!(books.payload("p").energy.0, 30 * 375_000_000);
+    assert_eq!(books.payloads.len() + books.gpus.len(), 3);
+}
+
+#[test]
+fn a_payload_that_is_renamed_or_gone_keeps_what_it_used() {
+    let start = clock::now();
+    let tick = |state, second: u32| {
+        let payload = if second <= 10 { "old" } else { "new" };
+        let gpus = [gpu("a", 300, (second <= 20).then_some(payload))];
+        step(state, &Inputs { now: start + SECOND * second, rig: mw(400), supplies: &[], gpus: &gpus, payloads: &[] })
+    };
+    let books = (0..=30).fold(State::default(), tick).books;
+    assert_eq!((books.payload("old").energy.0, books.payload("new").energy.0), (4_000_000_000, 4_000_000_000));
+    assert_eq!((books.overhead.energy.0, books.rig.energy.0), (4_000_000_000, 12_000_000_000));
+}
+
+#[test]
+fn a_meter_that_is_silent_for_a_minute_is_a_gap_of_a_minute() {
+    let start = clock::now();
+    let tick = |state, tick: u32| {
+        let rig = if (100..700).contains(&tick) { Err(Missing::Bus) } else { mw(400) };
+        let now = start + Duration::from_millis(100) * tick;
+        step(
+            state,
+            &Inputs { now, rig, supplies: &[("psu", rig, rig)], gpus: &[gpu("a", 300, Some("p"))], payloads: &[] },
+        )
+    };
+    let books = (0..=1_000).fold(State::default(), tick).books;
+    // The line from the last reading to the next one is not drawn either.
+    assert_eq!((books.rig.gap_ms, books.rig.counted_ms, books.rig.energy.0), (60_100, 39_900, 39_900 * 400_000));
+    assert_eq!((books.supplies[0].1, books.payload("p").gap_ms, books.gpus[0].1.gap_ms), (books.rig, 60_100, 0));
+    let mut away = books.clone();
+    away.away(5_000);
+    assert_eq!((away.rig.gap_ms, away.gpus[0].1.gap_ms, away.payload("p").gap_ms), (65_100, 5_000, 60_100));
+    assert_eq!(away.rig.energy, books.rig.energy);
+}
+
+/// What is on the wire inside of a receipt never changes: only its end may grow.
+#[test]
+fn an_interval_byte_by_byte() {
+    let used = Account { energy: Microjoules(300), work: 2, counted_ms: 900_000, gap_ms: 1, thousandths: 7 };
+    let line = |name: &str, gpu: &str| Line { name: name.to_owned(), gpu: gpu.to_owned(), used };
+    let interval = Interval {
+        index: 300,
+        from_ms: 1,
+        to_ms: 2,
+        basis: Basis::Rails,
+        rig: used,
+        overhead: Account::default(),
+        supplies: vec![line("s", "")],
+        gpus: vec![line("g", "")],
+        payloads: vec![line("p", "g")],
+    };
+    let bytes: String = postcard::to_allocvec(&interval).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+    let used = "ac02 02 a0f736 01 07";
+    let expected =
+        format!("ac02 01 02 01 {used} 00 00 00 00 00 01 0173 00 {used} 01 0167 00 {used} 01 0170 0167 {used}");
+    assert_eq!(bytes, expected.replace(' ', ""));
 }
 
 /// One moment of a world: after how long, what its GPUs draw, what is not to be read.
-type Moment = (u64, [u32; 3], u8);
+type Scene = (u64, [u32; 3], u8);
 
-fn moment() -> impl Strategy<Value = Moment> {
+fn scene() -> impl Strategy<Value = Scene> {
     (50..1_500_u64, [0..400_000_u32, 0..400_000_u32, 0..400_000_u32], any::<u8>())
 }
 
@@ -183,7 +225,7 @@ proptest! {
     /// The world draws what was last set until the next moment, and in steps, where the meters are read every half second.
     #[test]
     fn payloads_and_overhead_are_the_rig_and_the_rig_is_the_world(
-        moments in prop::collection::vec(moment(), 200..400),
+        moments in prop::collection::vec(scene(), 200..400),
         gap in 0..100_u64,
     ) {
         let start = clock::now();

@@ -12,8 +12,8 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::protocol::{
-    Calibration, Get, Gpu, Gpus, Head, MAX_RELEASE, MAX_REQUEST, MAX_TRIAL, Payload, PayloadOrder, Reply, Request,
-    Series,
+    Calibration, Energy, EnergyAccount, Get, Gpu, Gpus, Head, MAX_RELEASE, MAX_REQUEST, MAX_TRIAL, Payload, PayloadOrder,
+    Reply, Request, Series,
 };
 use super::{Peer, Rig, uptime_ms};
 use crate::audit::Who;
@@ -52,6 +52,7 @@ impl Connection {
                 Ok(Request::Get(Get::History)) => self.in_time(Self::history).await,
                 Ok(Request::Get(Get::Gpus)) => self.in_time(Self::gpus).await,
                 Ok(Request::Get(Get::Payloads)) => self.in_time(Self::payloads).await,
+                Ok(Request::Get(Get::Energy)) => self.in_time(Self::energy).await,
                 Ok(Request::Payload { name, order }) => self.order(name, order).await,
                 Ok(Request::Reload) => self.reload().await,
                 Ok(Request::Log { name, from, bytes }) => self.log(name, from, bytes).await,
@@ -121,6 +122,16 @@ impl Connection {
         self.send(&Reply::Payloads(payloads.0.len())).await?;
         for status in &payloads.0 {
             self.send(&Reply::Payload(Box::new(Payload::new(status, now)))).await?;
+        }
+        Ok(())
+    }
+
+    async fn energy(&mut self) -> Result<()> {
+        let (kept, payloads) = (Arc::clone(&self.rig.energy.borrow()), Arc::clone(&self.rig.payloads.borrow()));
+        let accounts = EnergyAccount::all(&kept.books, &payloads);
+        self.send(&Reply::Energy(Energy::new(&kept, self.rig.receipt_key, accounts.len()))).await?;
+        for account in accounts {
+            self.send(&Reply::EnergyAccount(account)).await?;
         }
         Ok(())
     }

@@ -9,6 +9,9 @@
 //! > {"get":"gpus"}
 //! < {"gpus":{"driver":"up","version":"550.54.14","count":8}}
 //! < {"gpu":{"info":{"pci":"0000:01:00.0",…},"now":{…},"more":{…}}}
+//! > {"get":"energy"}
+//! < {"energy":{"at_unix_ms":1700000000000,"basis":"input",…,"accounts":2}}
+//! < {"energy_account":{"of":"rig","name":"","gpu":"","used":{"energy":720000000,"work":0,…},"unit":null,"milli_per_joule":null}}
 //! > {"payload":{"name":"miner","order":"restart"}}
 //! < "done"
 //! > "reload"
@@ -34,11 +37,12 @@ use serde::{Deserialize, Serialize};
 use crate::board::Board;
 use crate::calibration::FanCurve;
 use crate::control::step::{Report, Stopped};
+use crate::energy::{Account, Basis, Books, Kept};
 use crate::gpu::{Driver, Released};
 use crate::history::{History, Quantity, SLOT_MS, series};
 use crate::payload::LogPart;
 use crate::payload::meter::Flag;
-use crate::payload::supervisor::{Reloaded, Status};
+use crate::payload::supervisor::{Payloads, Reloaded, Status};
 use crate::reading::{Snapshot, Zone};
 use crate::units::{Duty, Megahertz, MilliPerSecond, Milliwatts, Rpm};
 use crate::wire::{self, RigId, Value};
@@ -137,6 +141,8 @@ pub enum Get {
     Gpus,
     /// The payloads: how many there are, then a [`Payload`] a line.
     Payloads,
+    /// What was used: an [`Energy`], then so many [`EnergyAccount`] as it says, a line each.
+    Energy,
 }
 
 /// A line of the agent's.
@@ -155,6 +161,10 @@ pub enum Reply {
     Payloads(usize),
     /// One payload of it.
     Payload(Box<Payload>),
+    /// The answer to [`Get::Energy`] begins.
+    Energy(Energy),
+    /// One account of it.
+    EnergyAccount(EnergyAccount),
     /// It is done.
     Done,
     /// What came of reading the manifests again.
@@ -249,6 +259,103 @@ impl Gpu {
             now: wire::Gpu::new(gpu, air),
             more: wire::GpuDetail::new(index, gpu),
         })
+    }
+}
+
+/// What was used, as it was last written to the disk, up to ten seconds ago.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Energy {
+    /// When that was, ms since 1970; 0 where the books are not open yet.
+    pub at_unix_ms: u64,
+    /// What the rig's numbers are made of.
+    pub basis: Basis,
+    /// When the interval that is open began, ms since 1970.
+    pub opened_ms: u64,
+    /// Receipts that were written.
+    pub receipts: u64,
+    /// The hash of the last one.
+    pub hash: wire::ChainHash,
+    /// The key that signs them; none where there is none.
+    pub key: Option<wire::PublicKey>,
+    /// How many accounts follow.
+    pub accounts: usize,
+}
+
+/// Whose account it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Use {
+    /// The rig's.
+    Rig,
+    /// The part of the rig's that no payload used.
+    Overhead,
+    /// A supply's, at its input.
+    SupplyInput,
+    /// A supply's, at its output.
+    SupplyOutput,
+    /// What a GPU drew itself.
+    Gpu,
+    /// A payload's part of the rig's, on one GPU.
+    Payload,
+}
+
+/// One account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnergyAccount {
+    /// Whose.
+    pub of: Use,
+    /// The supply's, the GPU's or the payload's name.
+    pub name: String,
+    /// The GPU of a payload.
+    pub gpu: String,
+    /// How much.
+    pub used: Account,
+    /// What its work counts; none where it has no meter, or does not run any more.
+    pub unit: Option<wire::PayloadUnit>,
+    /// Thousandths of that for a joule; none where nothing was used.
+    pub milli_per_joule: Option<u64>,
+}
+
+impl Energy {
+    /// The head of these books.
+    pub(super) fn new(kept: &Kept, key: Option<wire::PublicKey>, accounts: usize) -> Self {
+        Self {
+            at_unix_ms: kept.at.unix_ms,
+            basis: kept.books.basis,
+            opened_ms: kept.opened_ms,
+            receipts: kept.records,
+            hash: kept.chain,
+            key,
+            accounts,
+        }
+    }
+}
+
+impl EnergyAccount {
+    /// Every account of these books.
+    pub(super) fn all(books: &Books, payloads: &Payloads) -> Vec<Self> {
+        let plain = |of, name: &str, used| Self {
+            of,
+            name: name.to_owned(),
+            gpu: String::new(),
+            used,
+            unit: None,
+            milli_per_joule: None,
+        };
+        let mut all = vec![plain(Use::Rig, "", books.rig), plain(Use::Overhead, "", books.overhead)];
+        all.extend(books.supplies.iter().map(|(name, input, _)| plain(Use::SupplyInput, name, *input)));
+        all.extend(books.supplies.iter().map(|(name, _, output)| plain(Use::SupplyOutput, name, *output)));
+        all.extend(books.gpus.iter().map(|(uuid, used)| plain(Use::Gpu, uuid, *used)));
+        all.extend(books.payloads.iter().map(|(name, gpu, used)| {
+            let status = payloads.0.iter().find(|status| status.name == *name);
+            Self {
+                gpu: gpu.clone(),
+                unit: status.and_then(|status| status.unit).map(Into::into),
+                milli_per_joule: used.milli_per_joule(),
+                ..plain(Use::Payload, name, *used)
+            }
+        }));
+        all
     }
 }
 

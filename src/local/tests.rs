@@ -53,6 +53,7 @@ fn inputs(path: &Path) -> (Control, Inputs) {
     let state = path.parent().unwrap();
     let (setpoints, held) = setpoint::Desk::open(state, &board, &crate::gpu::config::GpuConfig::default());
     control.setpoints = Some(held);
+    let (_, energy) = watch::channel(Arc::default());
     let inputs = Inputs {
         path,
         rig,
@@ -67,6 +68,8 @@ fn inputs(path: &Path) -> (Control, Inputs) {
         gpus,
         setpoints,
         audit,
+        energy,
+        receipt_key: None,
     };
     (control, inputs)
 }

@@ -33,7 +33,7 @@
 //!
 //! **The disk is never waited for.** Its thread gets one job at a time; a record stays in memory until the disk has
 //! confirmed it. Full, read-only or gone: memory alone, told once, tried again each 10 s. At the bound of memory what the
-//! disk has is let go of first, then the oldest telemetry is dropped, then acks, then events.
+//! disk has is let go of first, then the oldest telemetry is dropped, then acks, then receipts, then events.
 //!
 //! **What is found at a start** is read whole once for its checksums, and only the ranges of numbers are kept. A torn end
 //! is ignored and not appended to; after damage in the middle the next whole record is found by its checksum.
@@ -75,11 +75,15 @@ pub enum Lane {
     Ack,
     /// Telemetry.
     Telemetry,
+    /// Receipts of energy: kept as long as events.
+    Receipt,
 }
 
 impl Lane {
     /// In the order in which they are sent.
-    pub(crate) const ALL: [Self; 3] = [Self::Event, Self::Ack, Self::Telemetry];
+    pub(crate) const ALL: [Self; 4] = [Self::Event, Self::Receipt, Self::Ack, Self::Telemetry];
+    /// In the order in which they are dropped where there is no room.
+    const DROPPED: [Self; 4] = [Self::Telemetry, Self::Ack, Self::Receipt, Self::Event];
 
     /// What its messages are.
     #[must_use]
@@ -88,6 +92,7 @@ impl Lane {
             Self::Event => Kind::Event,
             Self::Ack => Kind::Ack,
             Self::Telemetry => Kind::Telemetry,
+            Self::Receipt => Kind::Receipt,
         }
     }
 
@@ -102,6 +107,7 @@ impl Lane {
             Self::Event => "event",
             Self::Ack => "ack",
             Self::Telemetry => "tele",
+            Self::Receipt => "receipt",
         }
     }
 
@@ -111,6 +117,7 @@ impl Lane {
             Self::Event => 1,
             Self::Ack => 2,
             Self::Telemetry => 3,
+            Self::Receipt => 4,
         }
     }
 }
@@ -121,6 +128,7 @@ struct Lanes<T> {
     event: T,
     ack: T,
     telemetry: T,
+    receipt: T,
 }
 
 impl<T> Lanes<T> {
@@ -129,6 +137,7 @@ impl<T> Lanes<T> {
             Lane::Event => &self.event,
             Lane::Ack => &self.ack,
             Lane::Telemetry => &self.telemetry,
+            Lane::Receipt => &self.receipt,
         }
     }
 
@@ -137,6 +146,7 @@ impl<T> Lanes<T> {
             Lane::Event => &mut self.event,
             Lane::Ack => &mut self.ack,
             Lane::Telemetry => &mut self.telemetry,
+            Lane::Receipt => &mut self.receipt,
         }
     }
 }

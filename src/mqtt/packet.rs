@@ -29,7 +29,7 @@ impl Packet {
         let (retain, expiry_s) = match kind {
             Kind::Online | Kind::Birth => (true, None),
             Kind::Telemetry => (false, Some(TELEMETRY_EXPIRY_S)),
-            Kind::Event => (false, None),
+            Kind::Event | Kind::Receipt => (false, None),
             Kind::Ack => (false, Some(ACK_EXPIRY_S)),
             Kind::Reported => (true, None),
             // The control plane's own; never ours to send.

@@ -23,10 +23,11 @@ use crate::board::Board;
 use crate::clock;
 use crate::command::trust::FleetConfig;
 use crate::config::Config;
+use crate::energy;
 use crate::reading::Snapshot;
 use crate::wire::{
-    Birth, CONTROLLER, Delivery, Encoding, Event, Header, Kind, Losses, Message, Online, OutboxInfo, Reason, Reported,
-    RigId, Telemetry, Topic, decode_to_a_rig, encode,
+    Birth, CONTROLLER, Delivery, Encoding, Energy, Event, Header, Kind, Losses, MAX_MESSAGE, Message, Online,
+    OutboxInfo, Reason, Receipt, Reported, RigId, Telemetry, Topic, decode_to_a_rig, encode,
 };
 use handed::Handed;
 
@@ -96,6 +97,7 @@ impl Publisher {
             period: config.period,
             birth: Birth {
                 nonce: start.nonce,
+                receipt_key: inputs.receipt_key,
                 ..Birth::new(config.rig.clone(), &board, config.encoding, period_ms, start.unix_ms)
             },
             board,
@@ -145,12 +147,16 @@ impl Publisher {
                 },
                 Some(report) = self.reports.recv() => self.report(report),
                 Some(answer) = self.answers.recv() => self.answer(answer),
+                Some(receipt) = self.inputs.receipts.recv() => self.receipt(&receipt),
                 () = self.outbox.happened() => self.listened(),
             }
             self.feed();
         }
         if let Ok(edge) = self.inputs.events.try_recv() {
             self.events(&edge);
+        }
+        while let Ok(receipt) = self.inputs.receipts.try_recv() {
+            self.receipt(&receipt);
         }
         // What was answered by now is kept for the next start at least.
         while let Ok(answer) = self.answers.try_recv() {
@@ -185,7 +191,10 @@ impl Publisher {
             dropped: self.outbox.dropped(),
             refused: self.refused,
         };
-        let body = Telemetry::new(self.birth.id, clock::unix_ms(), self.start.uptime(), &snapshot, losses, self.turn);
+        let mut body =
+            Telemetry::new(self.birth.id, clock::unix_ms(), self.start.uptime(), &snapshot, losses, self.turn);
+        body.energy =
+            energy::shown(&self.inputs.energy.borrow()).map(|books| Energy::new(books, &self.board, &snapshot));
         self.turn = self.turn.wrapping_add(1);
         let (encoding, boot) = (self.encoding, self.start.boot);
         self.outbox
@@ -202,6 +211,17 @@ impl Publisher {
             self.event(&edge);
         }
         self.telemetry();
+    }
+
+    /// One that no message can hold is on the rig's disk all the same; the next one shows that it is missing.
+    fn receipt(&mut self, receipt: &Receipt) {
+        let (encoding, boot) = (self.encoding, self.start.boot);
+        let message = |seq| encode(encoding, Header::new(Kind::Receipt, boot, seq), receipt);
+        // In JSON it is as long as its number.
+        if message(u64::MAX).len() > MAX_MESSAGE {
+            return warn!("a receipt of energy is too large for a message: see `rigd-ctl energy records`");
+        }
+        self.outbox.push(Lane::Receipt, Vec::new(), message);
     }
 
     fn event(&mut self, edge: &Edge) {

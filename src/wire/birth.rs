@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::hex::hex_bytes;
-use super::{Encoding, GpuInfo, Kind, PayloadInfo, RigId};
+use super::{Encoding, GpuInfo, Kind, PayloadInfo, PublicKey, RigId};
 use crate::board::{Board, ChipKind, Point};
 use crate::digest::fnv1a;
 use crate::gpu::GpuSnapshot;
@@ -70,6 +70,9 @@ pub struct Birth {
     /// How far the rig's audit log went when this was said; none before the first record. A log that ends before it was cut.
     #[serde(default)]
     pub audit_head: Option<AuditHead>,
+    /// The key that signs this rig's receipts; none where it has none.
+    #[serde(default)]
+    pub receipt_key: Option<PublicKey>,
 }
 
 hex_bytes!(
@@ -232,6 +235,7 @@ impl Birth {
             nonce: 0,
             clock_set: false,
             audit_head: None,
+            receipt_key: None,
         };
         birth.rails.extend(board.rails.iter().map(|rail| RailInfo {
             name: rail.name.clone(),

@@ -8,7 +8,9 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Ack, Birth, Command, Controller, Desired, Error, Event, Message, Online, Reported, Telemetry, Watermark};
+use super::{
+    Ack, Birth, Command, Controller, Desired, Error, Event, Message, Online, Receipt, Reported, Telemetry, Watermark,
+};
 
 /// No message is larger: what a subscriber has to be ready for, and what a decoder reads at most.
 pub const MAX_MESSAGE: usize = 64 * 1024;
@@ -44,11 +46,13 @@ pub enum Kind {
     Command = 9,
     /// [`Desired`], inside of a signed frame only.
     Desired = 10,
+    /// [`Receipt`].
+    Receipt = 11,
 }
 
 impl Kind {
     /// Every kind that this code knows.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Online,
         Self::Birth,
         Self::Telemetry,
@@ -59,6 +63,7 @@ impl Kind {
         Self::Reported,
         Self::Command,
         Self::Desired,
+        Self::Receipt,
     ];
 
     /// A rig writes it, and nobody else.
@@ -66,6 +71,7 @@ impl Kind {
     pub const fn is_a_rigs(self) -> bool {
         match self {
             Self::Online | Self::Birth | Self::Telemetry | Self::Event | Self::Ack | Self::Reported => true,
+            Self::Receipt => true,
             Self::Watermark | Self::Controller | Self::Command | Self::Desired => false,
         }
     }
@@ -74,10 +80,10 @@ impl Kind {
     const fn appended(self) -> usize {
         match self {
             Self::Online | Self::Watermark | Self::Controller => 0,
-            Self::Ack | Self::Reported | Self::Command | Self::Desired => 0,
+            Self::Ack | Self::Reported | Self::Command | Self::Desired | Self::Receipt => 0,
             Self::Event => 2,
-            Self::Birth => 7,
-            Self::Telemetry => 7,
+            Self::Birth => 8,
+            Self::Telemetry => 8,
         }
     }
 
@@ -206,6 +212,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, Message), Error> {
         Kind::Event => Message::Event(body.decode::<Event>()?),
         Kind::Ack => Message::Ack(body.decode::<Ack>()?),
         Kind::Reported => Message::Reported(body.decode::<Reported>()?),
+        Kind::Receipt => Message::Receipt(body.decode::<Receipt>()?),
         Kind::Watermark | Kind::Controller | Kind::Command | Kind::Desired => body.decode_to_a_rig()?,
     };
     Ok((header, message))
@@ -264,9 +271,8 @@ impl Body<'_> {
             Kind::Controller => Ok(Message::Controller(self.decode::<Controller>()?)),
             Kind::Command => Ok(Message::Command(self.decode::<Command>()?)),
             Kind::Desired => Ok(Message::Desired(self.decode::<Desired>()?)),
-            Kind::Online | Kind::Birth | Kind::Telemetry | Kind::Event | Kind::Ack | Kind::Reported => {
-                Err(Error::ARigs(kind))
-            }
+            Kind::Online | Kind::Birth | Kind::Telemetry | Kind::Event | Kind::Ack => Err(Error::ARigs(kind)),
+            Kind::Reported | Kind::Receipt => Err(Error::ARigs(kind)),
         }
     }
 
@@ -372,7 +378,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_the_decoder_panic(kind in 0..12u8, body in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn no_bytes_make_the_decoder_panic(kind in 0..13u8, body in prop::collection::vec(any::<u8>(), 0..400)) {
             let mut bytes = vec![MAGIC, kind, MAJOR, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
             bytes.extend(&body);
             let _ = decode(&bytes);
@@ -380,7 +386,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_the_decoder_panic(text in "\\{\"kind\":\"(telemetry|birth|event|online|command|desired|ack|reported)\",\"major\":1,\"boot\":1,\"seq\":1,\"body\":.{0,60}\\}") {
+        fn no_text_makes_the_decoder_panic(text in "\\{\"kind\":\"(telemetry|birth|event|online|command|desired|ack|reported|receipt)\",\"major\":1,\"boot\":1,\"seq\":1,\"body\":.{0,60}\\}") {
             let _ = decode(text.as_bytes());
         }
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Gpu, GpuDetail, Payload, Subject, Value};
+use super::{Energy, Gpu, GpuDetail, Payload, Subject, Value};
 use crate::alarm;
 use crate::gpu::Driver;
 use crate::payload::meter::Flag;
@@ -61,6 +61,9 @@ pub struct Telemetry {
     /// Whether each payload's word on its work can be believed.
     #[serde(default)]
     pub beliefs: Vec<Flag>,
+    /// What was used, ever; none before the books are open.
+    #[serde(default)]
+    pub energy: Option<Energy>,
 }
 
 /// What was lost on the way to the broker since the agent's start.
@@ -178,6 +181,7 @@ impl Telemetry {
             gpu_detail: turn.and_then(|index| Some(GpuDetail::new(index, gpus.get(index)?))),
             payloads: snapshot.payloads.0.iter().map(Payload::new).collect(),
             beliefs: snapshot.payloads.0.iter().map(|payload| payload.belief).collect(),
+            energy: None,
         }
     }
 }

@@ -119,6 +119,7 @@ const fn leaf(kind: Kind) -> Option<(&'static str, &'static str)> {
         Kind::Reported => Some(("up", "rep")),
         Kind::Command => Some(("dn", "cmd")),
         Kind::Desired => Some(("dn", "des")),
+        Kind::Receipt => Some(("up", "rcp")),
     }
 }
 

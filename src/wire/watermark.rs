@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Kind;
 
-/// Marks in one [`Watermark`] at most: a rig has three lanes a boot, and few boots of which anything is still open.
+/// Marks in one [`Watermark`] at most: a rig has four lanes a boot, and few boots of which anything is still open.
 pub const MARKS: usize = 64;
 
 /// Body of `dn/wm`: what the control plane has of this rig.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use rigd::alarm;
@@ -43,6 +43,11 @@ impl Collector {
         let mut command = self.command("collect");
         command.arg("--store").arg(&self.scratch.path).args(["--broker", &self.url()]);
         self.process = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
+    }
+
+    /// Where its store is.
+    pub(crate) fn store(&self) -> &Path {
+        &self.scratch.path
     }
 
     fn command(&self, verb: &str) -> Command {

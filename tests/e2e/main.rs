@@ -27,6 +27,7 @@ mod configuration_breaks;
 mod desired;
 mod desired_tool;
 mod ends;
+mod energy;
 mod enroll;
 mod gpu_breaks;
 mod gpu_hangs;

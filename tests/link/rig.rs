@@ -55,8 +55,17 @@ impl Rig {
             end: mpsc::channel(1).0,
         };
         let audit = Writer::start(state.join("audit"), 7);
-        let inputs =
-            Inputs { snapshot: snapshots, events: edges, lost_events: Arc::new(AtomicU32::new(0)), actor, audit };
+        let (_, receipts) = mpsc::channel(1);
+        let inputs = Inputs {
+            snapshot: snapshots,
+            events: edges,
+            lost_events: Arc::new(AtomicU32::new(0)),
+            actor,
+            audit,
+            energy: watch::channel(Arc::default()).1,
+            receipts,
+            receipt_key: None,
+        };
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(mqtt::run(&config, None, board, start, inputs));

@@ -15,7 +15,7 @@ cargo xtask fuzz: looks for bytes that make the agent panic, guided by what they
 
 usage: cargo xtask fuzz [TARGET]... [--seconds N] [--file FILE]
 
-  TARGET        chips, boards, meters or wire; all of them in turn where none is named
+  TARGET        chips, boards, meters, energy or wire; all of them in turn where none is named
   --seconds N   for each target, 60 if left out
   --file FILE   only these bytes, as a run that found something has left them; needs one TARGET
 
@@ -23,7 +23,7 @@ What it has learnt stays in target/fuzz/corpus and is where the next run begins.
 chance in every `cargo test` (tests/any_bytes.rs).
 ";
 
-const TARGETS: [&str; 4] = ["chips", "boards", "meters", "wire"];
+const TARGETS: [&str; 5] = ["chips", "boards", "meters", "energy", "wire"];
 /// A message may be 64 KiB, but what there is to find does not need as much.
 const LONGEST: &str = "-max_len=4096";
 

@@ -46,6 +46,8 @@ pub struct Supply {
     pub volts: f64,
     /// At the output, W.
     pub output_watts: f64,
+    /// Taken from the mains ever, J.
+    pub joules: f64,
     /// Inside, °C.
     pub celsius: f64,
     /// Air that it breathes, °C.
@@ -70,6 +72,7 @@ impl Supply {
             input_watts: 0.0,
             volts: NO_LOAD,
             output_watts: 0.0,
+            joules: 0.0,
             celsius: ambient + 10.0,
             inlet: ambient,
             fan_rpm: FAN_MIN,
@@ -126,6 +129,8 @@ impl Supply {
         self.input_amps =
             if self.input_volts > 0.0 { self.input_watts / (self.input_volts * POWER_FACTOR) } else { 0.0 };
 
+        // What it takes stays the same until the next step: this is the sum, and no estimate of one.
+        self.joules += self.input_watts * dt;
         let lost = self.input_watts - self.output_watts;
         let cooled = COOLED_STILL + (COOLED_FULL - COOLED_STILL) * self.fan_rpm / FAN_MAX;
         self.celsius += (lost - cooled * (self.celsius - ambient)) / CAPACITY * dt;

@@ -9,6 +9,7 @@ mod check;
 mod collect;
 mod decode;
 mod desired;
+mod energy;
 mod enroll;
 mod events;
 mod gpu;
@@ -101,6 +102,9 @@ enum Verb {
     Keygen(keygen::Arguments),
     /// Make keys and certificates for TLS: of a rig, the broker, the control plane
     Enroll(enroll::Arguments),
+    /// What a rig has used and what came of it; its signed receipts
+    #[command(subcommand)]
+    Energy(energy::Verb),
     /// Read a rig's log of who did what, or check that nobody changed it
     #[command(subcommand)]
     Audit(audit::Verb),
@@ -122,6 +126,7 @@ fn main() -> ExitCode {
         Verb::Send(arguments) => send::run(*arguments),
         Verb::Desired(verb) => desired::run(verb),
         Verb::Audit(verb) => audit::run(&verb),
+        Verb::Energy(verb) => energy::run(&verb),
         Verb::Enroll(arguments) => enroll::run(&arguments).map(done),
         Verb::Keygen(arguments) => keygen::run(&arguments).map(done),
         Verb::Tune(arguments) => tune::run(&arguments).map(done),

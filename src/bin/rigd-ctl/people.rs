@@ -1,5 +1,7 @@
 //! Quantities as people say them: volts and not millivolts, cut and not rounded, for a screen.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use anyhow::Context;
 use rigd::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts};
 use rigd::wire::{self, Encoding, Header, Message};
@@ -59,6 +61,13 @@ pub(crate) fn milli(value: impl Into<i64>, decimals: u32) -> String {
     let fraction = magnitude % 1000 / step;
     let width = usize::try_from(decimals).unwrap_or(0);
     format!("{sign}{}.{fraction:0width$}", magnitude / 1000)
+}
+
+/// A moment, ms since 1970.
+pub(crate) fn time(unix_ms: u64) -> String {
+    // The last moment that has a text: the end of the year 9999.
+    let at = UNIX_EPOCH.checked_add(Duration::from_millis(unix_ms.min(253_402_300_799_000)));
+    at.map_or_else(String::new, |at| humantime::format_rfc3339_seconds(at).to_string())
 }
 
 /// Volts.

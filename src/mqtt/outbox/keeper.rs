@@ -113,14 +113,13 @@ impl Keeper {
         Ticket { boot, lane, seq }
     }
 
-    /// Keeps to the budget: what the disk has is let go of, then telemetry is dropped, then acks, then events.
+    /// Keeps to the budget: what the disk has is let go of, then telemetry is dropped, then acks, then receipts, then events.
     fn make_room(&mut self) {
-        const ORDER: [Lane; 3] = [Lane::Telemetry, Lane::Ack, Lane::Event];
         while self.ram() > self.rules.ram_bytes {
-            if ORDER.into_iter().any(|lane| self.lines.get_mut(lane).evict()) {
+            if Lane::DROPPED.into_iter().any(|lane| self.lines.get_mut(lane).evict()) {
                 continue;
             }
-            if !ORDER.into_iter().any(|lane| self.lines.get_mut(lane).drop_oldest()) {
+            if !Lane::DROPPED.into_iter().any(|lane| self.lines.get_mut(lane).drop_oldest()) {
                 return;
             }
             self.dropped += 1;

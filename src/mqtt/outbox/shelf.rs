@@ -105,7 +105,7 @@ pub(super) enum Reclaim {
 /// The segment that has to go next, if any. `done` says that nothing in one has to be sent.
 ///
 /// What is done with goes first, then what is too old. Over the budget the oldest telemetry is thinned, until the thinned
-/// half of the budget is full; then the oldest of it is dropped. Acks and events follow when no telemetry is left.
+/// half of the budget is full; then the oldest of it is dropped. Acks, receipts and events follow when no telemetry is left.
 pub(super) fn reclaim(
     lanes: &Lanes<&Shelf>,
     done: impl Fn(Lane, &Segment) -> bool,
@@ -136,15 +136,14 @@ pub(super) fn reclaim(
         (Some(full), None) => Some((Lane::Telemetry, full, Reclaim::Thin)),
         (Some(full), Some(_)) if thinned <= rules.disk_bytes / 2 => Some((Lane::Telemetry, full, Reclaim::Thin)),
         (_, Some(thin)) => Some((Lane::Telemetry, thin, Reclaim::Remnant)),
-        (None, None) => [Lane::Telemetry, Lane::Ack, Lane::Event].into_iter().find_map(|lane| {
+        (None, None) => Lane::DROPPED.into_iter().find_map(|lane| {
             let first = lanes.get(lane).segments.iter().find(|segment| !segment.remnant)?;
             Some((lane, first, Reclaim::Remnant))
         }),
     };
     // What declares the rest goes when there is nothing else, which takes a great many starts of the agent.
     let choice = choice.or_else(|| {
-        let order = [Lane::Telemetry, Lane::Ack, Lane::Event];
-        order.into_iter().find_map(|lane| Some((lane, lanes.get(lane).segments.front()?, Reclaim::Delete)))
+        Lane::DROPPED.into_iter().find_map(|lane| Some((lane, lanes.get(lane).segments.front()?, Reclaim::Delete)))
     });
     choice.map(|(lane, segment, how)| (lane, segment.number, how))
 }
@@ -176,7 +175,8 @@ mod tests {
 
     /// Which one goes, with 4 MiB to keep to.
     fn choice(telemetry: &Shelf, ack: &Shelf, event: &Shelf) -> Option<(Lane, u64, Reclaim)> {
-        reclaim(&Lanes { event, ack, telemetry }, |_, _| false, &rules(4 * MIB), NOW)
+        let receipt = &shelf(&[]);
+        reclaim(&Lanes { event, ack, telemetry, receipt }, |_, _| false, &rules(4 * MIB), NOW)
     }
 
     #[test]
@@ -200,12 +200,16 @@ mod tests {
         }
         let acks = choice(&none, &shelf(&[full; 3]), &shelf(&[full; 3]));
         assert_eq!(acks, Some((Lane::Ack, 1, Reclaim::Remnant)), "acks before events");
+        let (receipts, events) = (shelf(&[full; 3]), shelf(&[full; 3]));
+        let lanes = Lanes { event: &events, ack: &none, telemetry: &none, receipt: &receipts };
+        let receipts = reclaim(&lanes, |_, _| false, &rules(4 * MIB), NOW);
+        assert_eq!(receipts, Some((Lane::Receipt, 1, Reclaim::Remnant)), "receipts before events");
     }
 
     #[test]
     fn what_is_done_with_goes_first_and_the_last_stays_open() {
         let (telemetry, none) = (shelf(&[(MIB, false, false); 9]), shelf(&[]));
-        let lanes = Lanes { event: &none, ack: &none, telemetry: &telemetry };
+        let lanes = Lanes { event: &none, ack: &none, telemetry: &telemetry, receipt: &none };
         let done = |number: u64| move |_: Lane, segment: &Segment| segment.number == number;
         let delete = |number: u64| Some((Lane::Telemetry, number, Reclaim::Delete));
         assert_eq!(reclaim(&lanes, done(7), &rules(4 * MIB), NOW), delete(7));
@@ -216,7 +220,8 @@ mod tests {
     fn what_is_too_old_goes_unless_a_clock_was_never_set() {
         let (none, mut event) = (shelf(&[]), shelf(&[(100, false, false); 2]));
         let age = |event: &Shelf, now: u64| {
-            reclaim(&Lanes { event, ack: &none, telemetry: &none }, |_, _| false, &rules(64 * MIB), now)
+            let lanes = Lanes { event, ack: &none, telemetry: &none, receipt: &none };
+            reclaim(&lanes, |_, _| false, &rules(64 * MIB), now)
         };
         assert_eq!(age(&event, NOW + 3_600_000), None);
         assert_eq!(age(&event, NOW + 3_600_001), Some((Lane::Event, 1, Reclaim::Delete)));

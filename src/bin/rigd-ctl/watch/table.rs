@@ -256,6 +256,13 @@ pub(crate) fn line(fleet: &Fleet, name: &RigId, message: &Message) -> String {
             writeln!(line, "said by the control plane")
         }
         Message::Ack(ack) => writeln!(line, "ack {} {:?}", ack.id, ack.state),
+        Message::Receipt(receipt) => match receipt.interval() {
+            Some(one) => {
+                let used = one.rig.energy.milliwatt_hours();
+                writeln!(line, "receipt {} of {used} mWh, {} ms of it a gap", one.index, one.rig.gap_ms)
+            }
+            None => writeln!(line, "receipt that cannot be read"),
+        },
         Message::Reported(reported) => writeln!(
             line,
             "reported revision {} of {}, {} differences",

@@ -146,9 +146,13 @@ impl Keeper {
         Some((Busy::Append { lane, number, length: at + size, records }, Job::Append { lane, number, at, bytes }))
     }
 
+    fn shelves(&self) -> Lanes<&Shelf> {
+        let Lanes { event, ack, telemetry, receipt } = &self.lines;
+        Lanes { event: &event.shelf, ack: &ack.shelf, telemetry: &telemetry.shelf, receipt: &receipt.shelf }
+    }
+
     fn make_space(&mut self, unix_ms: u64) -> Option<(Busy, Job)> {
-        let Lanes { event, ack, telemetry } = &self.lines;
-        let lanes = Lanes { event: &event.shelf, ack: &ack.shelf, telemetry: &telemetry.shelf };
+        let lanes = self.shelves();
         let (lane, number, how) = reclaim(&lanes, |lane, segment| self.done_with(lane, segment), &self.rules, unix_ms)?;
         let boot = self.boot;
         let line = self.lines.get_mut(lane);
@@ -217,10 +221,8 @@ impl Keeper {
         if self.note_due(now).is_none_or(|due| now < due) {
             return None;
         }
-        let Lanes { event, ack, telemetry } = &self.lines;
-        let shelves = Lanes { event: &event.shelf, ack: &ack.shelf, telemetry: &telemetry.shelf };
-        let boot = self.boot;
-        self.freed.retain(|(of, lane), _| *of == boot || shelves.get(*lane).last_of(*of).is_some());
+        let (boot, lines) = (self.boot, &self.lines);
+        self.freed.retain(|(of, lane), _| *of == boot || lines.get(*lane).shelf.last_of(*of).is_some());
         let marks = self.marks();
         Some((Busy::Cursor(marks.clone()), Job::Cursor(marks)))
     }
@@ -288,8 +290,9 @@ impl Keeper {
     }
 
     fn opened(&mut self, found: Found, now: Instant) {
-        let Lanes { event, ack, telemetry } = found.segments;
-        for (lane, (segments, whole)) in [(Lane::Event, event), (Lane::Ack, ack), (Lane::Telemetry, telemetry)] {
+        let mut segments = found.segments;
+        for lane in Lane::ALL {
+            let (segments, whole) = std::mem::take(segments.get_mut(lane));
             self.lines.get_mut(lane).shelf = Shelf::found(segments, whole);
         }
         for (boot, lane, upto) in &found.cursor {
