@@ -13,6 +13,7 @@
 //! | `process`, `spawn`, `prepare` | from a manifest to a running program and to its end |
 //! | [`sandbox`] | the layers that keep it to itself |
 //! | `cgroup` | what it started, as one |
+//! | `hold` | how far a payload is held back, and what pauses it |
 //! | `record` | what the next agent has to know |
 //! | `log` | what it says, within a budget |
 //! | [`meter`] | what it earns, read from its API; a file for each API |
@@ -21,7 +22,7 @@
 //! | [`reboot`] | whether the rig is restarted for it |
 //! | [`supervisor`] | the tasks that tie it together |
 //!
-//! An agent that ends, however it ends, leaves payloads running; the next one adopts them by cgroup and start time. There is never a
+//! An agent that ends, however it ends, leaves payloads running, or paused; the next one adopts them by cgroup and start time. There is never a
 //! moment at which a payload runs and is not on record: its process waits for a word from the agent until the record is written.
 
 pub mod config;
@@ -53,7 +54,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-pub use self::hold::Hold;
+pub use self::hold::{By, Hold};
 pub use self::log::{MOST as LOG_MOST, Part as LogPart};
 
 /// The GPUs that a payload is given.

@@ -159,6 +159,8 @@ fn payloads(payloads: &Payloads, found: &mut Found) {
             | Phase::Running
             | Phase::Degraded
             | Phase::Draining { .. }
+            | Phase::Paused
+            | Phase::Waiting
             | Phase::BackingOff { .. } => (payload.failures >= FAILING).then_some(Kind::PayloadFailing),
         };
         if let Some(kind) = wrong {

@@ -130,6 +130,9 @@ fn payload(wanted: &DesiredPayload, actual: &Actual, plan: &mut Plan) {
         ) => return,
         (true, PayloadPhase::Starting | PayloadPhase::Warming | PayloadPhase::BackingOff)
         | (_, PayloadPhase::Draining) => (None, ON_ITS_WAY),
+        (true, PayloadPhase::Paused | PayloadPhase::Waiting) => {
+            (None, "it is held back for the rig's power or heat, and runs when that is over")
+        }
         (true, PayloadPhase::FailedToStart | PayloadPhase::OutOfBudget | PayloadPhase::Quarantined) => {
             (None, "it was given up, and waits for somebody to clear it")
         }
@@ -140,6 +143,8 @@ fn payload(wanted: &DesiredPayload, actual: &Actual, plan: &mut Plan) {
             | PayloadPhase::Warming
             | PayloadPhase::Running
             | PayloadPhase::Degraded
+            | PayloadPhase::Paused
+            | PayloadPhase::Waiting
             | PayloadPhase::BackingOff,
         ) => (Some(PayloadAct::Stop), ORDERED),
     };
@@ -160,6 +165,8 @@ const fn phase(phase: PayloadPhase) -> &'static str {
         PayloadPhase::Ended => "ended",
         PayloadPhase::OutOfBudget => "started too often",
         PayloadPhase::Quarantined => "in quarantine",
+        PayloadPhase::Paused => "paused",
+        PayloadPhase::Waiting => "held back",
     }
 }
 

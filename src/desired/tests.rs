@@ -196,6 +196,9 @@ fn what_is_missing_is_ordered_and_what_is_on_its_way_is_not() {
         (P::Warming, P::Draining, vec![], 2),
         (P::Quarantined, P::FailedToStart, vec![], 1),
         (P::Draining, P::OutOfBudget, vec![], 1),
+        (P::Paused, P::Stopped, vec![], 1),
+        (P::Waiting, P::Paused, act("miner", PayloadAct::Stop), 2),
+        (P::Running, P::Waiting, act("miner", PayloadAct::Stop), 1),
     ] {
         let plan = plan(&state, &actual(llm, miner));
         assert_eq!((plan.orders, plan.differences.len()), (orders, differences), "{llm:?} {miner:?}");
@@ -292,7 +295,9 @@ fn carry_out(actual: &mut Actual, orders: &[Order], fails: bool) {
         payload.phase = match payload.phase {
             PayloadPhase::Starting | PayloadPhase::BackingOff if fails => PayloadPhase::Quarantined,
             PayloadPhase::Starting | PayloadPhase::BackingOff => PayloadPhase::Warming,
-            PayloadPhase::Warming => PayloadPhase::Running,
+            // Whoever held it back lets go.
+            PayloadPhase::Waiting => PayloadPhase::Starting,
+            PayloadPhase::Warming | PayloadPhase::Paused => PayloadPhase::Running,
             PayloadPhase::Draining => PayloadPhase::Stopped,
             rests @ (PayloadPhase::Stopped
             | PayloadPhase::Running
@@ -354,6 +359,8 @@ fn any_phase() -> impl Strategy<Value = PayloadPhase> {
         P::Ended,
         P::OutOfBudget,
         P::Quarantined,
+        P::Paused,
+        P::Waiting,
     ])
 }
 

@@ -12,8 +12,8 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::protocol::{
-    Calibration, Energy, EnergyAccount, Get, Gpu, Gpus, Head, MAX_RELEASE, MAX_REQUEST, MAX_TRIAL, Payload, PayloadOrder,
-    Reply, Request, Series,
+    Calibration, Energy, EnergyAccount, Get, Gpu, Gpus, Head, MAX_RELEASE, MAX_REQUEST, MAX_TRIAL, Payload,
+    PayloadOrder, Reply, Request, Series,
 };
 use super::{Peer, Rig, uptime_ms};
 use crate::audit::Who;

@@ -40,9 +40,9 @@ use crate::control::step::{Report, Stopped};
 use crate::energy::{Account, Basis, Books, Kept};
 use crate::gpu::{Driver, Released};
 use crate::history::{History, Quantity, SLOT_MS, series};
-use crate::payload::LogPart;
 use crate::payload::meter::Flag;
 use crate::payload::supervisor::{Payloads, Reloaded, Status};
+use crate::payload::{By, Hold, LogPart};
 use crate::reading::{Snapshot, Zone};
 use crate::units::{Duty, Megahertz, MilliPerSecond, Milliwatts, Rpm};
 use crate::wire::{self, RigId, Value};
@@ -202,6 +202,12 @@ pub struct Payload {
     pub expected: Option<MilliPerSecond>,
     /// Its manifest is gone.
     pub removed: bool,
+    /// How far it is held back for the rig's power or heat.
+    #[serde(default)]
+    pub hold: Hold,
+    /// What keeps it from working while it is paused.
+    #[serde(default)]
+    pub paused: Option<By>,
     /// Limits of its manifest that do not hold here.
     pub unlimited: Vec<String>,
     /// Layers of its sandbox that hold, and those that are missing, in words.
@@ -221,6 +227,8 @@ impl Payload {
             belief: status.belief,
             expected: status.expected.map(MilliPerSecond),
             removed: status.removed,
+            hold: status.hold,
+            paused: status.paused,
             unlimited: status.unlimited.iter().map(|limit| (*limit).to_owned()).collect(),
             layers: [status.layers.held.to_string(), status.layers.missing.to_string()],
         }

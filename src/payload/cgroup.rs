@@ -12,7 +12,7 @@
 //! Without a cgroup2 file system, or where nothing may be made in it, a payload is its session, and what left that is lost.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -183,13 +183,13 @@ impl Group {
     /// Whether anybody is in it; not where it is not there.
     #[must_use]
     pub(super) fn populated(&self) -> bool {
-        fs::read_to_string(self.path.join("cgroup.events")).is_ok_and(|events| value(&events, "populated") == Some(1))
+        small(&self.path.join("cgroup.events")).is_ok_and(|events| value(&events, "populated") == Some(1))
     }
 
     /// Kills of the kernel for want of memory, so far; 0 where nobody counts.
     #[must_use]
     pub(super) fn oom_kills(&self) -> u64 {
-        let events = fs::read_to_string(self.path.join("memory.events"));
+        let events = small(&self.path.join("memory.events"));
         events.ok().and_then(|events| value(&events, "oom_kill")).unwrap_or(0)
     }
 
@@ -236,17 +236,51 @@ impl Group {
         fs::write(&freeze, "0")
     }
 
-    /// Waits until nobody is in it, at most so long. The kernel signals each change of `cgroup.events`.
+    /// Freezes everything in it, also in groups below it, and waits until it is, at most so long.
+    ///
+    /// # Errors
+    /// `TimedOut` where something is in a driver's hands still: it freezes as soon as it is let go of. Otherwise what the system
+    /// says, and nothing is frozen.
+    pub(super) async fn freeze(&self, limit: Duration) -> io::Result<()> {
+        // Not made where it is not there: before Linux 5.2.
+        File::options().write(true).open(self.path.join("cgroup.freeze"))?.write_all(b"1")?;
+        self.becomes("frozen", 1, limit).await
+    }
+
+    /// Lets everything in it go on.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn thaw(&self) -> io::Result<()> {
+        match File::options().write(true).open(self.path.join("cgroup.freeze")) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            opened => opened?.write_all(b"0"),
+        }
+    }
+
+    /// Whether it is to be frozen.
+    #[must_use]
+    pub(super) fn freezes(&self) -> bool {
+        fs::read_to_string(self.path.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
+    }
+
+    /// Waits until nobody is in it, at most so long.
     ///
     /// # Errors
     /// `TimedOut` where somebody still is, or what the system says.
     pub(super) async fn emptied(&self, limit: Duration) -> io::Result<()> {
+        self.becomes("populated", 0, limit).await
+    }
+
+    /// Waits until `cgroup.events` says so or it is gone, at most so long. The kernel signals each change.
+    async fn becomes(&self, key: &str, wanted: u64, limit: Duration) -> io::Result<()> {
         let events = match File::open(self.path.join("cgroup.events")) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             opened => watch(opened?.into(), Interest::PRIORITY | Interest::ERROR)?,
         };
         let wait = async {
-            while self.populated() {
+            let is = |text: String| value(&text, key).is_none_or(|now| now == wanted);
+            while !small(&self.path.join("cgroup.events")).map_or(true, is) {
                 let mut changed = events.ready(Interest::PRIORITY | Interest::ERROR).await?;
                 changed.clear_ready();
             }
@@ -276,6 +310,13 @@ impl Group {
             Ok(()) | Err(_) => {}
         }
     }
+}
+
+/// A file of the kernel's that is a line or a few, in one reading.
+pub(super) fn small(path: &Path) -> io::Result<String> {
+    let mut bytes = [0; 1024];
+    let length = File::open(path)?.read(&mut bytes)?;
+    Ok(String::from_utf8_lossy(bytes.get(..length).unwrap_or_default()).into_owned())
 }
 
 /// The value of a flat keyed file.

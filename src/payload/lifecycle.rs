@@ -14,6 +14,18 @@
 //! beyond it fails the payload; an ordered one waits until the window has room. Only [`Event::Clear`], which a person sends,
 //! empties the window. The first failure after a stable run is answered at once, each further one after a wait that doubles.
 //!
+//! A **hold** ([`Hold`]) stands beside the order to run and never changes it. What is held back does not run, whoever orders it to:
+//!
+//! ```text
+//! Starting, Warming, Running, Degraded ── Pause ──> Paused ── Free ──> Starting, Warming, Running: probes and warm-up begin anew
+//!                 │                                   │ Drain, Stop
+//!                 └───────── Drain, Stop ─────────────┴──> Draining ──> Waiting ── Free ──> Starting
+//! ```
+//!
+//! Whatever would start while it is held waits in [`Phase::Waiting`], and an order to stop ends that. The start after a run that was
+//! ended by a hold is not counted against the budget, since that run's was; there is one at most for each hold. A hold that an
+//! earlier agent was told of ends by itself unless it is said again in [`SAID_AGAIN`]: nothing is held for ever by nobody.
+//!
 //! Times are the rig's time since boot, so that a state can be written down and taken up by the next agent.
 
 mod life;
@@ -23,6 +35,11 @@ use std::time::Duration;
 
 use life::Life;
 use serde::{Deserialize, Serialize};
+
+use super::Hold;
+
+/// A hold that was said to an earlier agent only, and that nobody has said again in this time, is none.
+pub const SAID_AGAIN: Duration = Duration::from_secs(10);
 
 /// When a payload is started again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +93,8 @@ pub struct Rules {
     pub probe: Option<(Duration, u32)>,
     /// What it must yield.
     pub expect: Option<Expectation>,
+    /// Whether it may be paused; it is drained where it may not.
+    pub pausable: bool,
 }
 
 /// Where a payload is in its life.
@@ -108,6 +127,10 @@ pub enum Phase {
     Failed(Failure),
     /// Given up until somebody clears it.
     Quarantined,
+    /// Held back: its processes are there and do not work.
+    Paused,
+    /// Held back: nothing of it is there; it starts when it is free.
+    Waiting,
 }
 
 /// What comes after draining.
@@ -121,6 +144,8 @@ pub enum Then {
     Again,
     /// Quarantine.
     Hold,
+    /// A start when it is free: it was ended because it is held back.
+    Wait,
 }
 
 /// Why it was given up.
@@ -219,6 +244,12 @@ pub enum Event {
     Exited(Exit),
     /// A probe passed or failed.
     Probe(bool),
+    /// It is held back so far from now on.
+    Hold(Hold),
+    /// It could not be paused.
+    NotPaused,
+    /// It was paused, and does not go on.
+    NotResumed,
     /// What its meter says, in thousandths of its unit; what could not be read is no event.
     Rate(u64),
     /// Time has passed.
@@ -234,6 +265,10 @@ pub enum Action {
     Signal,
     /// Kill all of it.
     Kill,
+    /// Let it rest, with all that it has.
+    Pause,
+    /// Let it go on.
+    Resume,
 }
 
 /// What is known of a payload's life.
@@ -265,6 +300,15 @@ pub struct State {
     low: Option<Duration>,
     /// When it was last started again for a low rate.
     suspect: Option<Duration>,
+    /// How far it is held back, as it was last said.
+    #[serde(default)]
+    pub hold: Hold,
+    /// Until when the hold stands if nobody says it again; none where this agent was told of it.
+    #[serde(default)]
+    unsaid: Option<Duration>,
+    /// Its next start is the return from a hold, which was paid for with the run before.
+    #[serde(default)]
+    paid: bool,
 }
 
 /// What happens next. `now` is the time since boot, `random` spreads waits.
@@ -272,13 +316,14 @@ pub struct State {
 pub fn next(rules: &Rules, state: State, event: Event, now: Duration, random: u32) -> (State, Option<Action>) {
     let mut life = Life { rules, state, now, random, action: None };
     life.take(event);
+    life.obey();
     (life.state, life.action)
 }
 
 /// When a [`Event::Tick`] would change something.
 #[must_use]
 pub fn wake(rules: &Rules, state: &State) -> Option<Duration> {
-    [turns(rules, state), settles(rules, state)].into_iter().flatten().min()
+    [turns(rules, state), settles(rules, state), state.unsaid].into_iter().flatten().min()
 }
 
 /// When its run is long enough for the failures before it to be forgotten.
@@ -294,7 +339,13 @@ fn turns(rules: &Rules, state: &State) -> Option<Duration> {
         Phase::Warming => Some(state.ready? + rules.expect.as_ref()?.warmup),
         Phase::Draining { kill_at, .. } => Some(kill_at),
         Phase::BackingOff { until } => Some(until),
-        Phase::Stopped | Phase::Running | Phase::Degraded | Phase::Failed(_) | Phase::Quarantined => None,
+        Phase::Stopped
+        | Phase::Running
+        | Phase::Degraded
+        | Phase::Failed(_)
+        | Phase::Quarantined
+        | Phase::Paused
+        | Phase::Waiting => None,
     }
 }
 
@@ -313,12 +364,24 @@ impl State {
         Self { wanted: self.wanted, cause: self.cause, held: self.held, restarts: self.restarts, ..Self::default() }
     }
 
+    /// Taken up by another agent, which nobody has told of any hold.
+    #[must_use]
+    pub fn taken_up(self, now: Duration) -> Self {
+        let unsaid = (self.hold != Hold::Free).then(|| now + SAID_AGAIN);
+        Self { unsaid, ..self }
+    }
+
     /// Whether a process is there or on its way.
     #[must_use]
     pub const fn alive(&self) -> bool {
         match self.phase {
-            Phase::Starting | Phase::Warming | Phase::Running | Phase::Degraded | Phase::Draining { .. } => true,
-            Phase::Stopped | Phase::BackingOff { .. } | Phase::Failed(_) | Phase::Quarantined => false,
+            Phase::Starting
+            | Phase::Warming
+            | Phase::Running
+            | Phase::Degraded
+            | Phase::Draining { .. }
+            | Phase::Paused => true,
+            Phase::Stopped | Phase::BackingOff { .. } | Phase::Failed(_) | Phase::Quarantined | Phase::Waiting => false,
         }
     }
 }

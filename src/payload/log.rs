@@ -13,6 +13,11 @@
 //! to the agent is bounded, and stops the payload when it is full and the agent away. A socket loses the agent and gives the payload
 //! an error it was not written for. The price of a keeper is one process that sleeps, and some 200 KiB of its own.
 //!
+//! Whoever comes after an agent takes hold of both ends of the pipe again, through its keeper, so that a keeper that dies costs
+//! nothing while an agent is there. Where one dies while none is, and the next agent may not look into the payload (a payload of
+//! another user, an agent without `CAP_SYS_PTRACE`), nobody is left who has the pipe's other end: the payload's next word is answered
+//! with SIGPIPE. Only another process that holds it could close that gap, and it could be killed as well.
+//!
 //! The budget holds at any rate: a file is full at a quarter of it and the oldest goes before the next is made. Beyond
 //! `max_rate`, with the budget as a reserve, what comes is counted and dropped, so that a payload that babbles
 //! does not wear out the rig's flash. A disk that takes nothing loses log and stops nobody.
@@ -76,6 +81,7 @@ pub(super) struct Keeper {
     /// and gets no SIGPIPE.
     input: OwnedFd,
     pidfd: OwnedFd,
+    pipe: u64,
 }
 
 impl Ring {
@@ -95,7 +101,7 @@ impl Ring {
         }
         let (input, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         let pidfd = self.copier(&input, cgroup)?;
-        Ok(Keeper { writer, input, pidfd })
+        Keeper::new(writer, input, pidfd)
     }
 
     /// Starts another in the place of one that has ended, at the same pipe. What was in the pipe is not lost.
@@ -107,8 +113,12 @@ impl Ring {
         Ok(())
     }
 
-    /// The keeper of a payload that an earlier agent has started, found by the pipe that it writes to; another one where
+    /// The keeper of a payload that an earlier agent has started, found by the pipe that it reads; another one where
     /// that has ended. `keeper` is the process that may be it.
+    ///
+    /// The pipe is opened anew through `/proc`, which the kernel allows as it allows tracing (`proc_fd_access_allowed`): of a keeper,
+    /// which is a fork of the agent with its user and its capabilities, to any agent of the same unit; of a payload, which may be
+    /// another user's, only to one with `CAP_SYS_PTRACE`, which the unit does not have.
     ///
     /// # Errors
     /// What the system says, which may not let us look.
@@ -120,10 +130,11 @@ impl Ring {
         cgroup: Option<&OwnedFd>,
     ) -> io::Result<Keeper> {
         use std::os::unix::fs::{FileTypeExt, MetadataExt};
-        let ends = [1, 2].map(|fd| format!("/proc/{payload}/fd/{fd}"));
+        let theirs = [1, 2].map(|fd| format!("/proc/{payload}/fd/{fd}"));
+        let own = keeper.map(|keeper| format!("/proc/{}/fd/0", keeper.as_raw_nonzero()));
         // What it has put in that place itself is none of ours.
         let ours = |path: &&String| fs::metadata(path).is_ok_and(|at| at.file_type().is_fifo() && at.ino() == pipe);
-        let path = ends.iter().find(ours).ok_or(io::ErrorKind::NotFound)?;
+        let path = own.iter().chain(&theirs).find(ours).ok_or(io::ErrorKind::NotFound)?;
         let open = |flags| {
             let end = rustix::fs::open(path, flags | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
             rustix::fs::fcntl_setfl(&end, OFlags::empty()).map(|()| end)
@@ -139,7 +150,7 @@ impl Ring {
         } else {
             pidfd_open(keeper.ok_or(io::ErrorKind::NotFound)?, PidfdFlags::empty())?
         };
-        Ok(Keeper { writer, input, pidfd })
+        Keeper::new(writer, input, pidfd)
     }
 
     /// Forks who copies from this pipe.
@@ -240,6 +251,11 @@ fn size(bytes: &[u8]) -> u64 {
 }
 
 impl Keeper {
+    fn new(writer: OwnedFd, input: OwnedFd, pidfd: OwnedFd) -> io::Result<Self> {
+        let pipe = rustix::fs::fstat(&writer)?.st_ino;
+        Ok(Self { writer, input, pidfd, pipe })
+    }
+
     /// Whether it still works. One that has ended is forgotten by the kernel with this call.
     #[must_use]
     pub(super) fn works(&self) -> bool {
@@ -257,10 +273,10 @@ impl Keeper {
         super::watch(self.pidfd.try_clone()?, Interest::READABLE)
     }
 
-    /// The pipe, by its inode; 0 where the system does not say.
+    /// The pipe, by its inode.
     #[must_use]
-    pub(super) fn pipe(&self) -> u64 {
-        rustix::fs::fstat(&self.writer).map_or(0, |at| at.st_ino)
+    pub(super) const fn pipe(&self) -> u64 {
+        self.pipe
     }
 
     /// Lets it end by itself, and gives what tells of that.

@@ -57,6 +57,8 @@ pub struct Manifest {
     pub probe: Option<Probe>,
     /// How its work is measured.
     pub meter: Option<MeterUse>,
+    /// How it is paused, where its own API does that better than the freezer.
+    pub pause: Option<PauseUse>,
     /// How it is asked to end.
     pub stop: Stop,
     /// When it is started again.
@@ -154,6 +156,17 @@ pub struct MeterUse {
     pub idle: Milliwatts,
     /// What else this meter wants to know.
     pub options: BTreeMap<String, String>,
+}
+
+/// How a payload is paused by its own API. The freezer does it where that says no.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PauseUse {
+    /// A built-in meter, or the path of a meter file, that has a `[pause]`.
+    pub api: String,
+    /// Where the payload answers, on 127.0.0.1; the meter's where it is left out.
+    pub port: Option<u16>,
+    /// A file with the token that its API wants; that of the meter's option where it is left out.
+    pub token_file: Option<PathBuf>,
 }
 
 /// How a payload is asked to end.

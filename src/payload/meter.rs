@@ -32,6 +32,12 @@
 //!
 //! [values]                          # the same kind of lists
 //! accepted = ["/connection/accepted"]   # also: rejected, stale, work, running, queue, loaded, uptime, version
+//!
+//! [pause]                           # where the API can make the program rest; METHOD PATH, and for POST a JSON body
+//! pause = 'POST /json_rpc {"jsonrpc":"2.0","id":1,"method":"pause"}'
+//! resume = 'POST /json_rpc {"jsonrpc":"2.0","id":1,"method":"resume"}'
+//! at = "/result/status"             # it has done so only if a text in the answer begins like this
+//! starts = ["OK"]
 //! ```
 //!
 //! A place is a JSON pointer (with `*` for "sum over all", `?` for "the only one", `#` for "how many"), a series with
@@ -59,7 +65,7 @@ use std::time::Duration;
 pub use beats::Beats;
 pub use belief::{Beat, Flag, Rules, believe};
 pub use builtin::BUILTIN;
-pub use fetch::{LARGEST_ANSWER, TIMEOUT, Token, fetch};
+pub use fetch::{LARGEST_ANSWER, TIMEOUT, Token, fetch, tell};
 pub use read::read;
 
 use crate::reading::{Missing, Reading};
@@ -81,6 +87,8 @@ pub struct Meter {
     pub format: Format,
     /// Where the program listens if nobody says otherwise; `None` where it does not listen by itself.
     pub port: Option<u16>,
+    /// How it is made to rest and to go on; `None` where it cannot be.
+    pub pause: Option<Pausing>,
     guard: Option<Guard>,
     rate: Option<Rate>,
     values: Values,
@@ -106,6 +114,23 @@ pub enum Ask {
     Http(String),
     /// This line.
     Tcp(String),
+}
+
+/// How a program is made to rest and to go on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pausing {
+    pause: Call,
+    resume: Call,
+    /// What it says where it has done so.
+    done: Guard,
+}
+
+/// A request that changes something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Call {
+    path: String,
+    /// JSON, sent with POST; a GET where there is none.
+    body: Option<String>,
 }
 
 /// The form of an answer.

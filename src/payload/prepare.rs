@@ -7,14 +7,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::process::{Resource, Rlimit, getrlimit};
+use rustix::thread::CapabilitySet;
 
 use super::Grant;
 use super::log::Mask;
 use super::manifest::{Limits, Manifest};
 use super::process::{NotStarted, Site, make};
 use super::sandbox::{Layer, LayerSet, Reach, Rules, filters};
-use super::spawn::Launch;
+use super::spawn::{Launch, ignored};
 use super::user::{self, User};
 use crate::sorted;
 
@@ -89,21 +91,25 @@ pub(super) fn prepare(
         .map_err(|error| NotStarted::refused(format!("could not make its file rules: {error}")))?;
     let filters = if wanted.has(Layer::SystemCalls) { filters().unwrap_or_default() } else { Vec::new() };
     let null = File::options().read(true).open("/dev/null").map_err(|error| NotStarted::io("/dev/null", &error))?;
-    let (cgroup, unlimited) = match site.group(&manifest.name) {
+    let (cgroup, procs, unlimited) = match site.group(&manifest.name) {
         Some(group) => {
             // What a container engine left below it would keep a process out.
             if !group.populated() {
                 group.remove();
             }
             let made = group.make().map_err(|error| NotStarted::passing("could not make its cgroup", &error))?;
-            (Some(made), group.limit(&manifest.limits))
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            let procs = openat(&made, "cgroup.procs", flags, Mode::empty())
+                .map_err(|error| NotStarted::passing("could not open its cgroup", &error.into()))?;
+            (Some(made), Some(procs), group.limit(&manifest.limits))
         }
-        None => (None, Vec::new()),
+        None => (None, None, Vec::new()),
     };
     let text = |text: String| {
         CString::new(text).map_err(|_| NotStarted::refused("has a zero byte in its command or environment"))
     };
-    let mut limits = limits(&manifest.limits);
+    let (mut limits, unfit) = limits(&manifest.limits);
+    let unlimited: Vec<_> = unlimited.into_iter().chain(unfit).collect();
     // Where the kernel does not count a group's processes it counts a user's, which is more than nothing and more than the payload's.
     if let Some(pids) = manifest.limits.pids.filter(|_| unlimited.contains(&"pids.max") && user.uid != own.uid) {
         limits.push((Resource::Nproc, Rlimit { current: Some(pids.into()), maximum: Some(pids.into()) }));
@@ -116,6 +122,8 @@ pub(super) fn prepare(
         input: null.into(),
         output,
         cgroup,
+        procs,
+        ignored: ignored(),
         user: (user.uid != own.uid || user.gid != own.gid).then_some(user),
         tmp: if own_tmp { Some(text(tmp.display().to_string())?) } else { None },
         limits,
@@ -175,19 +183,54 @@ fn environment(
     variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
-fn limits(limits: &Limits) -> Vec<(Resource, Rlimit)> {
+/// The limits of its processes, and the names of those that are lower than they should be.
+fn limits(limits: &Limits) -> (Vec<(Resource, Rlimit)>, Vec<&'static str>) {
+    // Root without it, as in a container or under a unit's bounds, may raise as little as anybody.
+    let raises =
+        rustix::thread::capabilities(None).is_ok_and(|own| own.effective.contains(CapabilitySet::SYS_RESOURCE));
+    fitted(limits, |resource| if raises { None } else { getrlimit(resource).maximum })
+}
+
+/// `most` is what the agent may give at most; `None` where that is any.
+fn fitted(limits: &Limits, most: impl Fn(Resource) -> Option<u64>) -> (Vec<(Resource, Rlimit)>, Vec<&'static str>) {
     let megabytes = limits.locked_mib.unwrap_or(8);
-    let root = rustix::process::geteuid().is_root();
     let wanted = [
-        (Resource::Nofile, u64::from(limits.open_files)),
-        (Resource::Memlock, u64::from(megabytes) << 20),
-        (Resource::Core, 0),
-        (Resource::Rtprio, 0),
+        (Resource::Nofile, u64::from(limits.open_files), "open_files"),
+        (Resource::Memlock, u64::from(megabytes) << 20, "locked_mib"),
+        (Resource::Core, 0, ""),
+        (Resource::Rtprio, 0, ""),
     ];
-    let fitted = wanted.map(|(resource, most)| {
-        // Only root may raise what it was given.
-        let most = if root { most } else { getrlimit(resource).maximum.map_or(most, |given| given.min(most)) };
-        (resource, Rlimit { current: Some(most), maximum: Some(most) })
-    });
-    fitted.to_vec()
+    let (mut fitted, mut unfit) = (Vec::new(), Vec::new());
+    for (resource, wanted, name) in wanted {
+        let given = most(resource).map_or(wanted, |most| most.min(wanted));
+        if given < wanted {
+            unfit.push(name);
+        }
+        fitted.push((resource, Rlimit { current: Some(given), maximum: Some(given) }));
+    }
+    (fitted, unfit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_above_what_the_agent_may_give_is_lowered_and_told() {
+        let wanted = |locked_mib| Limits { open_files: 65_536, locked_mib, ..Limits::default() };
+        for (locked_mib, most, files, bytes, told) in [
+            (None, None, 65_536, 8 << 20, vec![]),
+            (Some(4_096), None, 65_536, 4_096 << 20, vec![]),
+            (None, Some((524_288, 8 << 20)), 65_536, 8 << 20, vec![]),
+            (Some(9), Some((524_288, 8 << 20)), 65_536, 8 << 20, vec!["locked_mib"]),
+            (Some(9), Some((4_096, 65_536)), 4_096, 65_536, vec!["open_files", "locked_mib"]),
+        ] {
+            let given = |resource| most.map(|(files, bytes)| if resource == Resource::Nofile { files } else { bytes });
+            let (limits, unfit) = fitted(&wanted(locked_mib), given);
+            let now: Vec<_> = limits.iter().map(|(_, limit)| (limit.current, limit.maximum)).collect();
+            let both = |value| (Some(value), Some(value));
+            assert_eq!(now, [both(files), both(bytes), both(0), both(0)], "{locked_mib:?} {most:?}");
+            assert_eq!(unfit, told, "{locked_mib:?} {most:?}");
+        }
+    }
 }

@@ -17,6 +17,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::cgroup::{Group, Root};
+use super::hold::By;
 use super::lifecycle::Exit;
 use super::record::{Known, dead, started};
 use super::sandbox::Layers;
@@ -25,6 +26,9 @@ use super::watch;
 
 /// For what is left in a cgroup after it was killed. More, and a driver has hold of it.
 const EMPTIED: Duration = Duration::from_secs(2);
+
+/// For a cgroup to freeze. The kernel stops what runs within a tick; what is in a driver's hands stops when it comes out of there.
+const FROZEN: Duration = Duration::from_secs(2);
 
 /// Where payloads live on this rig.
 #[derive(Clone, Debug)]
@@ -93,6 +97,15 @@ impl Site {
         self.root.as_ref().map(|root| root.group(&format!("{name}.log")))
     }
 
+    /// Removes the cgroups of one that has no manifest any more, where nobody is in them.
+    pub(super) fn clear(&self, name: &str) {
+        for group in [self.group(name), self.log_group(name)].into_iter().flatten() {
+            if !group.populated() {
+                group.remove();
+            }
+        }
+    }
+
     /// Makes a payload's directory; others may pass through it and see nothing.
     ///
     /// # Errors
@@ -131,16 +144,18 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts it. `write_down` is called when its process exists and nothing of it runs yet.
+    /// Starts it. `write_down` is called when its process exists and nothing of it runs yet. `oom_kills` is what its group has counted,
+    /// where that is known.
     ///
     /// # Errors
     /// What is in the way, for people. Then nothing of it is left.
     pub(super) async fn start(
         launch: &Launch,
         group: Option<Group>,
+        oom_kills: Option<u64>,
         write_down: impl FnOnce(Known) -> io::Result<()>,
     ) -> Result<Self, NotStarted> {
-        let oom_kills = group.as_ref().map_or(0, Group::oom_kills);
+        let oom_kills = oom_kills.unwrap_or_else(|| group.as_ref().map_or(0, Group::oom_kills));
         let waiting = launch.fork()?;
         let pid = waiting.pid.as_raw_nonzero().get();
         let known = Known {
@@ -194,7 +209,7 @@ impl Process {
     }
 
     /// How it ended, and clears up what it left behind. `Err` where something is left that cannot be killed yet.
-    pub(super) async fn finish(&self) -> Result<Exit, Exit> {
+    pub(super) async fn finish(&mut self) -> Result<Exit, Exit> {
         if self.group.is_none() {
             // What has left its session is lost to us. Its number is nobody else's yet: a child of ours is still to be waited for, and
             // after another's the kernel gives out all other numbers first.
@@ -202,7 +217,9 @@ impl Process {
         }
         let exit = self.exit().await;
         let Some(group) = &self.group else { return Ok(exit) };
-        let killed = group.oom_kills() > self.known.oom_kills;
+        // The next run counts from here.
+        let before = std::mem::replace(&mut self.known.oom_kills, group.oom_kills());
+        let killed = self.known.oom_kills > before;
         let exit = if killed && matches!(exit, Exit::Signal(libc::SIGKILL) | Exit::Unknown) {
             Exit::OutOfMemory
         } else {
@@ -259,6 +276,49 @@ impl Process {
             && let Err(error) = pidfd_send_signal(self.pidfd.get_ref(), signal)
         {
             debug!("payloads: process {} takes no signal: {error}", self.known.pid);
+        }
+    }
+
+    /// Freezes all of it, or stops its session where there is no freezer, which a program that left it does not notice.
+    ///
+    /// # Errors
+    /// What the system says; then it goes on.
+    pub(super) async fn freeze(&self) -> io::Result<By> {
+        if let Some(group) = &self.group {
+            match group.freeze(FROZEN).await {
+                Ok(()) => return Ok(By::Freezer),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    warn!("payloads: process {} is not frozen yet; a driver has hold of it", self.known.pid);
+                    return Ok(By::Freezer);
+                }
+                Err(error) => debug!("payloads: the cgroup of process {} does not freeze: {error}", self.known.pid),
+            }
+        }
+        kill_process_group(self.pid, Signal::STOP)?;
+        Ok(By::Signal)
+    }
+
+    /// Lets all of it go on, whatever has stopped it. Harmless where it was not.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn thaw(&self, by: By) -> io::Result<()> {
+        match (by, &self.group) {
+            (By::Api, _) => Ok(()),
+            (By::Freezer, Some(group)) => group.thaw(),
+            (By::Signal, _) | (By::Freezer, None) => Ok(kill_process_group(self.pid, Signal::CONT)?),
+        }
+    }
+
+    /// What an earlier agent may have left stopped.
+    pub(super) fn wake(&self) {
+        let done = match &self.group {
+            Some(group) if group.freezes() => group.thaw(),
+            Some(_) => Ok(()),
+            None => self.thaw(By::Signal),
+        };
+        if let Err(error) = done {
+            warn!("payloads: process {} could not be let go on: {error}", self.known.pid);
         }
     }
 

@@ -13,7 +13,7 @@
 
 mod child;
 
-pub(super) use child::{default_handlers, unblock};
+pub(super) use child::{default_handlers, ignored, unblock};
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -54,6 +54,10 @@ pub(super) struct Launch {
     pub(super) output: OwnedFd,
     /// The directory of its cgroup.
     pub(super) cgroup: Option<OwnedFd>,
+    /// Its `cgroup.procs`, for a child that cannot be made in it.
+    pub(super) procs: Option<OwnedFd>,
+    /// The signals that the agent ignores, a bit each: exec would keep that.
+    pub(super) ignored: u64,
     /// Who it becomes, where that is somebody else.
     pub(super) user: Option<User>,
     /// What is to be its `/tmp`.
@@ -165,11 +169,6 @@ impl Launch {
     fn clone_child(&self) -> io::Result<Waiting> {
         let (wait, go) = pipe_with(PipeFlags::CLOEXEC)?;
         let (report, tell) = pipe_with(PipeFlags::CLOEXEC)?;
-        let procs = self.cgroup.as_ref().map(|group| {
-            let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
-            rustix::fs::openat(group, "cgroup.procs", flags, rustix::fs::Mode::empty())
-        });
-        let procs = procs.transpose()?;
         let pointers = |texts: &[CString]| -> Vec<*const libc::c_char> {
             texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
         };
@@ -183,7 +182,6 @@ impl Launch {
             wait: wait.as_fd(),
             go: go.as_raw_fd(),
             tell: tell.as_fd(),
-            procs: procs.as_ref().map(AsFd::as_fd),
         };
         let (pid, pidfd) = fork(self.cgroup.as_ref(), |how| child::run(&plan, how))?;
         let Self { wanted, rules, filters, .. } = self;
@@ -290,26 +288,27 @@ async fn hear(go: OwnedFd, report: OwnedFd, prepared: Layers) -> Result<Layers, 
     rustix::io::write(&go, b"!").map_err(|errno| Failed { stage: Stage::Fork, errno })?;
     drop(go);
     let (mut layers, mut ready) = (prepared, false);
-    let mut line = [0; child::LINE];
+    let mut words = [0; child::WORDS];
     loop {
-        match report.read_exact(&mut line).await {
-            Ok(_) => {}
+        let length = match report.read(&mut words).await {
             // exec has closed it.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && ready => return Ok(layers),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(Failed { stage: Stage::Fork, errno: Errno::PIPE });
-            }
+            Ok(0) if ready => return Ok(layers),
+            Ok(0) => return Err(Failed { stage: Stage::Fork, errno: Errno::PIPE }),
+            Ok(length) => length,
             Err(error) => return Err(failed(error)),
-        }
-        match child::Word::parse(line) {
-            Some(child::Word::Held(layer)) => layers.held = layers.held.with(layer),
-            Some(child::Word::Missing(layer, errno)) => {
-                log::debug!("payloads: the layer {} is not possible: {errno}", layer.name());
-                layers.missing = layers.missing.with(layer);
+        };
+        let (lines, _) = words.get(..length).unwrap_or_default().as_chunks();
+        for line in lines {
+            match child::Word::parse(*line) {
+                Some(child::Word::Held(layer)) => layers.held = layers.held.with(layer),
+                Some(child::Word::Missing(layer, errno)) => {
+                    log::debug!("payloads: the layer {} is not possible: {errno}", layer.name());
+                    layers.missing = layers.missing.with(layer);
+                }
+                Some(child::Word::Failed(failed)) => return Err(failed),
+                Some(child::Word::Ready) => ready = true,
+                None => {}
             }
-            Some(child::Word::Failed(failed)) => return Err(failed),
-            Some(child::Word::Ready) => ready = true,
-            None => {}
         }
     }
 }

@@ -1,13 +1,16 @@
 //! Ties it together: one task for each payload, which owns its life, its process and its log; one that hands out orders.
 //!
 //! ```text
-//! mpsc<Order>, 16 ── run ── mpsc, 8 each ── Worker ── lifecycle::next ── Process, Keeper
-//!                                             │ ^
-//!           watch<Arc<Payloads>> <────────────┘ └── probes, meter: mpsc, 4, a new one for each run
+//! mpsc<Order>, 16 ── run ─┬─ mpsc, 8 each ────┬─ Worker ── lifecycle::next ── Process, Keeper
+//!                          └─ watch<Hold> each ─┘  │ ^
+//!               watch<Arc<Payloads>> <─────────────┘ └── probes, meter: mpsc, 4, a new one for each run
 //! ```
 //!
-//! From SIGKILL to running again: pidfd readable, waitid, one look at the cgroup, `next`, a record of 1 KiB without fsync, clone3, exec.
-//! No timer is in it, and what can be made ready was.
+//! From SIGKILL to running again: pidfd readable, waitid, one look at the cgroup, `next`, clone3, a record of 1 KiB written over in its
+//! place without fsync, the word to the child, exec. No timer is in it, and what can be made ready was: rules, filters, the cgroup's
+//! descriptors, which signals to give back. The child tells all that it has to tell in one write, which is one wake of the agent and
+//! not one for each layer of the sandbox. What is left is the kernel's: a fork, two changes of the running process on the way to the
+//! word and back, a mount namespace where the payload has a `/tmp` of its own, two seccomp filters and exec.
 //!
 //! When the last sender of orders is gone it ends, and payloads go on: the next agent adopts them.
 
@@ -31,7 +34,7 @@ use super::manifest::{Kind, MOST, Manifest};
 use super::meter::{self, Flag};
 use super::process::Site;
 use super::sandbox::Layers;
-use super::{Gpu, Grant, Hold};
+use super::{By, Gpu, Grant, Hold};
 use crate::reading::Reading;
 use crate::sorted;
 use crate::source::Problems;
@@ -203,6 +206,8 @@ pub struct Status {
     pub held: Option<Cause>,
     /// How far it is held back for the rig's sake.
     pub hold: Hold,
+    /// What keeps it from working while it is paused.
+    pub paused: Option<By>,
     /// Starts that nobody ordered.
     pub restarts: u32,
     /// Short runs in a row.
@@ -251,7 +256,8 @@ impl Status {
             cause: state.cause,
             error: None,
             held: state.held,
-            hold: Hold::Free,
+            hold: state.hold,
+            paused: None,
             restarts: state.restarts,
             failures: state.failures,
             pid: None,
@@ -322,6 +328,8 @@ struct Place {
     /// Its manifest is still there.
     there: bool,
     way: mpsc::Sender<What>,
+    /// How far it is held back. Of several that were said the last one counts, so none is refused.
+    hold: watch::Sender<Hold>,
 }
 
 impl Ward {
@@ -334,15 +342,18 @@ impl Ward {
         let random = self.seed.wrapping_add(u64::try_from(index).unwrap_or(0));
         let (site, payloads, hooks) = (Arc::clone(&self.site), Arc::clone(&self.payloads), Arc::clone(&self.hooks));
         let worker = Worker::new(index, manifest.clone(), site, payloads, hooks, random);
-        self.tasks.spawn(worker.run(waiting));
-        self.places.push(Place { manifest, there: true, way });
+        let (hold, held) = watch::channel(Hold::Free);
+        self.tasks.spawn(worker.run(waiting, held));
+        self.places.push(Place { manifest, there: true, way, hold });
     }
 
     fn pass_on(&self, name: &str, what: What) {
         match self.places.iter().find(|place| place.manifest.name == name) {
             None => what.refuse(Refusal::Unknown),
             Some(place) => {
-                if let Err(error) = place.way.try_send(what) {
+                if let What::Hold(hold) = what {
+                    place.hold.send_replace(hold);
+                } else if let Err(error) = place.way.try_send(what) {
                     error.into_inner().refuse(Refusal::Busy);
                 }
             }
@@ -436,15 +447,17 @@ fn site(state: &Path, cgroup: Option<&Path>) -> Site {
     Site { directory: state.join("payloads"), root: root.ok(), boot: boot.trim().to_owned() }
 }
 
-/// What runs here and has no manifest is left alone, and told: it may be one whose file has a mistake since yesterday.
+/// What runs here and has no manifest is left alone, and told: it may be one whose file has a mistake since yesterday. What does
+/// not run leaves its empty cgroup behind, which goes; one that no agent with this state directory has made is somebody else's.
 fn strangers(site: &Site, manifests: &[Manifest]) {
     let groups = site.root.as_ref().map(Root::groups).unwrap_or_default();
     let names = groups.iter().filter(|name| !name.ends_with(".log"));
     for name in names.filter(|name| manifests.iter().all(|manifest| manifest.name != **name)) {
         if site.group(name).is_some_and(|group| group.populated()) {
             warn!("payload {name}: runs, and has no manifest that can be read; it is left alone");
-        } else {
+        } else if site.home(name).exists() {
             info!("payload {name}: has no manifest any more");
+            site.clear(name);
         }
     }
 }

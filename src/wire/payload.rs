@@ -106,6 +106,10 @@ pub enum PayloadPhase {
     OutOfBudget,
     /// Given up until somebody clears it.
     Quarantined,
+    /// Held back for the rig's power or heat: its processes are there and do not work.
+    Paused,
+    /// Held back: nothing of it is there, and it starts when it is free.
+    Waiting,
 }
 
 /// What went wrong with a payload. Order and numbers are on the wire: only append.
@@ -174,6 +178,8 @@ impl From<lifecycle::Phase> for PayloadPhase {
             lifecycle::Phase::Failed(lifecycle::Failure::Ended) => Self::Ended,
             lifecycle::Phase::Failed(lifecycle::Failure::Budget) => Self::OutOfBudget,
             lifecycle::Phase::Quarantined => Self::Quarantined,
+            lifecycle::Phase::Paused => Self::Paused,
+            lifecycle::Phase::Waiting => Self::Waiting,
         }
     }
 }

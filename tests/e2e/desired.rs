@@ -12,6 +12,7 @@ use rumqttc::v5::mqttbytes::QoS;
 
 use crate::agent::{Agent, Scratch, Setup, until};
 use crate::broker::Broker;
+use crate::house::sweep;
 use crate::subscriber::Subscriber;
 
 const TOPIC: &str = "r1/rig-1/dn/des";
@@ -80,6 +81,18 @@ impl World {
     fn phase(&self, expected: PayloadPhase) {
         let phase = |telemetry: &rigd::wire::Telemetry| telemetry.payloads.first().map(|payload| payload.phase);
         self.subscriber.telemetry(&format!("{expected:?}"), |telemetry| phase(telemetry) == Some(expected));
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // A payload outlives its agent, and must not outlive its test.
+        if self.agent.runs() {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_rigd-ctl"));
+            command.args(["drain", &self.payload, "--within", "1s", "--socket"]);
+            let _ = command.arg(self.agent.scratch.path.join("rigd.sock")).output();
+            sweep(self.agent.pid(), std::slice::from_ref(&self.payload));
+        }
     }
 }
 

@@ -109,18 +109,22 @@ impl Drop for House {
         for name in &self.names {
             let _ = self.ctl(&["drain", name, "--within", "1s"]);
         }
-        // Rigs on one machine share these groups, and an agent tells of each that has no manifest.
-        let agent = i32::try_from(self.agent.pid()).unwrap_or(0);
-        let Some(groups) = cgroup(agent).map(|group| group.join("payloads")) else { return };
-        for group in self.names.iter().flat_map(|name| [groups.join(name), groups.join(format!("{name}.log"))]) {
-            let gone = || !group.exists() || fs::remove_dir(&group).is_ok();
-            let _ = (0..300).any(|_| {
-                gone() || {
-                    thread::park_timeout(std::time::Duration::from_millis(10));
-                    false
-                }
-            });
-        }
+        sweep(self.agent.pid(), &self.names);
+    }
+}
+
+/// Removes the cgroups of a test's payloads, which end: rigs on one machine share the group that they are in.
+pub(crate) fn sweep(agent: u32, names: &[String]) {
+    let agent = i32::try_from(agent).unwrap_or(0);
+    let Some(groups) = cgroup(agent).map(|group| group.join("payloads")) else { return };
+    for group in names.iter().flat_map(|name| [groups.join(name), groups.join(format!("{name}.log"))]) {
+        let gone = || !group.exists() || fs::remove_dir(&group).is_ok();
+        let _ = (0..300).any(|_| {
+            gone() || {
+                thread::park_timeout(std::time::Duration::from_millis(10));
+                false
+            }
+        });
     }
 }
 

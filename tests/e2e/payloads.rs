@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::agent::{Agent, Scratch, Setup, until};
 use crate::broker::Broker;
+use crate::house::sweep;
 use crate::subscriber::Subscriber;
 
 struct World {
@@ -97,7 +98,8 @@ impl Drop for World {
     fn drop(&mut self) {
         // A payload outlives its agent, and must not outlive its test.
         if self.agent.runs() {
-            let _ = self.ctl(&["stop", &self.name]);
+            let _ = self.ctl(&["drain", &self.name, "--within", "1s"]);
+            sweep(self.agent.pid(), std::slice::from_ref(&self.name));
         }
     }
 }

@@ -5,26 +5,31 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rigd::payload::Hold;
 use rigd::payload::lifecycle::{Exit, Phase};
-use rigd::payload::supervisor;
+use rigd::payload::supervisor::{self, Order, What};
 use rustix::process::Signal;
 
-use super::rig::{Rig, block_on, cgroup, clean, directory, inputs, kill, lives, procs, root, script, until};
+use super::rig::{
+    Rig, block_on, cgroup, clean, directory, inputs, kill, lives, procs, root, script_of, until, until_quiet,
+};
 
 const PLACE: &str = "RIGD_TEST_PLACE";
 const GROUP: &str = "RIGD_TEST_GROUP";
 const BODY_OF: &str = "RIGD_TEST_BODY";
+/// Where it is set, its payload is a miner, which is paused and let go on again without end.
+const HOLDS: &str = "RIGD_TEST_HOLDS";
 
 /// Writes a line at each start, and one word more each 10 ms.
 const BODY: &str = "echo $$ >> starts; while :; do echo tick; sleep 0.01; done";
 
 fn manifest() -> rigd::payload::manifest::Manifest {
     let body = std::env::var(BODY_OF);
-    script(
-        "kept",
-        body.as_deref().unwrap_or(BODY),
-        "autostart = true\n[restart]\nbudget = 100\nstable_s = 1\nmin_s = 1",
-    )
+    kept(if std::env::var(HOLDS).is_ok() { "mining" } else { "ai" }, body.as_deref().unwrap_or(BODY))
+}
+
+fn kept(kind: &str, body: &str) -> rigd::payload::manifest::Manifest {
+    script_of(kind, "kept", body, "autostart = true\n[restart]\nbudget = 100\nstable_s = 1\nmin_s = 1")
 }
 
 #[test]
@@ -33,7 +38,16 @@ fn agent_that_is_killed() {
     let place = PathBuf::from(std::env::var(PLACE).unwrap());
     let group = std::env::var(GROUP).ok().map(PathBuf::from);
     block_on(async {
-        let (inputs, orders, _seen) = inputs(&place, group, vec![manifest()]);
+        let (inputs, orders, mut seen) = inputs(&place, group, vec![manifest()]);
+        if std::env::var(HOLDS).is_ok() {
+            let orders = orders.clone();
+            tokio::spawn(async move {
+                for (hold, phase) in [(Hold::Free, Phase::Running), (Hold::Pause, Phase::Paused)].iter().cycle() {
+                    orders.send(Order { name: "kept".to_owned(), what: What::Hold(*hold) }).await.unwrap();
+                    seen.wait_for(|all| all.0.iter().any(|status| status.phase == *phase)).await.unwrap();
+                }
+            });
+        }
         supervisor::run(inputs).await;
         drop(orders);
     });
@@ -43,15 +57,25 @@ fn agent(place: &Path, group: Option<&Path>) -> Child {
     agent_of(place, group, BODY)
 }
 
+/// An agent that pauses its payload and lets it go on, without end.
+fn agent_that_holds(place: &Path, group: Option<&Path>) -> Child {
+    command(place, group, BODY).env(HOLDS, "1").spawn().unwrap()
+}
+
 /// An agent whose payload runs this.
 pub(crate) fn agent_of(place: &Path, group: Option<&Path>, body: &str) -> Child {
+    command(place, group, body).spawn().unwrap()
+}
+
+fn command(place: &Path, group: Option<&Path>, body: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "agent::agent_that_is_killed", "--ignored"]).env(PLACE, place);
     if let Some(group) = group {
         command.env(GROUP, group);
     }
     command.env(BODY_OF, body);
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
 }
 
 fn starts(place: &Path) -> Vec<i32> {
@@ -106,6 +130,43 @@ fn a_payload_survives_its_agents_and_is_never_doubled() {
         assert_eq!(status.exit, Some(Exit::Signal(9)));
         assert!(!status.adopted);
         until("it has started", || starts(&rig.directory).len() == 2);
+        rig.stop("kept").await;
+        rig.end().await;
+    });
+}
+
+#[test]
+fn agents_that_are_killed_while_they_pause_leave_one_payload_that_goes_on() {
+    let place = directory("holds");
+    let group = root().then(|| cgroup("holds")).flatten();
+    let mut first = agent_that_holds(&place, group.as_deref());
+    until("it runs", || starts(&place).len() == 1);
+    let pid = starts(&place)[0];
+    let frozen = || {
+        let file = group.as_ref().map(|group| group.join("payloads/kept/cgroup.freeze"));
+        file.is_none_or(|file| fs::read_to_string(file).is_ok_and(|text| text == "1\n"))
+    };
+    for time in times().take(20) {
+        until("it is paused once", frozen);
+        std::thread::sleep(time);
+        first.kill().unwrap();
+        first.wait().unwrap();
+        assert!(lives(pid) && starts(&place) == [pid], "after {time:?}");
+        first = agent_that_holds(&place, group.as_deref());
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+    block_on(async {
+        // To this agent nobody says any hold.
+        let rig = Rig::with(place, group, vec![kept("mining", BODY)], |_| {});
+        let status = rig.until("kept", |status| status.phase == Phase::Running).await;
+        assert_eq!((status.pid, status.restarts), (Some(pid), 0));
+        let before = rig.log("kept").await.len();
+        until_quiet("it goes on", || {
+            fs::metadata(rig.directory.join("payloads/kept/log/0000000000000000")).unwrap().len()
+                > before.try_into().unwrap()
+        })
+        .await;
         rig.stop("kept").await;
         rig.end().await;
     });

@@ -17,7 +17,13 @@ fn restart(policy: Policy) -> Restart {
 }
 
 fn rules() -> Rules {
-    Rules { restart: restart(Policy::Always), grace: Duration::from_secs(30), probe: None, expect: None }
+    Rules {
+        restart: restart(Policy::Always),
+        grace: Duration::from_secs(30),
+        probe: None,
+        expect: None,
+        pausable: true,
+    }
 }
 
 #[test]

@@ -433,3 +433,18 @@ fn a_crowd_stays_below_its_limit_even_where_the_kernel_counts_by_user() {
         rig.end().await;
     });
 }
+
+#[test]
+fn a_limit_that_the_agent_may_not_give_is_told() {
+    block_on(async {
+        let rig = Rig::new("rlimit", vec![script("rlimit", "ulimit -n; echo ready; exec sleep 1000", "")]);
+        rig.start("rlimit").await.unwrap();
+        let said = rig.until_said("rlimit", "ready").await;
+        let files: u32 = said.lines().next().unwrap().parse().unwrap();
+        // Root without CAP_SYS_RESOURCE has no more to give than anybody.
+        let told = rig.until("rlimit", running).await.unlimited.contains(&"open_files");
+        assert!(files <= 65_536 && told == (files < 65_536), "{files} {told}");
+        rig.stop("rlimit").await;
+        rig.end().await;
+    });
+}

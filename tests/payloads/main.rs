@@ -11,6 +11,7 @@
 
 mod agent;
 mod faults;
+mod held;
 mod jail;
 mod life;
 mod loud;

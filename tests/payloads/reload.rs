@@ -6,7 +6,7 @@ use rigd::payload::lifecycle::{Failure, Phase};
 use rigd::payload::manifest::Manifest;
 use rigd::payload::supervisor::{Refusal, Status, What};
 
-use super::rig::{Rig, block_on, script};
+use super::rig::{Rig, block_on, root, script, until_quiet};
 
 fn running(status: &Status) -> bool {
     status.phase == Phase::Running
@@ -80,6 +80,39 @@ fn a_wrong_file_changes_nothing_and_a_mended_one_is_tried_again() {
         rig.stop("late").await;
         rig.stop("good").await;
         std::fs::remove_dir_all(files).unwrap();
+        rig.end().await;
+    });
+}
+
+#[test]
+fn what_has_no_manifest_any_more_leaves_no_cgroup_behind_and_strangers_are_left_alone() {
+    if !root() {
+        return;
+    }
+    block_on(async {
+        let rig = Rig::new("groups", vec![sleeper("a", "one"), sleeper("b", "one"), sleeper("c", "one")]);
+        let groups = rig.cgroup.as_ref().unwrap().join("payloads");
+        let has = |name: &str| groups.join(name).exists();
+        for name in ["a", "b", "c"] {
+            rig.until_said(name, "one").await;
+        }
+        assert!(["a", "a.log", "b", "b.log", "c", "c.log"].into_iter().all(has));
+        // One goes while it runs, one while it rests.
+        rig.stop("b").await;
+        rig.reload((vec![sleeper("c", "one")], vec![])).await;
+        rig.until("a", |status| status.removed && status.phase == Phase::Stopped).await;
+        until_quiet("their groups are gone", || !["a", "a.log", "b", "b.log"].into_iter().any(has)).await;
+        // And one between two agents. Another agent's is nobody's business here.
+        rig.stop("c").await;
+        until_quiet("its log is written down", || rig.procs("c.log").is_empty()).await;
+        let (place, group) = rig.leave().await;
+        std::fs::create_dir(groups.join("other")).unwrap();
+        assert!(has("c"));
+        let rig = Rig::with(place, group, vec![sleeper("d", "one")], |_| {});
+        rig.until_said("d", "one").await;
+        assert!(!has("c") && has("other") && has("d"));
+        until_quiet("so is its log's", || !has("c.log")).await;
+        rig.stop("d").await;
         rig.end().await;
     });
 }

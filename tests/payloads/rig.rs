@@ -10,7 +10,7 @@ use rigd::payload::manifest::Manifest;
 use rigd::payload::supervisor::{
     self, Found, Hooks, Inputs, Meter, NoGrant, ORDERS, Order, Payloads, Refusal, Reloaded, Status, What,
 };
-use rigd::payload::{Gpu, Grant, LOG_MOST};
+use rigd::payload::{Gpu, Grant, Hold, LOG_MOST};
 use rigd::reading::{Missing, Reading};
 use rigd::units::Milliwatts;
 use rustix::process::{Pid, Signal, kill_process};
@@ -61,8 +61,13 @@ pub(crate) fn cgroup(name: &str) -> Option<PathBuf> {
 
 /// A manifest of a shell script that runs as nobody, where that is possible.
 pub(crate) fn script(name: &str, script: &str, more: &str) -> Manifest {
+    script_of("ai", name, script, more)
+}
+
+/// The same of another kind.
+pub(crate) fn script_of(kind: &str, name: &str, script: &str, more: &str) -> Manifest {
     let user = if root() { "user = \"nobody\"\n" } else { "" };
-    let text = format!("kind = \"ai\"\nargv = [\"/bin/sh\", \"-c\", '''{script}''']\n{user}{more}");
+    let text = format!("kind = \"{kind}\"\nargv = [\"/bin/sh\", \"-c\", '''{script}''']\n{user}{more}");
     Manifest::parse("test", name, &text).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
@@ -171,6 +176,11 @@ impl Rig {
 
     pub(crate) async fn start(&self, name: &str) -> Result<(), Refusal> {
         self.order(name, What::Start).await
+    }
+
+    /// Says how far it is held back, as control does.
+    pub(crate) async fn hold(&self, name: &str, hold: Hold) {
+        self.orders.send(Order { name: name.to_owned(), what: What::Hold(hold) }).await.unwrap();
     }
 
     pub(crate) async fn stop(&self, name: &str) -> Status {

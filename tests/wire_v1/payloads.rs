@@ -115,8 +115,10 @@ fn what_payloads_appended_to_enums() {
         P::Ended,
         P::OutOfBudget,
         P::Quarantined,
+        P::Paused,
+        P::Waiting,
     ];
-    assert_eq!(numbers(&phases), (0..11).collect::<Vec<_>>());
+    assert_eq!(numbers(&phases), (0..13).collect::<Vec<_>>());
     use PayloadCause as C;
     let causes =
         [C::NotStarted, C::Exited(3), C::Signal(9), C::OutOfMemory, C::Unseen, C::NeverReady, C::Unhealthy, C::LowRate];

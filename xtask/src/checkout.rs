@@ -172,7 +172,12 @@ impl Checkout {
         command.args(["--locked", "--release", "--package", "rigd", "--bin", program.name(), "--target", &target]);
         if program == Program::RigdCtl {
             // Nobody counts its bytes, and every crate of it would be optimized twice, the second time by one processor.
-            command.args(["--config", "profile.release.lto = \"off\"", "--config", "profile.release.codegen-units = 16"]);
+            command.args([
+                "--config",
+                "profile.release.lto = \"off\"",
+                "--config",
+                "profile.release.codegen-units = 16",
+            ]);
         }
         let mut flags = self.remapped()?;
         if program.is_static() {

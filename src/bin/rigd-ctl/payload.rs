@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rigd::config;
 use rigd::local::{Get, Payload, PayloadOrder, Reply, Request};
+use rigd::payload::Hold;
 use rigd::payload::supervisor::Reloaded;
 use rigd::units::MilliPerSecond;
 use rigd::wire::{PayloadPhase, PayloadUnit};
@@ -252,6 +253,12 @@ fn remark(payload: &Payload) -> String {
     } else if let Some(why) = payload.now.cause.filter(|_| payload.now.phase != PayloadPhase::Running) {
         remarks.push(why.to_string());
     }
+    match payload.paused {
+        Some(by) => remarks.push(format!("paused for the rig's power or heat, {by}")),
+        // What waits says so itself.
+        None if payload.hold != Hold::Free && payload.error.is_none() => remarks.push(format!("is {}", payload.hold)),
+        None => {}
+    }
     remarks.extend(payload.error.clone());
     if payload.removed {
         remarks.push("has no manifest any more".to_owned());
@@ -283,6 +290,59 @@ mod tests {
             (u64::MAX, Some(PayloadUnit::Jobs), "18.44 Pjobs/s"),
         ] {
             assert_eq!(speed(MilliPerSecond(milli), unit), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_held_back_says_so_and_by_what() {
+        use rigd::payload::By;
+        use rigd::payload::meter::Flag;
+        use rigd::reading::Missing;
+        use rigd::wire::{self, PayloadKind, Value};
+        let of = |phase, hold, paused: Option<By>, error: Option<&str>| Payload {
+            info: wire::PayloadInfo { name: "miner".to_owned(), kind: PayloadKind::Mining, unit: None },
+            now: wire::Payload {
+                phase,
+                cause: None,
+                held: None,
+                restarts: 0,
+                adopted: false,
+                layers: 0,
+                missing_layers: 0,
+                gpus: 1,
+                rate: Value(Err(Missing::NotPresent)),
+                accepted: Value(Err(Missing::NotPresent)),
+                rejected: Value(Err(Missing::NotPresent)),
+                stale: Value(Err(Missing::NotPresent)),
+                queue: Value(Err(Missing::NotPresent)),
+            },
+            pid: paused.map(|_| 42),
+            gpus: vec![],
+            for_s: 7,
+            error: error.map(str::to_owned),
+            belief: Flag::Unknown,
+            expected: None,
+            removed: false,
+            hold,
+            paused,
+            unlimited: vec![],
+            layers: [String::new(), String::new()],
+        };
+        let waits = "waits, to be drained for the rig's power or heat; it starts when that is over";
+        for (payload, state, remark) in [
+            (of(PayloadPhase::Running, Hold::Free, None, None), "running", ""),
+            (
+                of(PayloadPhase::Paused, Hold::Pause, Some(By::Freezer), None),
+                "paused",
+                "paused for the rig's power or heat, frozen",
+            ),
+            (of(PayloadPhase::Draining, Hold::Drain, None, None), "draining", "is to be drained"),
+            (of(PayloadPhase::Waiting, Hold::Drain, None, Some(waits)), "waiting", waits),
+        ] {
+            let shown = table(&[payload]);
+            let line = shown.lines().nth(1).unwrap();
+            assert_eq!(line.split_whitespace().nth(2), Some(state), "{line}");
+            assert!(line.ends_with(if remark.is_empty() { "-" } else { remark }), "{line}");
         }
     }
 

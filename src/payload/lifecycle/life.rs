@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Cause, Event, Exit, Failure, Phase, Policy, Restart, Rules, State, Then, settles, turns};
+use super::{Action, Cause, Event, Exit, Failure, Hold, Phase, Policy, Restart, Rules, State, Then, settles, turns};
 
 /// A kill that did not end it is repeated: a process in a driver's hands dies when the driver lets go of it.
 const KILL_AGAIN: Duration = Duration::from_secs(5);
@@ -29,14 +29,15 @@ impl Life<'_> {
                 self.state.wanted = true;
                 self.state.failures = 0;
                 match self.state.phase {
-                    Phase::Starting | Phase::Warming | Phase::Running | Phase::Degraded => {
+                    Phase::Starting | Phase::Warming | Phase::Running | Phase::Degraded | Phase::Paused => {
                         self.drain(Then::Start, self.rules.grace);
                     }
                     Phase::Stopped
                     | Phase::Draining { .. }
                     | Phase::BackingOff { .. }
                     | Phase::Failed(_)
-                    | Phase::Quarantined => self.start(),
+                    | Phase::Quarantined
+                    | Phase::Waiting => self.start(),
                 }
             }
             Event::Clear => self.clear(),
@@ -45,8 +46,89 @@ impl Life<'_> {
             Event::Exited(exit) => self.exited(exit),
             Event::Probe(passed) => self.probe(passed),
             Event::Rate(rate) => self.rate(rate),
+            Event::Hold(hold) => self.hold(hold),
+            // It must not work, so it must not be there.
+            Event::NotPaused if self.state.phase == Phase::Paused => self.drain(Then::Wait, self.rules.grace),
+            Event::NotResumed if self.works() => self.fail(Cause::Unhealthy, Then::Again),
+            Event::NotPaused | Event::NotResumed => {}
             Event::Tick => self.tick(),
         }
+    }
+
+    /// Brings it in line with its hold, whatever has happened: what is held back does not work.
+    pub(super) fn obey(&mut self) {
+        match (self.holds(), self.state.phase) {
+            (Hold::Free, Phase::Paused) => self.resume(),
+            (Hold::Free, Phase::Waiting) => self.begin(),
+            (Hold::Pause, _) if self.works() => {
+                self.state.low = None;
+                self.go(Phase::Paused);
+                self.action = Some(Action::Pause);
+            }
+            (Hold::Drain, phase) if self.works() || phase == Phase::Paused => self.drain(Then::Wait, self.rules.grace),
+            (Hold::Stop, phase) if self.works() || phase == Phase::Paused => self.kill(Then::Wait),
+            (Hold::Free | Hold::Pause | Hold::Drain | Hold::Stop, _) => {}
+        }
+    }
+
+    /// How far it is held back, as it can be.
+    const fn holds(&self) -> Hold {
+        match self.state.hold {
+            Hold::Pause if !self.rules.pausable => Hold::Drain,
+            hold @ (Hold::Free | Hold::Pause | Hold::Drain | Hold::Stop) => hold,
+        }
+    }
+
+    /// Whether a process is there that nobody has told to end or to rest.
+    const fn works(&self) -> bool {
+        match self.state.phase {
+            Phase::Starting => self.state.up.is_some(),
+            Phase::Warming | Phase::Running | Phase::Degraded => true,
+            Phase::Stopped
+            | Phase::Draining { .. }
+            | Phase::BackingOff { .. }
+            | Phase::Failed(_)
+            | Phase::Quarantined
+            | Phase::Paused
+            | Phase::Waiting => false,
+        }
+    }
+
+    fn hold(&mut self, hold: Hold) {
+        let before = self.holds();
+        (self.state.hold, self.state.unsaid) = (hold, None);
+        let Phase::Draining { then, kill_at } = self.state.phase else { return };
+        match self.holds() {
+            Hold::Stop if before != Hold::Stop => self.kill(then),
+            // It ends already. What is left of its time may be shortened, never lengthened.
+            Hold::Drain if before < Hold::Drain => {
+                self.put_off(then, kill_at.min(self.now + self.rules.grace));
+            }
+            Hold::Free | Hold::Pause | Hold::Drain | Hold::Stop => {}
+        }
+    }
+
+    /// It goes on: what it had to show before must be shown again.
+    fn resume(&mut self) {
+        let state = &mut self.state;
+        (state.up, state.ready, state.low, state.misses) = (Some(self.now), None, None, 0);
+        if self.rules.probe.is_none() {
+            self.ready();
+        } else {
+            self.go(Phase::Starting);
+        }
+        self.action = Some(Action::Resume);
+    }
+
+    fn kill(&mut self, then: Then) {
+        self.put_off(then, self.now + KILL_AGAIN);
+        self.action = Some(Action::Kill);
+    }
+
+    /// Draining, with another end; where it drains already, since it began to.
+    fn put_off(&mut self, then: Then, kill_at: Duration) {
+        let since = if matches!(self.state.phase, Phase::Draining { .. }) { self.state.since } else { self.now };
+        (self.state.phase, self.state.since) = (Phase::Draining { then, kill_at }, since);
     }
 
     fn go(&mut self, phase: Phase) {
@@ -61,24 +143,29 @@ impl Life<'_> {
             Phase::Draining { then: Then::Stop | Then::Again, kill_at } => {
                 self.go(Phase::Draining { then: Then::Start, kill_at });
             }
-            Phase::Draining { then: Then::Start | Then::Hold, .. }
+            Phase::Draining { then: Then::Start | Then::Hold | Then::Wait, .. }
             | Phase::Starting
             | Phase::Warming
             | Phase::Running
             | Phase::Degraded
-            | Phase::Quarantined => {}
+            | Phase::Quarantined
+            | Phase::Paused
+            | Phase::Waiting => {}
         }
     }
 
     fn stop(&mut self, grace: Duration) {
         self.state.wanted = false;
         match self.state.phase {
-            Phase::Starting | Phase::Warming | Phase::Running | Phase::Degraded => self.drain(Then::Stop, grace),
+            Phase::Starting | Phase::Warming | Phase::Running | Phase::Degraded | Phase::Paused => {
+                self.drain(Then::Stop, grace);
+            }
             // A later order may shorten the time that is left, never lengthen it.
             Phase::Draining { kill_at, .. } => {
                 self.go(Phase::Draining { then: Then::Stop, kill_at: kill_at.min(self.now + grace) });
             }
-            Phase::Stopped | Phase::BackingOff { .. } | Phase::Failed(_) | Phase::Quarantined => {
+            Phase::Stopped | Phase::BackingOff { .. } | Phase::Failed(_) | Phase::Quarantined | Phase::Waiting => {
+                self.state.paid = false;
                 self.go(Phase::Stopped);
             }
         }
@@ -103,7 +190,9 @@ impl Life<'_> {
             | Phase::Running
             | Phase::Degraded
             | Phase::Draining { .. }
-            | Phase::BackingOff { .. } => {}
+            | Phase::BackingOff { .. }
+            | Phase::Paused
+            | Phase::Waiting => {}
         }
     }
 
@@ -117,16 +206,22 @@ impl Life<'_> {
         self.state.starts.get(full).map(|oldest| *oldest + window)
     }
 
-    /// Starts now, or when the window has room.
+    /// Starts now, or when it is free, or when the window has room.
     fn begin(&mut self) {
         if self.state.held.is_some() {
+            self.state.paid = false;
             return self.go(Phase::Quarantined);
         }
-        if let Some(until) = self.room() {
-            return self.go(Phase::BackingOff { until });
+        if self.holds() != Hold::Free {
+            return self.go(Phase::Waiting);
+        }
+        if !std::mem::take(&mut self.state.paid) {
+            if let Some(until) = self.room() {
+                return self.go(Phase::BackingOff { until });
+            }
+            self.state.starts.push(self.now);
         }
         let state = &mut self.state;
-        state.starts.push(self.now);
         (state.up, state.ready, state.low, state.misses) = (None, None, None, 0);
         self.go(Phase::Starting);
         self.action = Some(Action::Spawn);
@@ -135,7 +230,9 @@ impl Life<'_> {
     /// Starts again by itself, where the budget allows.
     fn again(&mut self, cause: Cause) {
         self.state.cause = Some(cause);
-        let ran = self.state.up.map_or(Duration::ZERO, |up| self.now.saturating_sub(up));
+        // A pause is no part of a good run.
+        let until = if self.state.phase == Phase::Paused { self.state.since } else { self.now };
+        let ran = self.state.up.map_or(Duration::ZERO, |up| until.saturating_sub(up));
         if ran >= self.rules.restart.stable {
             self.state.failures = 0;
         }
@@ -162,14 +259,19 @@ impl Life<'_> {
                 }
             }
             // Told to end before it was there.
-            Phase::Draining { .. } => self.action = Some(Action::Signal),
+            Phase::Draining { .. } => {
+                self.action = Some(if self.holds() == Hold::Stop { Action::Kill } else { Action::Signal });
+            }
+            // Told again by an agent that has adopted it, and that does not know whether the one before came to it.
+            Phase::Paused => self.action = Some(Action::Pause),
             Phase::Stopped
             | Phase::Warming
             | Phase::Running
             | Phase::Degraded
             | Phase::BackingOff { .. }
             | Phase::Failed(_)
-            | Phase::Quarantined => {}
+            | Phase::Quarantined
+            | Phase::Waiting => {}
         }
     }
 
@@ -187,15 +289,17 @@ impl Life<'_> {
             | Phase::Degraded
             | Phase::BackingOff { .. }
             | Phase::Failed(_)
-            | Phase::Quarantined => {}
+            | Phase::Quarantined
+            | Phase::Paused
+            | Phase::Waiting => {}
         }
     }
 
     fn exited(&mut self, exit: Exit) {
         match self.state.phase {
             Phase::Draining { then, .. } => self.drained(then),
-            Phase::Starting | Phase::Warming | Phase::Running | Phase::Degraded => self.ended(exit),
-            Phase::Stopped | Phase::BackingOff { .. } | Phase::Failed(_) | Phase::Quarantined => {}
+            Phase::Starting | Phase::Warming | Phase::Running | Phase::Degraded | Phase::Paused => self.ended(exit),
+            Phase::Stopped | Phase::BackingOff { .. } | Phase::Failed(_) | Phase::Quarantined | Phase::Waiting => {}
         }
     }
 
@@ -224,6 +328,10 @@ impl Life<'_> {
                 self.again(cause);
             }
             Then::Hold => self.go(Phase::Quarantined),
+            Then::Wait => {
+                self.state.paid = true;
+                self.begin();
+            }
         }
     }
 
@@ -276,7 +384,9 @@ impl Life<'_> {
                 | Phase::Stopped
                 | Phase::BackingOff { .. }
                 | Phase::Failed(_)
-                | Phase::Quarantined,
+                | Phase::Quarantined
+                | Phase::Paused
+                | Phase::Waiting,
                 _,
             ) => {}
         }
@@ -292,7 +402,9 @@ impl Life<'_> {
             | Phase::Draining { .. }
             | Phase::BackingOff { .. }
             | Phase::Failed(_)
-            | Phase::Quarantined => return,
+            | Phase::Quarantined
+            | Phase::Paused
+            | Phase::Waiting => return,
         }
         let (wanted, percent) = (expect.rate.unwrap_or(0), u64::from(expect.min_pct));
         let least = wanted / 100 * percent + wanted % 100 * percent / 100;
@@ -319,7 +431,11 @@ impl Life<'_> {
     }
 
     fn tick(&mut self) {
-        let is_due = |at: Option<Duration>| at.is_some_and(|at| at <= self.now);
+        let now = self.now;
+        let is_due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
+        if is_due(self.state.unsaid) {
+            self.hold(Hold::Free);
+        }
         if is_due(settles(self.rules, &self.state)) {
             self.state.failures = 0;
         }
@@ -329,17 +445,18 @@ impl Life<'_> {
         match self.state.phase {
             Phase::Starting => self.fail(Cause::NeverReady, Then::Again),
             Phase::Warming => self.healthy(),
-            Phase::Draining { then, .. } => {
-                let since = self.state.since;
-                self.go(Phase::Draining { then, kill_at: self.now + KILL_AGAIN });
-                self.state.since = since;
-                self.action = Some(Action::Kill);
-            }
+            Phase::Draining { then, .. } => self.kill(then),
             Phase::BackingOff { .. } => {
                 self.state.restarts = self.state.restarts.saturating_add(1);
                 self.begin();
             }
-            Phase::Stopped | Phase::Running | Phase::Degraded | Phase::Failed(_) | Phase::Quarantined => {}
+            Phase::Stopped
+            | Phase::Running
+            | Phase::Degraded
+            | Phase::Failed(_)
+            | Phase::Quarantined
+            | Phase::Paused
+            | Phase::Waiting => {}
         }
     }
 }

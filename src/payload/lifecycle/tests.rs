@@ -3,6 +3,8 @@ use proptest::prelude::*;
 use super::life::wait;
 use super::*;
 
+mod hold;
+
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -12,7 +14,7 @@ fn restart(policy: Policy) -> Restart {
 }
 
 fn plain() -> Rules {
-    Rules { restart: restart(Policy::Always), grace: s(10), probe: None, expect: None }
+    Rules { restart: restart(Policy::Always), grace: s(10), probe: None, expect: None, pausable: true }
 }
 
 fn probed() -> Rules {
@@ -326,13 +328,18 @@ fn any_event() -> impl Strategy<Value = Event> {
         exit.prop_map(Event::Exited),
         any::<bool>().prop_map(Event::Probe),
         (0_u64..2_000).prop_map(Event::Rate),
+        prop::sample::select(vec![Hold::Free, Hold::Pause, Hold::Drain, Hold::Stop]).prop_map(Event::Hold),
+        Just(Event::NotPaused),
+        Just(Event::NotResumed),
         Just(Event::Tick),
     ]
 }
 
 fn any_rules() -> impl Strategy<Value = Rules> {
     let policy = prop_oneof![Just(Policy::Always), Just(Policy::OnFailure), Just(Policy::Never)];
-    (policy, any::<bool>(), any::<bool>(), 1_u32..8).prop_map(|(policy, probe, expect, budget)| Rules {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (policy, flags, 1_u32..8).prop_map(|(policy, (probe, expect, pausable), budget)| Rules {
+        pausable,
         restart: Restart { budget, ..restart(policy) },
         probe: probe.then_some((s(30), 3)),
         expect: expected().expect.filter(|_| expect),
@@ -349,9 +356,11 @@ proptest! {
         let (mut state, mut now, mut starts) = (State::default(), Duration::ZERO, Vec::new());
         for (event, seconds, random) in events {
             now += s(seconds);
+            let before = state.starts.clone();
             let (after, action) = next(&rules, state, event, now, random);
             state = after;
-            if action == Some(Action::Spawn) {
+            // The return from a hold is none: `hold.rs` counts these.
+            if action == Some(Action::Spawn) && state.starts != before {
                 starts.push(now);
             }
         }

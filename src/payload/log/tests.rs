@@ -1,5 +1,5 @@
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use super::*;
 
@@ -70,6 +70,36 @@ fn a_secret_is_not_read_in_halves() {
             assert_eq!(shown, None, "from {from}: {text}");
         }
     }
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+/// As it is under a unit that may not look into other users' processes.
+#[test]
+fn a_pipe_is_taken_over_from_its_keeper_and_outlives_it() {
+    let directory = directory("over");
+    let ring = Ring::new(&directory, &settings(65_536, 1 << 20));
+    let first = ring.keep(None).unwrap();
+    let (pipe, mut payload) = (first.pipe(), File::from(first.writer.try_clone().unwrap()));
+    // Of the kernel's word on the keeper's process, its number: the fourth field of its descriptor's information.
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", first.pidfd.as_raw_fd())).unwrap();
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok()).and_then(Pid::from_raw);
+    let nobody = i32::MAX;
+    assert!(ring.take_over(nobody, pipe + 1, pid, None).is_err() && ring.take_over(nobody, pipe, None, None).is_err());
+    let mut taken = ring.take_over(nobody, pipe, pid, None).unwrap();
+    // The agent before is gone, and with it its ends of the pipe; then the keeper dies.
+    let Keeper { writer, input, pidfd, .. } = first;
+    drop((writer, input));
+    rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).unwrap();
+    waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).unwrap();
+    payload.write_all(b"nobody reads this yet\n").unwrap();
+    ring.go_on(&mut taken, None).unwrap();
+    assert!(taken.works());
+    payload.write_all(b"and now somebody does\n").unwrap();
+    drop(payload);
+    let pidfd = taken.release();
+    waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).unwrap();
+    let said = ring.read(None, MOST, true, &Mask::default()).unwrap().text;
+    assert_eq!(said, "nobody reads this yet\nand now somebody does\n");
     fs::remove_dir_all(&directory).unwrap();
 }
 

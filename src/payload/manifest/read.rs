@@ -4,14 +4,17 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::super::lifecycle::{Expectation, Policy, Restart};
+use super::super::meter::Meter;
 use super::super::sandbox::{Layer, LayerSet};
-use super::{Container, Gpus, Kind, Limits, Log, Manifest, MeterUse, Probe, Sandbox, Stop, StopSignal, Target};
+use super::{
+    Container, Gpus, Kind, Limits, Log, Manifest, MeterUse, PauseUse, Probe, Sandbox, Stop, StopSignal, Target,
+};
 use crate::sorted;
 use crate::source::{Problems, Source, Table};
 use crate::units::Milliwatts;
 
 const PODMAN: &str = "/usr/bin/podman";
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "kind",
     "autostart",
     "argv",
@@ -25,6 +28,7 @@ const KEYS: [&str; 20] = [
     "gpus",
     "probe",
     "meter",
+    "pause",
     "stop",
     "restart",
     "expect",
@@ -98,6 +102,7 @@ impl Manifest {
             gpus: read_gpus(&root.table("gpus")),
             probe: root.has("probe").then(|| read_probe(&root.table("probe"))).flatten(),
             meter: root.has("meter").then(|| read_meter(&root.table("meter"))),
+            pause: root.has("pause").then(|| read_pause(&root.table("pause"))),
             stop: read_stop(&root.table("stop")),
             restart: read_restart(&root.table("restart"), kind),
             expect: root.has("expect").then(|| read_expect(&root.table("expect"), kind)),
@@ -112,6 +117,9 @@ impl Manifest {
         };
         if manifest.expect.is_some() && manifest.meter.is_none() {
             root.complain("expect", "needs a [meter] that says what the rate is");
+        }
+        if manifest.pause.is_some() && kind == Kind::Ai {
+            root.complain("pause", "is of no use: an ai is never paused, it is drained");
         }
         if manifest.group.is_some() && manifest.user.is_none() {
             root.complain("group", "needs a user too");
@@ -201,6 +209,22 @@ fn read_meter(table: &Table<'_>) -> MeterUse {
         work_within: seconds(table, "work_within_s", 600, 0, 86_400),
         idle: Milliwatts(ranged(table, "idle_w", 0, 0, 100_000) * 1_000),
         options: sorted::map(table.named_texts("options")),
+    }
+}
+
+fn read_pause(table: &Table<'_>) -> PauseUse {
+    table.only(&["api", "port", "token_file"]);
+    let api = table.needed_text("api");
+    // One of its own is read when it is needed; it may not be there yet.
+    if table.has("api") && !api.contains('/') && Meter::load(&api).map_or(true, |meter| meter.pause.is_none()) {
+        table.complain("api", format!("`{api}` is no built-in meter that can pause, and no path of a meter file"));
+    }
+    let token_file = table.text("token_file");
+    token_file.iter().for_each(|path| rooted(table, "token_file", path));
+    PauseUse {
+        api,
+        port: table.has("port").then(|| ranged(table, "port", 1, 1, u16::MAX)),
+        token_file: token_file.map(PathBuf::from),
     }
 }
 

@@ -60,6 +60,8 @@ fn examples_mean_what_they_say() {
     assert_eq!((probe.startup, probe.failures), (Duration::from_secs(1_800), 3));
     // Thousandths of a hash a second.
     assert_eq!(example("xmrig").expect.map(|expect| (expect.rate, expect.min_pct)), Some((Some(12_000_000), 80)));
+    let pause = PauseUse { api: "xmrig".to_owned(), port: None, token_file: None };
+    assert_eq!((example("xmrig").pause, example("t-rex").pause), (Some(pause), None));
     let trm = example("teamredminer");
     assert_eq!(trm.probe.map(|probe| probe.target), Some(Target::Tcp(4_028)));
     assert_eq!(trm.stop, Stop { signal: StopSignal::Int, grace: Duration::from_secs(20) });
@@ -116,6 +118,23 @@ fn every_mistake_names_file_line_and_key() {
         (
             "kind = \"ai\"\nargv = [\"/a\"]\n[stop]\nsignal = \"KILL\"",
             "x.toml:4: stop.signal: must be one of TERM, INT, QUIT, HUP",
+        ),
+        ("kind = \"mining\"\nargv = [\"/a\"]\n[pause]\nport = 1", "x.toml:3: pause.api: is missing"),
+        (
+            "kind = \"mining\"\nargv = [\"/a\"]\n[pause]\napi = \"vllm\"",
+            "x.toml:4: pause.api: `vllm` is no built-in meter",
+        ),
+        (
+            "kind = \"mining\"\nargv = [\"/a\"]\n[pause]\napi = \"xmrig\"\ntoken_file = \"t\"",
+            "x.toml:5: pause.token_file: must be a path from the root",
+        ),
+        (
+            "kind = \"mining\"\nargv = [\"/a\"]\n[pause]\napi = \"xmrig\"\nbody = \"\"",
+            "x.toml:5: pause.body: unknown key",
+        ),
+        (
+            "kind = \"ai\"\nargv = [\"/a\"]\n[pause]\napi = \"xmrig\"",
+            "x.toml:3: pause: is of no use: an ai is never paused",
         ),
         ("kind = \"ai\"\nargv = [\"/a\"]\n[restart]\nmin_s = 400", "x.toml:4: restart.min_s: is above max_s"),
         ("kind = \"ai\"\nargv = [\"/a\"]\n[restart]\nbudget = 0", "x.toml:4: restart.budget: must be 1 to 100, not 0"),

@@ -11,7 +11,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::http::{self, Decoder};
-use super::{Answer, Ask, Meter};
+use super::place::Document;
+use super::{Answer, Ask, Format, Meter, Pausing};
 use crate::reading::Missing;
 
 /// What is read of an answer; a rig of twelve cards needs a tenth. Behind it the answer counts as broken off.
@@ -81,6 +82,30 @@ pub async fn fetch(at: SocketAddr, meter: &Meter, token: Option<&Token>) -> Resu
             if bytes.is_empty() { Err(Missing::Bus) } else { Ok(Answer { bytes, whole }) }
         }
     }
+}
+
+/// Asks a program to rest, or to go on, and hears whether it does. Answers within [`TIMEOUT`].
+///
+/// # Errors
+/// As [`fetch`]; [`Missing::Implausible`] where what it says is not that it has done so.
+pub async fn tell(
+    at: SocketAddr,
+    format: Format,
+    pausing: &Pausing,
+    rest: bool,
+    token: Option<&Token>,
+) -> Result<(), Missing> {
+    if !at.ip().is_loopback() {
+        return Err(Missing::NotPresent);
+    }
+    let call = if rest { &pausing.pause } else { &pausing.resume };
+    let request = http::call(&at.to_string(), &call.path, call.body.as_deref(), token.map(|token| token.0.as_str()));
+    let mut decoder = Decoder::new(LARGEST_ANSWER);
+    let closed = exchange(at, &request, |bytes| decoder.feed(bytes)).await?;
+    let answer = decoder.finish(closed)?;
+    let said = Document::parse(format, &answer).text(&pausing.done.at);
+    let done = said.is_ok_and(|said| pausing.done.starts.iter().any(|start| said.starts_with(start.as_str())));
+    if done { Ok(()) } else { Err(Missing::Implausible) }
 }
 
 /// Sends and reads until `feed` has enough, the other side closes, or the time is over; whether it closed.

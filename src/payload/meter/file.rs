@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::place::Place;
-use super::{Ask, BUILTIN, Format, Guard, Meter, Rate, Unit, Values};
+use super::{Ask, BUILTIN, Call, Format, Guard, Meter, Pausing, Rate, Unit, Values};
 use crate::source::{Problems, Source, Table};
 
 const UNITS: [Unit; 4] = [Unit::Hashes, Unit::Tokens, Unit::Requests, Unit::Jobs];
@@ -48,6 +48,7 @@ impl Meter {
             "guard",
             "rate",
             "values",
+            "pause",
         ]);
         let unit = one_of(&root, "unit", &UNITS.map(|unit| (unit.name(), unit))).unwrap_or(Unit::Jobs);
         let formats = [("json", Format::Json), ("prometheus", Format::Prometheus), ("pairs", Format::Pairs)];
@@ -63,6 +64,7 @@ impl Meter {
             ask: ask(&root),
             format,
             port,
+            pause: root.has("pause").then(|| pausing(&root.table("pause"), format)),
             guard: root.has("guard").then(|| guard(&root.table("guard"), format)),
             rate: root.has("rate").then(|| rate(&root.table("rate"), format, unit)),
             values: values(&root.table("values"), format),
@@ -99,8 +101,35 @@ fn ask(root: &Table<'_>) -> Ask {
     if http { Ask::Http(text) } else { Ask::Tcp(text) }
 }
 
+fn pausing(table: &Table<'_>, format: Format) -> Pausing {
+    table.only(&["pause", "resume", "at", "starts"]);
+    Pausing { pause: call(table, "pause"), resume: call(table, "resume"), done: guarded(table, format) }
+}
+
+/// `GET PATH` or `POST PATH BODY`, one line.
+fn call(table: &Table<'_>, key: &str) -> Call {
+    let text = table.needed_text(key);
+    let (method, rest) = text.split_once(' ').unwrap_or((&text, ""));
+    let (path, body) = rest.split_once(' ').map_or((rest, None), |(path, body)| (path, Some(body.to_owned())));
+    let good = match method {
+        "GET" => body.is_none(),
+        "POST" => body.is_some(),
+        _ => false,
+    };
+    let clean =
+        path.starts_with('/') && path.chars().all(|c| c.is_ascii_graphic()) && !text.chars().any(char::is_control);
+    if table.has(key) && !(good && clean) {
+        table.complain(key, "must be `GET /PATH` or `POST /PATH BODY`, on one line");
+    }
+    Call { path: path.to_owned(), body }
+}
+
 fn guard(table: &Table<'_>, format: Format) -> Guard {
     table.only(&["at", "starts"]);
+    guarded(table, format)
+}
+
+fn guarded(table: &Table<'_>, format: Format) -> Guard {
     let starts = table.texts("starts");
     if starts.is_empty() {
         table.complain("starts", "must name at least one beginning");

@@ -38,12 +38,33 @@ fn a_mistake_in_a_meter_file_is_told_with_its_line_and_key() {
             "rate.units: must be one for all",
         ),
         ("", "path: is missing"),
+        ("path = \"/\"\n[pause]\npause = \"GET /p\"\nat = \"/a\"\nstarts = [\"x\"]", "pause.resume: is missing"),
+        ("path = \"/\"\n[pause]\npause = \"PUT /p {}\"", "pause.pause: must be `GET /PATH` or `POST /PATH BODY`"),
+        ("path = \"/\"\n[pause]\npause = \"POST /p\"", "pause.pause: must be `GET /PATH` or `POST /PATH BODY`"),
+        ("path = \"/\"\n[pause]\npause = \"GET /p x\"", "pause.pause: must be `GET /PATH` or `POST /PATH BODY`"),
+        ("path = \"/\"\n[pause]\npause = \"GET p\"", "pause.pause: must be `GET /PATH` or `POST /PATH BODY`"),
+        ("path = \"/\"\n[pause]\npause = \"POST /p a\\nb\"", "pause.pause: must be `GET /PATH` or `POST /PATH BODY`"),
     ] {
         let text = format!("{}{more}\n", JSON.replace("path = \"/\"\n", ""));
         let problems = Meter::parse("m.toml", &text).unwrap_err().to_string();
         assert!(problems.contains(expected), "{expected}\n--\n{problems}");
     }
     assert!(Meter::load("no-such").unwrap_err().to_string().contains("there are bzminer, ccminer"));
+}
+
+#[test]
+fn a_program_is_told_to_rest_as_its_file_says() {
+    let read = |text: &str| meter(&format!("{JSON}{text}")).pause.unwrap();
+    let pausing = read(
+        "[pause]\npause = \"GET /control?pause=true\"\nresume = 'POST /x {\"a\": 1}'\nat = \"/ok\"\nstarts = [\"1\"]\n",
+    );
+    let call = |path: &str, body: Option<&str>| Call { path: path.to_owned(), body: body.map(str::to_owned) };
+    assert_eq!(pausing.pause, call("/control?pause=true", None));
+    assert_eq!(pausing.resume, call("/x", Some("{\"a\": 1}")));
+    assert_eq!(pausing.done.starts, ["1"]);
+    let able: Vec<_> =
+        BUILTIN.iter().filter(|(name, _)| Meter::load(name).unwrap().pause.is_some()).map(|(name, _)| *name).collect();
+    assert_eq!(able, ["xmrig"]);
 }
 
 #[test]

@@ -14,8 +14,10 @@ use super::super::sandbox::{Layer, LayerSet};
 use super::super::user::User;
 use super::{Failed, How, Launch, Stage};
 
-/// Bytes of one word to the agent; far below what a pipe takes at once.
+/// Bytes of one word to the agent.
 pub(super) const LINE: usize = 4;
+/// Bytes of all that a child tells at once: a word for each layer and the last one. A pipe takes and gives them whole (pipe(7)).
+pub(super) const WORDS: usize = LINE * (Layer::ALL.len() + 1);
 /// Capabilities that there are or may be (linux/capability.h ends at 40).
 const CAPABILITIES: u32 = 63;
 
@@ -54,6 +56,27 @@ impl Word {
     }
 }
 
+/// Words that wait to be told. Each write wakes the agent, and puts the child off where they share a processor.
+struct Words {
+    bytes: [u8; WORDS],
+    length: usize,
+}
+
+impl Words {
+    fn push(&mut self, word: &Word) {
+        if let Some(place) = self.bytes.get_mut(self.length..self.length + LINE) {
+            place.copy_from_slice(&word.line());
+            self.length += LINE;
+        }
+    }
+
+    fn tell(&mut self, to: BorrowedFd<'_>) {
+        // An agent that is gone needs no word.
+        let _ = rustix::io::write(to, self.bytes.get(..self.length).unwrap_or_default());
+        self.length = 0;
+    }
+}
+
 /// A user as the system calls want it.
 pub(super) struct Ids {
     uid: Uid,
@@ -79,14 +102,14 @@ pub(super) struct Plan<'a> {
     /// The agent's end of it, of which the child has a copy.
     pub(super) go: RawFd,
     pub(super) tell: BorrowedFd<'a>,
-    pub(super) procs: Option<BorrowedFd<'a>>,
 }
 
 /// The child's way. It ends in exec or in exit.
 pub(super) fn run(plan: &Plan<'_>, how: How) -> Infallible {
     // SAFETY: the copy is nobody else's in this process.
     unsafe { rustix::io::close(plan.go) };
-    let prepared = prepare(plan, how);
+    let mut words = Words { bytes: [0; WORDS], length: 0 };
+    let prepared = prepare(plan, how, &mut words);
     let mut word = [0];
     // While the child was made ready the agent has written it down. Without the word there is no agent any more.
     if matches!(rustix::io::read(plan.wait, &mut word), Ok(1)) {
@@ -94,7 +117,8 @@ pub(super) fn run(plan: &Plan<'_>, how: How) -> Infallible {
             Ok(()) => {
                 close_on_exec();
                 unblock();
-                tell(plan, &Word::Ready);
+                words.push(&Word::Ready);
+                words.tell(plan.tell);
                 // SAFETY: the program and both arrays are texts with a zero at their end, the arrays end with a null pointer, and
                 // all of it lives in the plan.
                 unsafe { libc::execve(plan.launch.program.as_ptr(), plan.argv, plan.envp) };
@@ -102,27 +126,26 @@ pub(super) fn run(plan: &Plan<'_>, how: How) -> Infallible {
             }
             Err(failed) => failed,
         };
-        tell(plan, &Word::Failed(failed));
+        words.push(&Word::Failed(failed));
+        words.tell(plan.tell);
     }
     // SAFETY: ends the process and runs nothing of ours on the way.
     unsafe { libc::_exit(127) }
 }
 
-fn tell(plan: &Plan<'_>, word: &Word) {
-    // An agent that is gone needs no word.
-    let _ = rustix::io::write(plan.tell, &word.line());
-}
-
-fn prepare(plan: &Plan<'_>, how: How) -> Result<(), Failed> {
+fn prepare(plan: &Plan<'_>, how: How, words: &mut Words) -> Result<(), Failed> {
     let launch = plan.launch;
     let at = |stage| move |errno| Failed { stage, errno };
     if how == How::Old
-        && let Some(procs) = plan.procs
+        && let Some(procs) = &launch.procs
     {
         rustix::io::write(procs, b"0").map_err(at(Stage::Cgroup))?;
     }
     // What is ignored stays so over exec: SIGPIPE by our runtime, others by whoever started us.
-    default_handlers();
+    match how {
+        How::New => (1..=64).filter(|signal| launch.ignored >> (signal - 1) & 1 == 1).for_each(default_handler),
+        How::Old => default_handlers(),
+    }
     // A terminal that is closed is nothing to a payload. Fails only where it leads a session already.
     let _ = rustix::process::setsid();
     rustix::stdio::dup2_stdin(&launch.input).map_err(at(Stage::Output))?;
@@ -136,11 +159,11 @@ fn prepare(plan: &Plan<'_>, how: How) -> Result<(), Failed> {
     mortal();
     let wants = |layer| launch.wanted.has(layer);
     if wants(Layer::Tmp) {
-        layer(plan, Layer::Tmp, own_tmp(launch.tmp.as_deref()))?;
+        layer(plan, words, Layer::Tmp, own_tmp(launch.tmp.as_deref()))?;
     }
     let bounded = if wants(Layer::Capabilities) { drop_bounding_set() } else { Ok(()) };
     if wants(Layer::NoNewPrivs) {
-        layer(plan, Layer::NoNewPrivs, rustix::thread::set_no_new_privs(true))?;
+        layer(plan, words, Layer::NoNewPrivs, rustix::thread::set_no_new_privs(true))?;
     }
     if let Some(Ids { uid, gid, groups }) = &plan.ids {
         rustix::thread::set_thread_groups(groups).map_err(at(Stage::User))?;
@@ -154,19 +177,19 @@ fn prepare(plan: &Plan<'_>, how: How) -> Result<(), Failed> {
         let dropped = rustix::thread::set_capabilities(None, sets);
         // Only root gets back by exec what the bounding set still has.
         let bounded = if rustix::process::geteuid().is_root() { bounded } else { Ok(()) };
-        layer(plan, Layer::Capabilities, dropped.and(bounded))?;
+        layer(plan, words, Layer::Capabilities, dropped.and(bounded))?;
     }
     if let Some(rules) = &launch.rules {
         let done = restrict(rules.fd.as_raw_fd());
         for each in [Layer::Files, Layer::Ports, Layer::Scope] {
             if rules.layers.has(each) {
-                layer(plan, each, done)?;
+                layer(plan, words, each, done)?;
             }
         }
     }
     if wants(Layer::SystemCalls) && !launch.filters.is_empty() {
         let done = launch.filters.iter().try_for_each(|filter| seccompiler::apply_filter(filter).map_err(|_| errno()));
-        layer(plan, Layer::SystemCalls, done)?;
+        layer(plan, words, Layer::SystemCalls, done)?;
     }
     // What could not even be made ready was not told of above.
     let told = launch.rules.as_ref().map_or(LayerSet::NONE, |rules| rules.layers);
@@ -184,11 +207,11 @@ fn prepare(plan: &Plan<'_>, how: How) -> Result<(), Failed> {
 }
 
 /// Tells what became of a layer. One that is insisted on is not gone without.
-fn layer(plan: &Plan<'_>, layer: Layer, done: Result<(), Errno>) -> Result<(), Failed> {
+fn layer(plan: &Plan<'_>, words: &mut Words, layer: Layer, done: Result<(), Errno>) -> Result<(), Failed> {
     match done {
-        Ok(()) => tell(plan, &Word::Held(layer)),
+        Ok(()) => words.push(&Word::Held(layer)),
         Err(errno) if plan.launch.require.has(layer) => return Err(Failed { stage: Stage::Layer, errno }),
-        Err(errno) => tell(plan, &Word::Missing(layer, errno)),
+        Err(errno) => words.push(&Word::Missing(layer, errno)),
     }
     Ok(())
 }
@@ -238,6 +261,19 @@ fn default_handler(signal: libc::c_int) {
     let action = [0_u64; 4];
     // SAFETY: the kernel reads a `struct sigaction` of 32 bytes, and writes none where the old one is not asked for.
     unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), std::ptr::null::<u64>(), 8_usize) };
+}
+
+/// The signals that this process ignores, a bit each, the first for signal 1.
+pub(in super::super) fn ignored() -> u64 {
+    (1..=64_i32).fold(0, |ignored, signal| {
+        let mut action = [0_u64; 4];
+        // SAFETY: the kernel writes a `struct sigaction` of 32 bytes, handler first, and reads none.
+        let asked = unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, std::ptr::null::<u64>(), action.as_mut_ptr(), 8_usize)
+        };
+        let [handler, ..] = action;
+        ignored | u64::from(asked == 0 && handler == libc::SIG_IGN as u64) << (signal - 1)
+    })
 }
 
 pub(in super::super) fn unblock() {

@@ -1,32 +1,35 @@
 //! One payload's task.
 
 mod change;
+mod held;
 mod judge;
 mod start;
+mod told;
 
 use std::future::pending;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use log::{debug, info, warn};
+use log::{info, warn};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
 
-use super::super::Grant;
 use super::super::learnt::{HalfHour, Learnt};
-use super::super::lifecycle::{Action, Event, Exit, Phase, Rules, State, Then, next, wake};
+use super::super::lifecycle::{Action, Event, Exit, Phase, Rules, State, next, wake};
 use super::super::log::{Keeper, Ring};
-use super::super::manifest::Manifest;
+use super::super::manifest::{Kind, Manifest};
 use super::super::meter::{Beats, Flag};
 use super::super::prepare::{self, Prepared};
 use super::super::process::{Process, Site, reap};
-use super::super::record::{Record, Shelf};
+use super::super::record::{Record, Shelf, Survives};
+use super::super::{By, Grant, Hold};
 use super::watchers::{Heard, hear, metering, probing};
 use super::{Hooks, Payloads, Refusal, Status, What};
 use crate::clock;
+use told::verb;
 
 /// What probes and meter have told and nobody has heard. They wait then.
 const HEARD: usize = 4;
@@ -57,6 +60,8 @@ pub(super) struct Worker {
     saved: Duration,
     prepared: Option<Prepared>,
     process: Option<Process>,
+    /// Kills for memory that its cgroup has counted, where it was seen to be empty a moment ago.
+    empty: Option<u64>,
     /// It has ended like this, and something of it is left.
     lingering: Option<Exit>,
     keeper: Option<Keeper>,
@@ -78,6 +83,7 @@ fn rules(manifest: &Manifest) -> Rules {
         grace: manifest.stop.grace,
         probe: manifest.probe.as_ref().map(|probe| (probe.startup, probe.failures)),
         expect: manifest.expect.clone(),
+        pausable: manifest.kind != Kind::Ai,
     }
 }
 
@@ -111,6 +117,7 @@ impl Worker {
             saved: Duration::ZERO,
             prepared: None,
             process: None,
+            empty: None,
             lingering: None,
             keeper: None,
             pipe: 0,
@@ -123,7 +130,7 @@ impl Worker {
         }
     }
 
-    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<What>) {
+    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<What>, mut holds: watch::Receiver<Hold>) {
         self.take_up().await;
         loop {
             let now = clock::since_boot();
@@ -133,6 +140,10 @@ impl Worker {
                     Some(what) => self.order(what).await,
                     None => break,
                 },
+                Ok(()) = holds.changed() => {
+                    let hold = *holds.borrow_and_update();
+                    self.held_back(hold).await;
+                }
                 () = ended(self.process.as_ref(), self.lingering.is_some()) => self.ended().await,
                 () = after(self.lingering.is_some().then_some(LINGER)) => self.linger().await,
                 heard = hear(self.heard.as_mut()) => self.heard(heard).await,
@@ -140,7 +151,7 @@ impl Worker {
                 () = after(wait) => self.event(Event::Tick).await,
             }
         }
-        self.save(false).await;
+        self.save(Survives::Downgrade).await;
     }
 
     /// What an earlier agent has left: its process, or what there is to know.
@@ -148,7 +159,7 @@ impl Worker {
         let record = self.shelf.load();
         let first = record.is_none();
         let Record { state, process, grant, counters, pipe, .. } = record.unwrap_or_default();
-        (self.state, self.counters) = (state, counters);
+        (self.state, self.counters) = (state.taken_up(clock::since_boot()), counters);
         let name = &self.manifest.name;
         let group = self.site.group(name);
         let adopted = process.and_then(|known| Process::adopt(known, group.clone()));
@@ -157,6 +168,10 @@ impl Worker {
             self.grant = Some(grant);
             (self.status.adopted, self.status.layers) = (true, process.known.layers);
             let pid = process.known.pid;
+            if self.state.phase != Phase::Paused {
+                // The agent before may have died between its deed and its word.
+                process.wake();
+            }
             self.process = Some(process);
             self.pipe = pipe;
             self.take_over_log(pid, pipe);
@@ -171,6 +186,8 @@ impl Worker {
                 warn!("payload {name}: could not kill what was left of it: {error}");
             }
             let _ = group.emptied(LAST_WORDS).await;
+            // In a frozen group nothing can be started.
+            let _ = group.thaw();
         }
         if self.state.alive() {
             self.grant = Some(grant);
@@ -202,10 +219,7 @@ impl Worker {
             What::Manifest(manifest) => return self.change(*manifest).await,
             What::Removed => return self.remove().await,
             What::Again => return self.again().await,
-            What::Hold(hold) => {
-                self.status.hold = hold;
-                return self.publish();
-            }
+            What::Hold(hold) => return self.held_back(hold).await,
             What::Start(reply) | What::Restart(reply) if self.status.removed => {
                 let _ = reply.send(Err(Refusal::Unknown));
                 return;
@@ -246,7 +260,7 @@ impl Worker {
 
     async fn ended(&mut self) {
         self.stop_listening();
-        let Some(process) = &self.process else { return };
+        let Some(process) = &mut self.process else { return };
         match process.finish().await {
             Ok(exit) => self.gone(exit).await,
             Err(exit) => {
@@ -268,7 +282,13 @@ impl Worker {
     }
 
     async fn gone(&mut self, exit: Exit) {
-        self.process = None;
+        if self.status.paused == Some(By::Signal) {
+            // Its session's number may be another's by now.
+            self.status.paused = None;
+        }
+        self.unpause();
+        // Nobody is in its cgroup, as was just seen: a start that comes at once need not look again.
+        self.empty = self.process.take().map(|process| process.known.oom_kills);
         if self.status.adopted {
             // An earlier agent's, with that one's settings.
             self.let_go();
@@ -277,6 +297,10 @@ impl Worker {
         // What nobody does is no work.
         (self.status.sample, self.status.belief) = (None, Flag::Unknown);
         self.event(Event::Exited(exit)).await;
+        self.empty = None;
+        if self.status.removed && self.process.is_none() {
+            self.site.clear(&self.manifest.name);
+        }
     }
 
     /// Takes an event, does what comes of it, and lets it be known. Each start is counted against the budget, so this ends.
@@ -298,20 +322,24 @@ impl Worker {
                     if let Some(process) = &self.process {
                         process.signal(self.manifest.stop.signal.number());
                     }
+                    // What is frozen takes it when it goes on, before anything else.
+                    self.unpause();
                 }
                 Some(Action::Kill) => {
-                    warn!("payload {}: does not end, killed", self.manifest.name);
-                    if let Some(process) = &self.process {
-                        process.kill();
-                    }
+                    self.kill();
+                    self.unpause();
                 }
+                Some(Action::Pause) => following = self.pause().await,
+                Some(Action::Resume) => following = self.resume().await,
             }
         }
-        if !self.state.alive() && !matches!(self.state.phase, Phase::BackingOff { .. }) {
+        if !self.state.alive() && !matches!(self.state.phase, Phase::BackingOff { .. } | Phase::Waiting) {
             self.rest();
         }
+        self.explain();
         if self.state != before {
-            self.save((wanted, held) != (self.state.wanted, self.state.held)).await;
+            let ordered = (wanted, held) != (self.state.wanted, self.state.held);
+            self.save(if ordered { Survives::PowerCut } else { Survives::Agent }).await;
         }
         self.publish();
     }
@@ -368,36 +396,44 @@ impl Worker {
     fn let_go(&mut self) {
         (self.keeping, self.pipe) = (None, 0);
         if let Some(keeper) = self.keeper.take() {
-            tokio::spawn(reap(keeper.release()));
+            let gone = self.status.removed.then(|| (Arc::clone(&self.site), self.manifest.name.clone()));
+            tokio::spawn(async move {
+                reap(keeper.release()).await;
+                if let Some((site, name)) = gone {
+                    // Its manifest came back meanwhile at worst, and it is made anew.
+                    site.clear(&name);
+                }
+            });
         }
     }
 
-    async fn save(&mut self, lasting: bool) {
+    async fn save(&mut self, survives: Survives) {
         self.saved = clock::since_boot();
         let record = self.record();
-        // A payload that was never started has no directory yet.
-        let saved = if !self.site.home(&self.manifest.name).exists() {
-            Ok(())
-        } else if lasting {
-            // What was ordered must survive a power cut. Only this payload waits for the disk.
+        let saved = if survives == Survives::PowerCut {
+            // What was ordered. Only this payload waits for the disk.
             let shelf = self.shelf.clone();
-            spawn_blocking(move || shelf.save(&record, true)).await.unwrap_or_else(|error| Err(error.into()))
+            spawn_blocking(move || shelf.save(&record, survives)).await.unwrap_or_else(|error| Err(error.into()))
         } else {
-            self.shelf.save(&record, false)
+            self.shelf.save(&record, survives)
         };
-        if let Err(error) = saved {
-            warn!("payload {}: its state could not be written down: {error}", self.manifest.name);
+        match saved {
+            // A payload that was never started has no directory yet.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => warn!("payload {}: its state could not be written down: {error}", self.manifest.name),
+            Ok(()) => {}
         }
     }
 
     fn publish(&mut self) {
-        let State { phase, since, cause, held, restarts, failures, .. } = &self.state;
+        let State { phase, since, cause, held, restarts, failures, hold, .. } = &self.state;
         let grant = self.grant.iter().flat_map(|grant| &grant.gpus);
         let status = Status {
             phase: *phase,
             since: *since,
             cause: *cause,
             held: *held,
+            hold: *hold,
             restarts: *restarts,
             failures: *failures,
             expected: self.rules.expect.as_ref().and_then(|expect| expect.rate),
@@ -415,37 +451,6 @@ impl Worker {
         self.status = status;
     }
 
-    /// A line for each turn that matters; a rate on the edge of its limit is not one.
-    fn tell(&self, before: Phase) {
-        let name = &self.manifest.name;
-        let State { phase, cause, .. } = &self.state;
-        if std::mem::discriminant(&before) == std::mem::discriminant(phase) {
-            return;
-        }
-        let why = cause.as_ref().map(ToString::to_string).unwrap_or_default();
-        match phase {
-            Phase::Failed(failure) => warn!("payload {name}: {failure}; last: {why}"),
-            Phase::Quarantined => {
-                warn!("payload {name}: in quarantine: {why}");
-                // Not where it was so before and somebody tried to start it.
-                if matches!(before, Phase::Draining { then: Then::Hold, .. }) {
-                    self.hooks.quarantined(&self.manifest);
-                }
-            }
-            Phase::BackingOff { until } => {
-                info!("payload {name}: {why}; again in {:.1?}", until.saturating_sub(self.state.since));
-            }
-            Phase::Draining { then: Then::Stop | Then::Start, .. } => info!("payload {name}: told to end"),
-            Phase::Draining { then: Then::Again | Then::Hold, .. } => warn!("payload {name}: told to end: {why}"),
-            Phase::Stopped => match &self.status.exit {
-                Some(exit) => info!("payload {name}: stopped: {exit}"),
-                None => info!("payload {name}: stopped"),
-            },
-            Phase::Starting if before != Phase::Stopped => info!("payload {name}: starting again: {why}"),
-            Phase::Starting | Phase::Warming | Phase::Running | Phase::Degraded => debug!("payload {name}: {phase:?}"),
-        }
-    }
-
     /// Marsaglia, "Xorshift RNGs", 2003: jitter needs no more.
     fn random(&mut self) -> u32 {
         self.random ^= self.random << 13;
@@ -453,22 +458,6 @@ impl Worker {
         self.random ^= self.random << 17;
         let [a, b, c, d, ..] = self.random.to_be_bytes();
         u32::from_be_bytes([a, b, c, d])
-    }
-}
-
-const fn verb(event: Event) -> &'static str {
-    match event {
-        Event::Start => "start",
-        Event::Stop => "stop",
-        Event::Restart => "start again",
-        Event::Drain(_) => "drain",
-        Event::Clear => "be cleared",
-        Event::Spawned
-        | Event::NotSpawned { .. }
-        | Event::Exited(_)
-        | Event::Probe(_)
-        | Event::Rate(_)
-        | Event::Tick => "go on",
     }
 }
 

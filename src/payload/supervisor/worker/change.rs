@@ -18,11 +18,18 @@ impl Worker {
         info!("payload {}: has another manifest", self.manifest.name);
         let back = std::mem::take(&mut self.status.removed) && manifest.autostart;
         let (event, swap_first) = match self.state.phase {
-            Phase::Starting | Phase::Warming | Phase::Running | Phase::Degraded => (Some(Event::Restart), false),
+            Phase::Starting | Phase::Warming | Phase::Running | Phase::Degraded | Phase::Paused => {
+                (Some(Event::Restart), false)
+            }
             Phase::BackingOff { .. } => (Some(Event::Restart), true),
             Phase::Failed(_) if self.state.wanted => (Some(Event::Start), true),
             Phase::Stopped | Phase::Draining { .. } if back => (Some(Event::Start), true),
-            Phase::Stopped | Phase::Draining { .. } | Phase::Failed(_) | Phase::Quarantined => (None, true),
+            Phase::Stopped
+            | Phase::Draining { .. }
+            | Phase::Failed(_)
+            | Phase::Quarantined
+            // What waits is started as the new one says.
+            | Phase::Waiting => (None, true),
         };
         // Under somebody's hands nothing starts because a file changed.
         let event = event.filter(|event| *event != Event::Start || !self.rests());
@@ -62,6 +69,9 @@ impl Worker {
         warn!("payload {}: has no manifest any more", self.manifest.name);
         self.status.removed = true;
         self.event(Event::Stop).await;
+        if !self.state.alive() {
+            self.site.clear(&self.manifest.name);
+        }
     }
 
     /// The rig was restarted for it.

@@ -7,6 +7,7 @@ use super::super::super::learnt::{Learnt, mark};
 use super::super::super::lifecycle::{Event, Phase};
 use super::super::super::manifest::Kind;
 use super::super::super::meter::{Beat, Beats, Flag};
+use super::super::super::record::Survives;
 use super::super::Sample;
 use super::{COUNTED, Worker};
 use crate::clock;
@@ -65,7 +66,7 @@ impl Worker {
             self.learn(rate).await;
         }
         if now.saturating_sub(self.saved) >= COUNTED {
-            self.save(false).await;
+            self.save(Survives::Agent).await;
         }
     }
 

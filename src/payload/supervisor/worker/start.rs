@@ -10,7 +10,7 @@ use super::super::super::lifecycle::Event;
 use super::super::super::log::Keeper;
 use super::super::super::prepare::prepare;
 use super::super::super::process::{NotStarted, Process};
-use super::super::super::record::Record;
+use super::super::super::record::{Record, Survives};
 use super::super::super::sandbox::LayerSet;
 use super::{LAST_WORDS, Worker};
 
@@ -40,8 +40,7 @@ impl Worker {
 
     async fn start(&mut self) -> Result<Process, NotStarted> {
         let name = self.manifest.name.clone();
-        self.site.make_home(&name)?;
-        if self.site.group(&name).is_some_and(|group| group.populated()) {
+        if self.empty.is_none() && self.site.group(&name).is_some_and(|group| group.populated()) {
             // Two on one card are worse than none.
             let text = "something of its last run cannot be killed".to_owned();
             return Err(NotStarted { text, lasting: false });
@@ -67,6 +66,7 @@ impl Worker {
                 Err(error) => debug!("payload {name}: {}; once more from the beginning", error.text),
             }
         }
+        self.site.make_home(&name)?;
         let output = self.output().await?;
         let prepared = prepare(&self.site, &self.manifest, &grant, output)?;
         if !prepared.unlimited.is_empty() && self.status.unlimited != prepared.unlimited {
@@ -74,6 +74,8 @@ impl Worker {
         }
         self.status.unlimited.clone_from(&prepared.unlimited);
         self.prepared = Some(prepared);
+        // Its cgroup may be a new one, which counts from the beginning.
+        self.empty = None;
         self.launch(&grant).await
     }
 
@@ -84,8 +86,8 @@ impl Worker {
         };
         let grant = grant.clone();
         let record = Record { grant, ..self.record() };
-        let write_down = |known| self.shelf.save(&Record { process: Some(known), ..record }, false);
-        Process::start(&prepared.launch, self.site.group(&self.manifest.name), write_down).await
+        let write_down = |known| self.shelf.save(&Record { process: Some(known), ..record }, Survives::Agent);
+        Process::start(&prepared.launch, self.site.group(&self.manifest.name), self.empty, write_down).await
     }
 
     /// Where its output goes: to a keeper that works, or nowhere.
