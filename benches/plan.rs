@@ -1,15 +1,32 @@
-//! What a plan costs, at the size of a rig that is as large as they come. Beside it a floor: the scores alone.
+//! What a plan costs, at the size of a rig that is as large as they come. Beside it a floor, the scores alone; the look for changes
+//! of hands that comes after it; and what a search of all plans would take, at the size at which it ends.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark fails by panicking")]
 
 use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::Criterion;
+use rigd::arbiter::differ::differences;
+use rigd::arbiter::look::Draft;
 use rigd::plan::{Inputs, Lease, Payload, Switch, Yield, plan};
 use rigd::units::{MicroPerKilowattHour, MicroPerTera, MilliPerSecond, Milliwatts, Percent};
 
 const SIZE: usize = 16;
+
+/// The best sum of scores that four payloads can have on four GPUs, by trying each.
+fn search(inputs: &Inputs<'_>, gpu: usize, used: [u8; 4], sum: i64) -> i64 {
+    if gpu == 4 {
+        return sum;
+    }
+    let idle = search(inputs, gpu + 1, used, sum + inputs.score_of_idle(gpu));
+    let with = (0..4).filter(|payload| used[*payload] < inputs.payloads[*payload].most).filter_map(|payload| {
+        let mut more = used;
+        more[payload] += 1;
+        Some(search(inputs, gpu + 1, more, sum + inputs.score(gpu, payload)?))
+    });
+    with.max().map_or(idle, |best| best.max(idle))
+}
 
 fn main() {
     let mut criterion = Criterion::default()
@@ -60,6 +77,18 @@ fn main() {
     group.bench_function("floor: the scores", |b| {
         b.iter(|| (0..SIZE * SIZE).filter_map(|at| black_box(&inputs).score(at / SIZE, at % SIZE)).sum::<i64>());
     });
+    let draft = Draft {
+        payloads: payloads.clone(),
+        uuids: (0..SIZE).map(|gpu| format!("GPU-{gpu}")).collect(),
+        current: current.clone(),
+        yields: yields.clone(),
+        energy: inputs.energy,
+    };
+    let made = plan(&inputs);
+    group.bench_function("its changes of hands", |b| {
+        b.iter(|| differences(black_box(&draft), &inputs, &made, &[], Duration::ZERO));
+    });
+    group.bench_function("all plans of 4 GPUs, 4 payloads", |b| b.iter(|| search(black_box(&inputs), 0, [0; 4], 0)));
     group.finish();
     criterion.final_summary();
 }

@@ -65,6 +65,8 @@ pub enum Kind {
     PayloadFailing,
     /// What a payload says of its work goes against the watts that it takes or the work that it counts.
     PayloadDoubtful,
+    /// GPUs went from one payload to another, or should have. A moment.
+    PayloadSwitch,
 }
 
 /// What an alarm is about: the list and its index, in the board's order.
@@ -142,6 +144,49 @@ pub enum Cause {
     Payload(Option<PayloadCause>),
     /// What speaks against a payload's word.
     Belief(Flag),
+    /// How GPUs changed hands.
+    Switch(Switched),
+}
+
+/// How GPUs changed hands. Milliseconds of each step; a step that was taken twice, there and back, is the sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switched {
+    /// Who had them: an index into the birth's payloads, the first where there are several; none where nobody had.
+    pub from: Option<u16>,
+    /// Who was to have them.
+    pub to: Option<u16>,
+    /// Until who had them had ended.
+    pub drain_ms: u32,
+    /// Until nothing of it was on the GPUs any more.
+    pub free_ms: u32,
+    /// Until its profile was gone.
+    pub reset_ms: u32,
+    /// Until what was private was gone.
+    pub wipe_ms: u32,
+    /// Until the next one was healthy.
+    pub start_ms: u32,
+    /// What came of it.
+    pub outcome: SwitchOutcome,
+}
+
+/// What came of a change of hands. Order and numbers are on the wire: only append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SwitchOutcome {
+    /// The next one works.
+    Done,
+    /// It does not; who was there before works again.
+    Back,
+    /// It does not, and who was there before does not either.
+    Lost,
+    /// Who had them does not end.
+    Stuck,
+    /// Something is left on the GPUs, or the profile is: nobody has them.
+    Held,
+    /// What was private could not be removed: nobody has them.
+    Unwiped,
+    /// Somebody works at the rig: it was given up.
+    Dropped,
 }
 
 /// An alarm that was raised or cleared.
@@ -189,7 +234,25 @@ impl fmt::Display for Cause {
             Self::Payload(Some(cause)) => cause.fmt(f),
             Self::Payload(None) => f.write_str("for no reason that is known"),
             Self::Belief(flag) => flag.fmt(f),
+            Self::Switch(Switched { drain_ms, free_ms, reset_ms, wipe_ms, start_ms, outcome, .. }) => {
+                write!(f, "{outcome}: drained in {drain_ms} ms, free {free_ms}, reset {reset_ms}")?;
+                write!(f, ", wiped {wipe_ms}, started {start_ms}")
+            }
         }
+    }
+}
+
+impl fmt::Display for SwitchOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Done => "done",
+            Self::Back => "taken back, the next one did not work",
+            Self::Lost => "neither the next one nor the one before works",
+            Self::Stuck => "who had the GPUs does not end",
+            Self::Held => "the GPUs did not become free",
+            Self::Unwiped => "what was private could not be removed",
+            Self::Dropped => "given up, somebody works at the rig",
+        })
     }
 }
 
@@ -221,6 +284,7 @@ impl fmt::Display for Kind {
             Self::PayloadQuarantined => "payload in quarantine",
             Self::PayloadFailing => "payload keeps failing",
             Self::PayloadDoubtful => "payload's rate cannot be believed",
+            Self::PayloadSwitch => "GPUs changed hands",
         })
     }
 }
@@ -229,7 +293,7 @@ impl Kind {
     /// It happens and is over: raised once, never cleared, and not among the alarms that stand.
     #[must_use]
     pub const fn is_moment(self) -> bool {
-        matches!(self, Self::GpuXid | Self::GpuDrift | Self::GpuProfile)
+        matches!(self, Self::GpuXid | Self::GpuDrift | Self::GpuProfile | Self::PayloadSwitch)
     }
 }
 

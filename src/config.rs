@@ -15,8 +15,10 @@ use crate::units::Duty;
 use crate::wire::{Encoding, RigId};
 
 pub mod broker;
+pub mod plan;
 
 pub use broker::Broker;
+pub use plan::PlanConfig;
 
 /// Where it is looked for.
 pub const PATH: &str = "/etc/rigd/rigd.toml";
@@ -54,6 +56,8 @@ pub struct Config {
     pub payloads: PayloadConfig,
     /// Whose commands count, and which groups of rigs this one is in.
     pub fleet: FleetConfig,
+    /// Whether and how it decides which payload has which GPU.
+    pub plan: PlanConfig,
 }
 
 /// Hours of the local day in which fans are held down as long as nothing gets hot.
@@ -91,7 +95,7 @@ impl Quiet {
         if !(10..=100).contains(&max_pct) {
             table.complain("max_pct", "must be 10 to 100");
         }
-        let Some((from, to)) = hours.split_once('-').and_then(|(from, to)| Some((minute(from)?, minute(to)?))) else {
+        let Some((from, to)) = minutes(&hours) else {
             table.complain("hours", format!("must be like 22:00-07:00, not `{hours}`"));
             return None;
         };
@@ -100,6 +104,12 @@ impl Quiet {
         }
         Some(Self { from, to, max: Duty::from_percent(max_pct)? })
     }
+}
+
+/// Minutes of the day of `22:00-07:00`.
+pub(crate) fn minutes(text: &str) -> Option<(u16, u16)> {
+    let (from, to) = text.split_once('-')?;
+    Some((minute(from)?, minute(to)?))
 }
 
 fn minute(text: &str) -> Option<u16> {
@@ -142,6 +152,7 @@ impl Config {
             "payload",
             "key",
             "fleet",
+            "plan",
         ]);
         let control = root.table("control");
         control.only(&["tick_hz"]);
@@ -174,6 +185,7 @@ impl Config {
         let gpus = GpuConfig::read(&root);
         let payloads = PayloadConfig::read(&root);
         let fleet = FleetConfig::read(&root);
+        let plan = PlanConfig::read(&root.table("plan"));
         source.finish()?;
         let Ok(rig) = rig else {
             // Never reached: what is missing here has complained, and `finish` has returned.
@@ -193,6 +205,7 @@ impl Config {
             gpus,
             payloads,
             fleet,
+            plan,
         })
     }
 }

@@ -90,6 +90,10 @@ fn unknown(desired: &Desired, known: &Known) -> Option<String> {
             return Some(text);
         }
     }
+    let leases = desired.market.iter().flat_map(|market| &market.leases);
+    if let Some(text) = leases.map(|lease| &lease.payload).find_map(|name| missing("payload", &known.payloads, name)) {
+        return Some(text);
+    }
     let mut standing = desired.standing.iter();
     if !known.power_cap && (desired.power_cap.is_some() || standing.any(|order| order.power_cap.is_some())) {
         return Some("this agent does not hold power caps".to_owned());

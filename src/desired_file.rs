@@ -2,8 +2,10 @@
 //! file, line and key. [`EXAMPLE`] shows each key.
 
 use crate::source::{Problems, Source, Table};
+use crate::units::{MicroPerKilowattHour, MicroPerTera};
 use crate::wire::{
-    Audience, Desired, DesiredPayload, DesiredProfile, EVERY_DAY, FanTarget, PowerCap, RigId, StandingOrder, Window,
+    Audience, Desired, DesiredPayload, DesiredProfile, EVERY_DAY, FanTarget, Market, MarketLease, MarketValue,
+    PowerCap, RigId, StandingOrder, Window,
 };
 
 /// A file with every key in it.
@@ -20,7 +22,7 @@ const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 pub fn parse(file: &str, text: &str, rig: RigId, revision: u64, issued_ms: u64) -> Result<Desired, Problems> {
     let source = Source::parse(file, text)?;
     let root = source.root();
-    root.only(&["not_after", "maintenance", "payloads", "profiles", "power_cap", "fan_targets", "standing"]);
+    root.only(&["not_after", "maintenance", "payloads", "profiles", "power_cap", "fan_targets", "standing", "market"]);
     let desired = Desired {
         audience: Audience::Rig(rig),
         revision,
@@ -36,6 +38,7 @@ pub fn parse(file: &str, text: &str, rig: RigId, revision: u64, issued_ms: u64) 
         fan_targets: root.tables("fan_targets").into_iter().map(|(zone, table)| fan_target(zone, &table)).collect(),
         maintenance: root.flag("maintenance").unwrap_or(false),
         standing: root.tables("standing").into_iter().map(|(name, table)| standing(name, &table)).collect(),
+        market: root.has("market").then(|| market(&root.table("market"))),
     };
     if let Err(why) = desired.check() {
         root.complain("", why);
@@ -82,6 +85,35 @@ fn standing(name: String, table: &Table<'_>) -> StandingOrder {
     let when = Window { days, from_min: minute(table, "from", 1_439), to_min: minute(table, "to", 1_440) };
     let utc = table.flag("utc").unwrap_or(false);
     StandingOrder { name, when, utc, power_cap: power_cap(table), payloads: payloads(table) }
+}
+
+fn market(table: &Table<'_>) -> Market {
+    table.only(&["until", "energy_micro_per_kwh", "value_micro_per_tera", "lease"]);
+    let value = |(payload, worth): (String, Table<'_>)| {
+        worth.only(&["each"]);
+        MarketValue { payload, value: MicroPerTera(worth.needed_number("each")) }
+    };
+    let lease = |(payload, terms): (String, Table<'_>)| {
+        terms.only(&["from", "to", "priority"]);
+        let needed = |key: &str| {
+            let at = instant(&terms, key);
+            if !terms.has(key) {
+                terms.complain(key, "is missing");
+            }
+            at.unwrap_or(0)
+        };
+        let (from_ms, to_ms) = (needed("from"), needed("to"));
+        MarketLease { payload, from_ms, to_ms, priority: terms.number("priority").unwrap_or(0) }
+    };
+    if !table.has("until") {
+        table.complain("until", "is missing");
+    }
+    Market {
+        until_ms: instant(table, "until").unwrap_or(0),
+        energy: table.number("energy_micro_per_kwh").map(MicroPerKilowattHour),
+        values: table.tables("value_micro_per_tera").into_iter().map(value).collect(),
+        leases: table.tables("lease").into_iter().map(lease).collect(),
+    }
 }
 
 fn days(table: &Table<'_>) -> u8 {
@@ -141,6 +173,11 @@ mod tests {
         let [night] = &desired.standing[..] else { panic!("{:?}", desired.standing) };
         assert_eq!(night.when, Window { days: 0x1f, from_min: 22 * 60, to_min: 6 * 60 });
         assert!(!night.payloads[0].run && night.power_cap.is_some());
+        let market = desired.market.as_ref().unwrap();
+        assert_eq!(
+            (market.energy, market.values.len(), market.leases.len()),
+            (Some(MicroPerKilowattHour(280_000)), 1, 1)
+        );
         // Also with every line that is commented out.
         let all: Vec<String> = EXAMPLE
             .lines()
@@ -167,6 +204,8 @@ mod tests {
             ("[payloads.a]\nrunn = true", "payloads.a.runn"),
             ("[payloads.a]", "payloads.a.run: is missing"),
             ("[power_cap]", "power_cap.cap_mw"),
+            ("[market]", "market.until: is missing"),
+            ("[market.lease.a]\nfrom = \"x\"", "market.lease.a.from: `x` must be a time"),
             ("not_after = \"tomorrow\"", "x:1: not_after: `tomorrow` must be a time"),
             ("[standing.n]\nfrom = \"24:00\"\nto = \"25:00\"", "x:2: standing.n.from: `24:00` must be a time"),
             ("[standing.n]\nfrom = \"1:00\"\nto = \"02:60\"", "x:3: standing.n.to: `02:60` must be a time"),

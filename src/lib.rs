@@ -11,7 +11,7 @@
 //! ```
 //!
 //! What is asked of a rig over the broker never reaches a chip or a driver: it ends as a setpoint, and control keeps that inside the
-//! limits of board and profile, or at the owner of the thing. The plan is not asked by the agent yet.
+//! limits of board and profile, or at the owner of the thing.
 //!
 //! # Reading order
 //!
@@ -37,7 +37,8 @@
 //! | [`energy`] | what the rig and each payload have used, and the records of it |
 //! | [`history`] | the last hour in memory |
 //! | [`payload`] | AI and mining programs: manifests, lifecycle, processes, logs |
-//! | `plan` | which payload has which GPU, and a dry run of it: `rigd-ctl simulate`; not in the agent |
+//! | [`plan`] | which payload has which GPU; a dry run of it, `rigd-ctl simulate`, is not in the agent |
+//! | [`arbiter`] | brings that plan about: measures, switches, takes back what does not work |
 //! | [`wire`] | the only types that reach the broker |
 //! | [`mqtt`] | outbox, publisher, link |
 //! | [`command`] | who may command, whether this is a command, that none is carried out twice |
@@ -64,6 +65,7 @@
 //! randomness come in as arguments to what decides. Every queue, retry, buffer and wait is bounded.
 
 pub mod alarm;
+pub mod arbiter;
 pub mod audit;
 pub mod board;
 pub mod bus;
@@ -90,7 +92,6 @@ pub mod logger;
 mod mailbox;
 pub mod mqtt;
 pub mod payload;
-#[cfg(feature = "ctl")]
 pub mod plan;
 pub mod reading;
 pub mod setpoint;

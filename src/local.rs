@@ -30,6 +30,7 @@ use log::{debug, warn};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 
+use crate::arbiter::view::View;
 use crate::audit::Writer;
 use crate::board::Board;
 use crate::clock;
@@ -52,6 +53,10 @@ use socket::Socket;
 const CONNECTIONS: usize = 8;
 /// To send a request, and again to take its answer. Who takes longer is sent away.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Where another agent seems to listen it is tried again so often, and after so long.
+const TRIES: u32 = 5;
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What it takes in.
 pub struct Inputs {
@@ -85,6 +90,8 @@ pub struct Inputs {
     pub energy: watch::Receiver<Arc<Kept>>,
     /// The key that signs receipts of it.
     pub receipt_key: Option<PublicKey>,
+    /// What the arbiter has decided.
+    pub plan: watch::Receiver<Arc<View>>,
 }
 
 /// What every connection needs to answer.
@@ -106,6 +113,7 @@ struct Rig {
     trying: Arc<std::sync::Mutex<Option<Trier>>>,
     energy: watch::Receiver<Arc<Kept>>,
     receipt_key: Option<PublicKey>,
+    plan: watch::Receiver<Arc<View>>,
     /// Held by the client whose calibration is under way.
     calibrating: Arc<Mutex<()>>,
 }
@@ -124,7 +132,17 @@ pub(crate) struct Peer {
 /// Keeps the history and answers on the socket until control has ended. Where there can be no socket the agent works as well
 /// without, and nobody could ask for a history.
 pub async fn run(inputs: Inputs) {
-    match Socket::listen(&inputs.path).await {
+    let mut listening = Socket::listen(&inputs.path).await;
+    for _ in 0..TRIES {
+        let in_use = matches!(&listening, Err(error) if error.kind() == std::io::ErrorKind::AddrInUse);
+        if !in_use {
+            break;
+        }
+        // A payload's process that an agent was killed over has its descriptors until it has become the program, or has ended.
+        tokio::time::sleep(AGAIN).await;
+        listening = Socket::listen(&inputs.path).await;
+    }
+    match listening {
         Ok((socket, listener)) => {
             debug!("local: listening on {}", inputs.path.display());
             Local::new(inputs, DEADLINE).serve(&listener).await;
@@ -163,6 +181,7 @@ impl Local {
             audit,
             energy,
             receipt_key,
+            plan,
         } = inputs;
         let (calibrating, trying) = (Arc::default(), Arc::default());
         let (history, receiver) = watch::channel(Arc::new(History::new(&board)));
@@ -183,6 +202,7 @@ impl Local {
             trying,
             energy,
             receipt_key,
+            plan,
             calibrating,
         };
         Self { snapshot, history, rig, deadline, clients: Clients(Vec::new()), paused: false, told: false }

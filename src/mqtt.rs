@@ -118,6 +118,6 @@ pub async fn run(config: &Config, password: Option<String>, board: Arc<Board>, s
 }
 
 /// The rig's clock where it may be relied on, ms since 1970.
-fn reliable_ms(fleet: &FleetConfig) -> Option<u64> {
+pub(crate) fn reliable_ms(fleet: &FleetConfig) -> Option<u64> {
     if fleet.trust_clock { Some(clock::unix_ms()) } else { clock::synced_unix_ms() }
 }

@@ -19,6 +19,7 @@
 //! | [`meter`] | what it earns, read from its API; a file for each API |
 //! | `probe` | whether it is healthy |
 //! | `learnt` | what it should yield, from what it has yielded |
+//! | [`Terms`] | what whoever plans has to know of it |
 //! | [`reboot`] | whether the rig is restarted for it |
 //! | [`supervisor`] | the tasks that tie it together |
 //!
@@ -44,6 +45,7 @@ mod probe;
 mod process;
 mod record;
 mod spawn;
+mod terms;
 mod user;
 
 use std::io;
@@ -56,6 +58,7 @@ use tokio::io::unix::AsyncFd;
 
 pub use self::hold::{By, Hold};
 pub use self::log::{MOST as LOG_MOST, Part as LogPart};
+pub use self::terms::Terms;
 
 /// The GPUs that a payload is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,8 +15,11 @@
 //! get it.
 
 mod matching;
+#[cfg(feature = "ctl")]
 pub mod policy;
+#[cfg(feature = "ctl")]
 pub mod simulate;
+#[cfg(feature = "ctl")]
 pub mod tune;
 mod why;
 
@@ -178,7 +181,8 @@ fn leases(inputs: &Inputs<'_>, gpus: usize) -> (Vec<usize>, Vec<usize>) {
 
 impl Inputs<'_> {
     /// It is within its lease and its hours.
-    fn may_run(&self, payload: usize) -> bool {
+    #[must_use]
+    pub fn may_run(&self, payload: usize) -> bool {
         let Some(payload) = self.payloads.get(payload) else { return false };
         let lead = u64::try_from(self.lead.as_millis()).unwrap_or(u64::MAX);
         let leased = payload
@@ -231,12 +235,15 @@ impl Inputs<'_> {
         Some((over(margin, time) - self.cost_of_leaving(gpu) - self.cost_of_loading(wanted)).max(-LARGEST))
     }
 
-    fn score_of_idle(&self, gpu: usize) -> i64 {
+    /// What an idle GPU brings: nothing, less what it costs to end what runs there.
+    #[must_use]
+    pub fn score_of_idle(&self, gpu: usize) -> i64 {
         -self.cost_of_leaving(gpu)
     }
 
     /// Nothing earns for so long when this payload comes to this GPU.
-    fn downtime(&self, gpu: usize, payload: usize) -> Duration {
+    #[must_use]
+    pub fn downtime(&self, gpu: usize, payload: usize) -> Duration {
         let leaving = self.current.get(gpu).copied().flatten().and_then(|current| self.payloads.get(current));
         let drain = leaving.map_or(Duration::ZERO, |payload| payload.switch.drain);
         self.payloads.get(payload).map_or(drain, |payload| payload.switch.load + drain)
@@ -263,12 +270,13 @@ impl Inputs<'_> {
 }
 
 /// What this rate earns, millionths an hour.
-fn earned(rate: MilliPerSecond, value: MicroPerTera) -> i128 {
+pub(crate) fn earned(rate: MilliPerSecond, value: MicroPerTera) -> i128 {
     let micro = u128::from(rate.0) * 3_600 * u128::from(value.0) / 1_000_000_000_000_000;
     i128::try_from(micro).unwrap_or(i128::MAX).min(LARGEST.into())
 }
 
-fn over(margin: MicroPerHour, time: Duration) -> i64 {
+/// What is earned in this time.
+pub(crate) fn over(margin: MicroPerHour, time: Duration) -> i64 {
     let millis = i128::try_from(time.as_millis()).unwrap_or(i128::MAX).min(1 << 40);
     narrow(i128::from(margin.0) * millis / 3_600_000)
 }

@@ -24,6 +24,7 @@ use crate::gpu::config::{GpuConfig, NONE};
 use crate::reading::Snapshot;
 use crate::statefile::StateFile;
 use crate::units::Millicelsius;
+use crate::wire::Market;
 
 /// A target so near to the critical temperature would be held by full air alone.
 const ROOM: i32 = 10_000;
@@ -83,13 +84,25 @@ pub struct Setpoints {
     worths: BTreeMap<String, u64>,
     /// What a search for better settings tries now, by UUID, and until when at most.
     trials: BTreeMap<String, (Limits, Instant)>,
+    /// GPUs that the plan has given to payloads, by UUID. Whoever plans keeps it on the disk.
+    given: BTreeMap<String, Vec<String>>,
+    /// Prices and leases of the desired state, which is on the disk.
+    market: Option<Arc<Market>>,
 }
 
 impl Setpoints {
     /// Nothing beyond the configuration.
     #[must_use]
     pub fn none(board: Arc<Board>) -> Self {
-        Self { kept: Kept::default(), board, identify: None, worths: BTreeMap::new(), trials: BTreeMap::new() }
+        Self {
+            kept: Kept::default(),
+            board,
+            identify: None,
+            worths: BTreeMap::new(),
+            trials: BTreeMap::new(),
+            given: BTreeMap::new(),
+            market: None,
+        }
     }
 
     fn new(kept: Kept, configured: &Board) -> Self {
@@ -112,6 +125,18 @@ impl Setpoints {
     #[must_use]
     pub fn assigned(&self, payload: &str) -> Option<&[String]> {
         self.kept.assigned.get(payload).map(Vec::as_slice)
+    }
+
+    /// The GPUs that the plan has given to this payload, by UUID; none where it has given it none.
+    #[must_use]
+    pub fn given(&self, payload: &str) -> Option<&[String]> {
+        self.given.get(payload).map(Vec::as_slice)
+    }
+
+    /// Prices and leases that were last told.
+    #[must_use]
+    pub const fn market(&self) -> Option<&Arc<Market>> {
+        self.market.as_ref()
     }
 
     /// Temperatures asked for, by zone.
@@ -284,6 +309,29 @@ impl Desk {
         });
     }
 
+    /// Tells which GPUs the plan has given to each payload.
+    pub fn set_given(&self, given: BTreeMap<String, Vec<String>>) {
+        self.sender.send_if_modified(|setpoints| {
+            let changed = setpoints.given != given;
+            if changed {
+                *setpoints = Arc::new(Setpoints { given, ..Setpoints::clone(setpoints) });
+            }
+            changed
+        });
+    }
+
+    /// Tells prices and leases; none are none.
+    pub fn set_market(&self, market: Option<&Market>) {
+        self.sender.send_if_modified(|setpoints| {
+            let changed = setpoints.market.as_deref() != market;
+            if changed {
+                let market = market.cloned().map(Arc::new);
+                *setpoints = Arc::new(Setpoints { market, ..Setpoints::clone(setpoints) });
+            }
+            changed
+        });
+    }
+
     /// Tries limits on one GPU until then at most; no limits end it. It is a search's, and forgotten with the agent.
     ///
     /// # Errors
@@ -350,119 +398,4 @@ fn known_gpu(uuid: &str, snapshot: &Snapshot) -> Result<(), Impossible> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gpu::plan::tests::card;
-    use crate::gpu::wire::Device;
-    use crate::gpu::{Gpu, GpuSnapshot};
-
-    struct Bench {
-        state: std::path::PathBuf,
-        board: Arc<Board>,
-        gpus: GpuConfig,
-    }
-
-    impl Bench {
-        fn new(name: &str) -> Self {
-            let state = std::env::temp_dir().join(format!("rigd-setpoint-{name}-{}", std::process::id()));
-            std::fs::create_dir_all(&state).unwrap();
-            let profile = crate::gpu::profile::Profile { name: "eco".to_owned(), ..Default::default() };
-            let board = Arc::new(Board::load("frame-12gpu").unwrap());
-            let mut gpus = GpuConfig::default();
-            gpus.profiles.push(profile);
-            Self { state, board, gpus }
-        }
-
-        fn open(&self) -> (Desk, watch::Receiver<Arc<Setpoints>>) {
-            Desk::open(&self.state, &self.board, &self.gpus)
-        }
-
-        /// The first zone that holds a temperature.
-        fn zone(&self) -> &crate::board::Zone {
-            self.board.zones.iter().find(|zone| zone.hold.is_some()).unwrap()
-        }
-    }
-
-    impl Drop for Bench {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.state);
-        }
-    }
-
-    fn one_gpu() -> Snapshot {
-        let device = Device { uuid: "GPU-a".to_owned(), ..card() };
-        let gpu = Gpu { device: Some(Arc::new(device.clone())), ..Gpu::unseen(device.pci) };
-        Snapshot { gpus: Arc::new(GpuSnapshot { gpus: vec![gpu], ..GpuSnapshot::default() }), ..Snapshot::default() }
-    }
-
-    #[test]
-    fn what_was_asked_for_holds_at_the_next_start_too() {
-        let bench = Bench::new("keeps");
-        let (desk, setpoints) = bench.open();
-        let zone = bench.zone().name.clone();
-        desk.set_profile(None, Some("eco"), &one_gpu()).unwrap();
-        desk.set_profile(Some("GPU-a"), Some("none"), &one_gpu()).unwrap();
-        desk.set_target(&zone, Some(45_000)).unwrap();
-        desk.assign("llm", &["GPU-a".to_owned()], &one_gpu()).unwrap();
-        let maintenance = Maintenance { until_ms: Some(5), resume: vec!["llm".to_owned()], desired: false };
-        assert_eq!(desk.set_maintenance(Some(maintenance.clone())), None);
-        desk.save().unwrap();
-        let again = bench.open().1;
-        for setpoints in [setpoints, again] {
-            let now = setpoints.borrow();
-            assert_eq!((now.profile("GPU-a"), now.profile("GPU-b")), (Some("none"), Some("eco")));
-            let target = now.board.zones.iter().find(|known| known.name == zone).unwrap().hold.as_ref().unwrap().target;
-            assert_eq!(target, Millicelsius(45_000));
-            assert_eq!(now.assigned("llm"), Some(&["GPU-a".to_owned()][..]));
-            assert_eq!(now.maintenance(), Some(&maintenance));
-        }
-        desk.assign("llm", &[], &one_gpu()).unwrap();
-        assert_eq!(desk.set_maintenance(None), Some(maintenance));
-        desk.set_profile(None, None, &one_gpu()).unwrap();
-        desk.set_target(&zone, None).unwrap();
-        desk.save().unwrap();
-        let now = bench.open().1.borrow().clone();
-        assert_eq!((&now.kept, &now.board.zones), (&Kept::default(), &bench.board.zones));
-    }
-
-    #[test]
-    fn what_this_rig_cannot_do_is_refused_and_changes_nothing() {
-        let bench = Bench::new("refuses");
-        let (desk, setpoints) = bench.open();
-        let (name, critical) = (bench.zone().name.clone(), bench.zone().critical.0);
-        for (asked, why) in [
-            (desk.set_profile(None, Some("turbo"), &one_gpu()), "there is no profile `turbo`, only: eco"),
-            (desk.set_profile(Some("GPU-b"), Some("eco"), &one_gpu()), "there is no GPU GPU-b"),
-            (desk.assign("llm", &["GPU-a".to_owned(), "GPU-b".to_owned()], &one_gpu()), "there is no GPU GPU-b"),
-            (desk.set_target("attic", Some(45_000)), "there is no zone `attic`"),
-            (desk.set_target(&name, Some(critical - ROOM + 1)), "can hold 20000 to"),
-            (desk.set_target(&name, Some(COLDEST - 1)), "can hold 20000 to"),
-        ] {
-            let error = asked.unwrap_err().to_string();
-            assert!(error.contains(why), "{error}");
-        }
-        assert_eq!(setpoints.borrow().kept, Kept::default());
-    }
-
-    #[test]
-    fn what_does_not_fit_any_more_is_forgotten() {
-        let mut bench = Bench::new("forgets");
-        let (desk, _held) = bench.open();
-        desk.set_profile(None, Some("eco"), &one_gpu()).unwrap();
-        desk.save().unwrap();
-        bench.gpus.profiles.clear();
-        assert_eq!(bench.open().1.borrow().profile("GPU-a"), None);
-    }
-
-    #[test]
-    fn a_rig_is_heard_by_turns_and_not_for_ever() {
-        let bench = Bench::new("pulses");
-        let (desk, setpoints) = bench.open();
-        let start = crate::clock::now();
-        desk.identify(start, Duration::from_secs(3_600));
-        let heard = |s| setpoints.borrow().pulses(start + Duration::from_secs(s));
-        assert_eq!([heard(0), heard(3), heard(4), heard(8), heard(600)], [true, true, false, true, false]);
-        desk.identify(start, Duration::ZERO);
-        assert!(!setpoints.borrow().pulses(start));
-    }
-}
+mod tests;

@@ -56,8 +56,8 @@ pub use command::{
     Outcome, PayloadAct, PowerCap, PublicKey, Refusal, Scope, TrustedKey,
 };
 pub use desired::{
-    Desired, DesiredPayload, DesiredProfile, Difference, EVERY_DAY, FanTarget, MOST_DIFFERENCES, MOST_ENTRIES,
-    RefusedRevision, Reported, StandingOrder, Window,
+    Desired, DesiredPayload, DesiredProfile, Difference, EVERY_DAY, FanTarget, MOST_DIFFERENCES, MOST_ENTRIES, Market,
+    MarketLease, MarketValue, RefusedRevision, Reported, StandingOrder, Window,
 };
 pub use envelope::{BACKFILL, Encoding, Header, Kind, MAX_MESSAGE, decode, decode_to_a_rig, encode, mark_backfill};
 pub use event::{Event, Subject};

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use log::{error, info, warn};
+use rigd::arbiter::{self, Arbiter};
 use rigd::audit::Writer;
 use rigd::board::Board;
 use rigd::bus::Host;
@@ -172,7 +173,7 @@ async fn serve(rig: Rig) -> ExitCode {
     let lost_events = Arc::new(AtomicU32::new(0));
     let (reports, told) = mpsc::channel(control::REPORTS);
     let (requests, asked) = mpsc::channel(control::REQUESTS);
-    let outputs = Outputs { snapshot, events, lost_events: Arc::clone(&lost_events), reports };
+    let outputs = Outputs { snapshot, events: events.clone(), lost_events: Arc::clone(&lost_events), reports };
     let store = calibration::Store::new(&config.state);
     let curves = store.load(&board);
     let (passed_on, _) = broadcast::channel(control::REPORTS);
@@ -234,6 +235,24 @@ async fn serve(rig: Rig) -> ExitCode {
         orders: orders.clone(),
         restart: reboot::restart,
     });
+    let (view, views) = watch::channel(Arc::default());
+    let arbiter = Arbiter::open(
+        &config,
+        arbiter::Inputs {
+            snapshot: snapshots.clone(),
+            payloads: supervised.clone(),
+            setpoints: setpoints.clone(),
+            desk: setpoint_desk.clone(),
+            orders: orders.clone(),
+            events,
+            view,
+        },
+    );
+    let arbiter = async {
+        if let Some(arbiter) = arbiter {
+            arbiter.run().await;
+        }
+    };
     let hooks = Arc::new(payload::rig::Rig::new(snapshots.clone(), supervised.clone(), setpoints, wish));
     let supervisor = supervisor::run(supervisor::Inputs {
         state: config.state.clone(),
@@ -296,6 +315,7 @@ async fn serve(rig: Rig) -> ExitCode {
         audit: audit.clone(),
         energy: energy_kept.clone(),
         receipt_key,
+        plan: views,
     });
     let inputs = Inputs {
         snapshot: snapshots,
@@ -320,7 +340,7 @@ async fn serve(rig: Rig) -> ExitCode {
     tokio::select! {
         () = publisher => {}
         () = end => {}
-        () = async { tokio::join!(local, supervisor, restarts); std::future::pending().await } => {}
+        () = async { tokio::join!(local, supervisor, restarts, arbiter); std::future::pending().await } => {}
     }
     // Control has ended, and with it the counting; a disk that hangs is not waited for.
     if timeout(LAST_WRITES, counted).await.is_err() {

@@ -32,7 +32,8 @@ const fn settle(kind: Kind) -> Duration {
         | Kind::PayloadFailed
         | Kind::PayloadQuarantined
         | Kind::PayloadFailing
-        | Kind::PayloadDoubtful => Duration::ZERO,
+        | Kind::PayloadDoubtful
+        | Kind::PayloadSwitch => Duration::ZERO,
         Kind::UnderVoltage | Kind::OverVoltage | Kind::OverCurrent | Kind::OverPower => Duration::from_secs(2),
         Kind::TachometerImplausible => Duration::from_secs(3),
         // One helper that was ended by hand is back in two.

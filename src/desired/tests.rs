@@ -29,6 +29,7 @@ fn desired(revision: u64) -> Desired {
         fan_targets: vec![FanTarget { zone: "z".to_owned(), target_mc: Some(Millicelsius(50_000)) }],
         maintenance: false,
         standing: Vec::new(),
+        market: None,
     }
 }
 

@@ -53,6 +53,10 @@ impl Connection {
                 Ok(Request::Get(Get::Gpus)) => self.in_time(Self::gpus).await,
                 Ok(Request::Get(Get::Payloads)) => self.in_time(Self::payloads).await,
                 Ok(Request::Get(Get::Energy)) => self.in_time(Self::energy).await,
+                Ok(Request::Get(Get::Plan)) => {
+                    let view = Arc::clone(&self.rig.plan.borrow());
+                    self.say(&Reply::Plan(Box::new(view.as_ref().clone()))).await
+                }
                 Ok(Request::Payload { name, order }) => self.order(name, order).await,
                 Ok(Request::Reload) => self.reload().await,
                 Ok(Request::Log { name, from, bytes }) => self.log(name, from, bytes).await,

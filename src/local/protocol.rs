@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::arbiter::view::View;
 use crate::board::Board;
 use crate::calibration::FanCurve;
 use crate::control::step::{Report, Stopped};
@@ -143,6 +144,8 @@ pub enum Get {
     Payloads,
     /// What was used: an [`Energy`], then so many [`EnergyAccount`] as it says, a line each.
     Energy,
+    /// Which payload is to have which GPU, and why: [`Reply::Plan`].
+    Plan,
 }
 
 /// A line of the agent's.
@@ -165,6 +168,8 @@ pub enum Reply {
     Energy(Energy),
     /// One account of it.
     EnergyAccount(EnergyAccount),
+    /// What the arbiter has decided and does.
+    Plan(Box<View>),
     /// It is done.
     Done,
     /// What came of reading the manifests again.

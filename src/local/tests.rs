@@ -54,6 +54,7 @@ fn inputs(path: &Path) -> (Control, Inputs) {
     let (setpoints, held) = setpoint::Desk::open(state, &board, &crate::gpu::config::GpuConfig::default());
     control.setpoints = Some(held);
     let (_, energy) = watch::channel(Arc::default());
+    let (_, plan) = watch::channel(Arc::default());
     let inputs = Inputs {
         path,
         rig,
@@ -70,6 +71,7 @@ fn inputs(path: &Path) -> (Control, Inputs) {
         audit,
         energy,
         receipt_key: None,
+        plan,
     };
     (control, inputs)
 }

@@ -17,7 +17,8 @@ use crate::desired::{
     report,
 };
 use crate::gpu::{Gpu, Phase};
-use crate::wire::{Desired, FanTarget, Order, RefusedRevision, Reported};
+use crate::payload::supervisor::{Payloads, Status};
+use crate::wire::{Desired, FanTarget, Order, PayloadAct, RefusedRevision, Reported};
 
 /// The state in force, as the disk has it.
 #[derive(Debug, Default)]
@@ -95,14 +96,27 @@ pub(super) fn look(
     actor: &Actor,
     now: &Moment,
 ) -> (Vec<Order>, Reported) {
+    actor.setpoints.set_market(desired.and_then(|desired| desired.market.as_ref()));
     let Some(desired) = desired else {
         return (Vec::new(), report(None, refused, None, &Plan::default(), now.unix_ms));
     };
     let mut effective = effective(desired, now);
+    let put_out = planned(&mut effective, &actor.payloads.borrow());
     let actual = actual(actor, &mut effective);
-    let plan = plan(&effective, &actual);
+    let mut plan = plan(&effective, &actual);
+    plan.orders.extend(put_out);
     let reported = report(Some(desired), refused, Some(&effective), &plan, now.unix_ms);
     (plan.orders, reported)
+}
+
+/// What is planned for runs when the plan says so: to want it to run is to want it in the plan. What shall not run and is in the
+/// plan, at rest for now, is told to stay out of it.
+fn planned(effective: &mut Effective, payloads: &Payloads) -> Vec<Order> {
+    let status = |name: &str| payloads.0.iter().find(|status| status.name == name && status.plan.is_some());
+    effective.payloads.retain(|wanted| !(wanted.run && status(&wanted.name).is_some_and(|status| !status.out)));
+    let in_plan = |status: &Status| !status.out && status.phase.is_at_rest();
+    let unwanted = effective.payloads.iter().filter(|wanted| !wanted.run && status(&wanted.name).is_some_and(in_plan));
+    unwanted.map(|wanted| Order::Payload { name: wanted.name.clone(), act: PayloadAct::Stop }).collect()
 }
 
 /// What is. A maintenance that somebody else began goes before what is desired: its payloads rest until that one ends it.
@@ -152,6 +166,33 @@ mod tests {
     use super::*;
     use crate::gpu::ProfileNow;
     use crate::gpu::wire::PciAddress;
+
+    #[test]
+    fn what_is_planned_is_wanted_in_the_plan_or_out_of_it() {
+        use crate::arbiter::look::tests::payload;
+        use crate::payload::lifecycle::Phase;
+        let of = |name: &str, out, phase| Status { out, phase, ..payload(name, 1, 1) };
+        let payloads = Payloads(vec![
+            of("in", false, Phase::Stopped),
+            of("out", true, Phase::Stopped),
+            of("works", false, Phase::Running),
+            Status::of("ours"),
+        ]);
+        let wanted = |run| {
+            let one = |name: &str| crate::wire::DesiredPayload { name: name.to_owned(), run, gpus: None };
+            ["in", "out", "works", "ours"].map(one).to_vec()
+        };
+        for (run, left, told_out) in
+            [(true, ["out", "ours"].as_slice(), None), (false, &["in", "out", "works", "ours"], Some("in"))]
+        {
+            let mut effective = Effective { payloads: wanted(run), ..Effective::default() };
+            let orders = planned(&mut effective, &payloads);
+            let names: Vec<&str> = effective.payloads.iter().map(|payload| payload.name.as_str()).collect();
+            assert_eq!(names, left);
+            let stop = |name: &str| Order::Payload { name: name.to_owned(), act: PayloadAct::Stop };
+            assert_eq!(orders, told_out.map(stop).into_iter().collect::<Vec<_>>());
+        }
+    }
 
     #[test]
     fn a_gpu_is_there_on_its_way_or_gave_up() {

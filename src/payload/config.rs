@@ -56,6 +56,14 @@ impl PayloadConfig {
 #[must_use]
 pub fn manifests(config: &Config) -> (Vec<Manifest>, Vec<Problems>) {
     let (mut manifests, mut problems) = Manifest::load_all(&config.payloads.manifests);
+    for manifest in &mut manifests {
+        match config.plan.enabled {
+            // The plan says how many, each time anew.
+            true if manifest.plan.is_some() => manifest.gpus.count = 0,
+            true => {}
+            false => manifest.plan = None,
+        }
+    }
     manifests.retain(|manifest| {
         let file = manifest.file.clone();
         let profile = manifest.gpus.profile.as_ref().filter(|name| config.gpus.named_profile(name).is_none());

@@ -15,7 +15,7 @@ use super::lifecycle::{Expectation, Restart};
 use super::sandbox::LayerSet;
 use crate::sorted;
 use crate::source::Problems;
-use crate::units::Milliwatts;
+use crate::units::{MicroPerTera, Milliwatts};
 
 /// Where the manifests are.
 pub const DIRECTORY: &str = "/etc/rigd/payloads.d";
@@ -71,6 +71,23 @@ pub struct Manifest {
     pub sandbox: Sandbox,
     /// What is kept of what it says.
     pub log: Log,
+    /// The rig decides when it runs, and where; none leaves that to people.
+    pub plan: Option<Planned>,
+    /// It works for somebody else: what is in `private` of its state directory goes when it leaves its GPUs.
+    pub tenant: bool,
+}
+
+/// What the plan goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// What a unit of its work is worth, where no market signal says so.
+    pub value: MicroPerTera,
+    /// GPUs that it may have at most; a lease has exactly these.
+    pub most_gpus: u8,
+    /// Minutes of the day, from and to, in which it may run; from after to is over midnight.
+    pub hours: Option<(u16, u16)>,
+    /// Work that is lost when it is ended, in thousandths of a unit.
+    pub lost_milli: u64,
 }
 
 /// What a payload earns with.

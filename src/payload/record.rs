@@ -50,6 +50,9 @@ pub(super) struct Record {
     /// One higher than that of the record before.
     #[serde(default)]
     pub(super) turn: u64,
+    /// Out of the plan until somebody starts it.
+    #[serde(default)]
+    pub(super) out: bool,
 }
 
 /// What a record must survive.

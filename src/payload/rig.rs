@@ -83,7 +83,17 @@ impl Hooks for Rig {
         }
         promised.remove(&manifest.name);
         let cards = self.cards(&promised);
-        let assigned = self.setpoints.borrow().assigned(&manifest.name).map(<[String]>::to_vec);
+        let setpoints = Arc::clone(&self.setpoints.borrow());
+        let assigned = match manifest.plan {
+            // Nobody else hands out GPUs to what is planned.
+            Some(_) => Some(
+                setpoints
+                    .given(&manifest.name)
+                    .ok_or_else(|| NoGrant { why: "the plan has no GPU for it now".to_owned(), lasting: true })?,
+            ),
+            None => setpoints.assigned(&manifest.name),
+        };
+        let assigned = assigned.map(<[String]>::to_vec);
         let wanted = assigned.map(|uuids| Gpus { uuids, ..manifest.gpus.clone() });
         let chosen = choose(wanted.as_ref().unwrap_or(&manifest.gpus), &cards)?;
         promised.insert(manifest.name.clone(), chosen.iter().map(|card| card.uuid.clone()).collect());

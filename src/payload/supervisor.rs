@@ -34,7 +34,7 @@ use super::manifest::{Kind, MOST, Manifest};
 use super::meter::{self, Flag};
 use super::process::Site;
 use super::sandbox::Layers;
-use super::{By, Gpu, Grant, Hold};
+use super::{By, Gpu, Grant, Hold, Terms};
 use crate::reading::Reading;
 use crate::sorted;
 use crate::source::Problems;
@@ -141,9 +141,13 @@ pub struct Order {
 /// What to do. Who ordered it may have stopped listening; it is done all the same.
 #[derive(Debug)]
 pub enum What {
-    /// Run it.
+    /// The plan has given it GPUs: run it.
+    Run(oneshot::Sender<Result<(), Refusal>>),
+    /// The plan has others for its GPUs: end it. It stays in the plan.
+    Rest(oneshot::Sender<Result<(), Refusal>>),
+    /// Run it; what is planned for is in the plan again, which decides when it runs.
     Start(oneshot::Sender<Result<(), Refusal>>),
-    /// End it.
+    /// End it; what is planned for is out of the plan.
     Stop(oneshot::Sender<Result<(), Refusal>>),
     /// End it and run it again.
     Restart(oneshot::Sender<Result<(), Refusal>>),
@@ -236,6 +240,14 @@ pub struct Status {
     pub expected: Option<u64>,
     /// Its manifest is gone since the agent's start; it keeps its place in every list, and its log can be read.
     pub removed: bool,
+    /// What it is planned by; none where people start and stop it.
+    pub plan: Option<Arc<Terms>>,
+    /// Out of the plan until somebody starts it: it was stopped by somebody, or its work is done.
+    pub out: bool,
+    /// How often somebody started or cleared it since the agent's start: whatever it failed at before is forgiven.
+    pub forgiven: u32,
+    /// What an earlier agent left of it was found. Before that nothing here counts.
+    pub known: bool,
 }
 
 impl Status {
@@ -272,6 +284,10 @@ impl Status {
             belief: Flag::Unknown,
             expected: None,
             removed: false,
+            plan: None,
+            out: false,
+            forgiven: 0,
+            known: false,
         }
     }
 }
@@ -423,7 +439,9 @@ impl What {
     fn refuse(self, refusal: Refusal) {
         // Nobody listens where the sender has gone away.
         match self {
-            Self::Start(reply)
+            Self::Run(reply)
+            | Self::Rest(reply)
+            | Self::Start(reply)
             | Self::Stop(reply)
             | Self::Restart(reply)
             | Self::Drain(_, reply)

@@ -53,6 +53,11 @@ pub enum Why {
         /// Below this price of energy it would earn.
         below: Option<MicroPerKilowattHour>,
     },
+    /// Nobody knows what it yields here: it is tried for some minutes.
+    Tried {
+        /// This one.
+        payload: usize,
+    },
     /// Nothing may run here, or nothing was ever measured here.
     Nothing,
 }
@@ -147,6 +152,9 @@ impl Why {
             Self::Idle { payload, margin, below } => {
                 let below = below.map_or(String::new(), |price| format!("; it pays below {}", per_kwh(price)));
                 format!("idle: the best, {}, would bring {}{below}", name(payload), per_hour(margin))
+            }
+            Self::Tried { payload } => {
+                format!("{}: tried for some minutes, nobody knows what it yields here", name(payload))
             }
             Self::Nothing => "idle: nothing may run here, or was ever measured here".to_owned(),
         }

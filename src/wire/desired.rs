@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 use super::Audience;
 use super::command::{MOST_GPUS, PowerCap, name};
 use crate::sorted;
-use crate::units::Millicelsius;
+use crate::units::{MicroPerKilowattHour, MicroPerTera, Millicelsius};
 
 /// Payloads, profiles, zones or standing orders in one desired state at most, of each.
 pub const MOST_ENTRIES: usize = 64;
 /// Differences in one report at most; the rest is counted in the last one.
 pub const MOST_DIFFERENCES: usize = 64;
+/// A thousand currency units for a kilowatt-hour is a slip of the pen.
+const DEAREST: u64 = 1_000_000_000;
 /// Every day of the week, in [`Window::days`].
 pub const EVERY_DAY: u8 = 0x7f;
 
@@ -41,6 +43,44 @@ pub struct Desired {
     pub maintenance: bool,
     /// What holds at some hours of the week, also while the broker is away.
     pub standing: Vec<StandingOrder>,
+    /// What work and energy are worth, and who was promised what.
+    #[serde(default)]
+    pub market: Option<Market>,
+}
+
+/// What work and energy are worth now, and who was promised what. It has no place for an appended field.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Market {
+    /// Its prices hold until then, milliseconds since 1970; afterwards those of the rig's configuration do. Leases hold on.
+    pub until_ms: u64,
+    /// What energy costs; the rig's configuration says so where there is none.
+    pub energy: Option<MicroPerKilowattHour>,
+    /// What the work of payloads is worth; of one that is not named, its manifest says so.
+    pub values: Vec<MarketValue>,
+    /// Payloads that get their GPUs before all others.
+    pub leases: Vec<MarketLease>,
+}
+
+/// What a payload's work is worth.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarketValue {
+    /// The payload.
+    pub payload: String,
+    /// A unit of its work.
+    pub value: MicroPerTera,
+}
+
+/// What somebody was promised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarketLease {
+    /// The payload that does the work.
+    pub payload: String,
+    /// From when, milliseconds since 1970.
+    pub from_ms: u64,
+    /// Until when.
+    pub to_ms: u64,
+    /// The higher goes first.
+    pub priority: u8,
 }
 
 /// A payload that shall run, or not.
@@ -167,9 +207,28 @@ impl Desired {
                 return Err("a standing order gives GPUs to a payload to which the state itself gives none");
             }
         }
+        self.market.as_ref().map_or(Ok(()), Market::check)?;
         once(profiles.iter().map(|entry| entry.gpu.as_deref().unwrap_or_default()), "a GPU has two profiles")?;
         once(fan_targets.iter().map(|target| target.zone.as_str()), "a zone has two targets")?;
         once(standing.iter().map(|order| order.name.as_str()), "two standing orders have one name")
+    }
+}
+
+impl Market {
+    fn check(&self) -> Result<(), &'static str> {
+        let Self { until_ms: _, energy, values, leases } = self;
+        if values.len() > MOST_ENTRIES || leases.len() > MOST_ENTRIES {
+            return Err("too many entries");
+        }
+        if energy.is_some_and(|price| price.0.unsigned_abs() > DEAREST) {
+            return Err("a price of energy that nobody pays");
+        }
+        values.iter().try_for_each(|value| name(&value.payload))?;
+        leases.iter().try_for_each(|lease| name(&lease.payload))?;
+        if leases.iter().any(|lease| lease.from_ms >= lease.to_ms) {
+            return Err("a lease ends before it begins");
+        }
+        once(values.iter().map(|value| value.payload.as_str()), "a payload has two values")
     }
 }
 

@@ -80,7 +80,8 @@ impl Kind {
     const fn appended(self) -> usize {
         match self {
             Self::Online | Self::Watermark | Self::Controller => 0,
-            Self::Ack | Self::Reported | Self::Command | Self::Desired | Self::Receipt => 0,
+            Self::Ack | Self::Reported | Self::Command | Self::Receipt => 0,
+            Self::Desired => 1,
             Self::Event => 2,
             Self::Birth => 8,
             Self::Telemetry => 8,

@@ -58,6 +58,7 @@ impl World {
             fan_targets: Vec::new(),
             maintenance: false,
             standing: Vec::new(),
+            market: None,
         }
     }
 

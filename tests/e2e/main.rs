@@ -12,6 +12,7 @@
 )]
 
 mod agent;
+mod arbiter;
 mod audit;
 mod broker;
 mod broker_breaks;

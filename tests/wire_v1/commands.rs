@@ -1,13 +1,13 @@
 //! What commands and the desired state brought to the wire.
 
-use rigd::units::{Millicelsius, Milliwatts};
+use rigd::units::{MicroPerKilowattHour, MicroPerTera, Millicelsius, Milliwatts};
 use rigd::wire::{
-    Ack, AckState, Audience, Command, CommandId, Desired, DesiredPayload, DesiredProfile, Difference, FanTarget,
-    Header, KeyId, Kind, Message, Order, Outcome, PayloadAct, PowerCap, PublicKey, Refusal, RefusedRevision, Reported,
-    Scope, StandingOrder, TrustedKey, Window,
+    Ack, AckState, Audience, Command, CommandId, Desired, DesiredPayload, DesiredProfile, Difference, Encoding,
+    FanTarget, Header, KeyId, Kind, Market, MarketLease, MarketValue, Message, Order, Outcome, PayloadAct, PowerCap,
+    PublicKey, Refusal, RefusedRevision, Reported, Scope, StandingOrder, TrustedKey, Window, decode, encode,
 };
 
-use super::{BOOT, check};
+use super::{BOOT, check, check_appended};
 
 const ID: CommandId = CommandId([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
 
@@ -91,11 +91,13 @@ fn a_desired_state() {
             power_cap: None,
             payloads: vec![payload("m")],
         }],
+        market: None,
     };
-    check(
+    check_appended(
         Header::new(Kind::Desired, BOOT, 0),
         &body,
         &Message::Desired(body.clone()),
+        1,
         "a10a0100 ed5eedfe 0000000000000000 000172810180d095ffbc310001036c6c6d010101054750552d3101000365636f01809f49d0860390 9e96ffbc310180adf180bd3101ac0201017a01010101056e696768747fa80ae802000001016d0101 01054750552d31",
         concat!(
             r#"{"kind":"desired","major":1,"flags":0,"boot":4276969197,"seq":0,"body":{"audience":{"rig":"r"},"revi"#,
@@ -107,6 +109,21 @@ fn a_desired_state() {
             r#"}"#,
         ),
     );
+    let body = Desired {
+        market: Some(Market {
+            until_ms: 300,
+            energy: Some(MicroPerKilowattHour(-1)),
+            values: vec![MarketValue { payload: "m".to_owned(), value: MicroPerTera(129) }],
+            leases: vec![MarketLease { payload: "l".to_owned(), from_ms: 1, to_ms: 2, priority: 7 }],
+        }),
+        ..body
+    };
+    let header = Header::new(Kind::Desired, BOOT, 0);
+    let bytes = encode(Encoding::Postcard, header, &body);
+    let tail: String = bytes.iter().skip(bytes.len() - 16).map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(tail, "01ac02010101016d81010101 6c010207".replace(' ', ""));
+    assert_eq!(decode(&bytes), Ok((header, Message::Desired(body.clone()))));
+    assert_eq!(decode(&encode(Encoding::Json, header, &body)), Ok((header, Message::Desired(body))));
 }
 
 #[test]

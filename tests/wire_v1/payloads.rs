@@ -99,8 +99,8 @@ fn what_payloads_appended_to_enums() {
         all.iter().flat_map(|one| postcard::to_allocvec(one).unwrap()).collect()
     }
     use alarm::Kind as A;
-    let alarms = [A::PayloadFailed, A::PayloadQuarantined, A::PayloadFailing, A::PayloadDoubtful];
-    assert_eq!(numbers(&alarms), [21, 22, 23, 24]);
+    let alarms = [A::PayloadFailed, A::PayloadQuarantined, A::PayloadFailing, A::PayloadDoubtful, A::PayloadSwitch];
+    assert_eq!(numbers(&alarms), [21, 22, 23, 24, 25]);
     assert_eq!(numbers(&[Subject::Payload(300)]), [8, 172, 2]);
     use PayloadPhase as P;
     let phases = [
@@ -128,10 +128,24 @@ fn what_payloads_appended_to_enums() {
     assert_eq!(numbers(&units), [0, 1, 2, 3]);
     let flags = [Flag::Unknown, Flag::Believed, Flag::Frozen, Flag::Adrift, Flag::Hollow, Flag::Barren];
     assert_eq!(numbers(&flags), [0, 1, 2, 3, 4, 5]);
+    use alarm::SwitchOutcome as O;
+    let outcomes = [O::Done, O::Back, O::Lost, O::Stuck, O::Held, O::Unwiped, O::Dropped];
+    assert_eq!(numbers(&outcomes), [0, 1, 2, 3, 4, 5, 6]);
+    let switched = alarm::Switched {
+        from: Some(300),
+        to: None,
+        drain_ms: 1,
+        free_ms: 2,
+        reset_ms: 3,
+        wipe_ms: 4,
+        start_ms: 129,
+        outcome: O::Unwiped,
+    };
     for (cause, expected) in [
         (Cause::Payload(Some(C::Signal(11))), [9, 1, 2, 22].as_slice()),
         (Cause::Payload(None), &[9, 0]),
         (Cause::Belief(Flag::Barren), &[10, 5]),
+        (Cause::Switch(switched), &[11, 1, 172, 2, 0, 1, 2, 3, 4, 129, 1, 5]),
     ] {
         assert_eq!(numbers(&[cause]), expected, "{cause:?}");
     }

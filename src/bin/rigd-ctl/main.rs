@@ -18,6 +18,7 @@ mod kernel;
 mod keygen;
 mod payload;
 mod people;
+mod plan;
 mod plot;
 mod probe;
 mod read;
@@ -75,6 +76,8 @@ enum Verb {
     Gpu(gpu::Arguments),
     /// List the payloads of this rig
     Ps(payload::Ps),
+    /// Show which payload is to have which GPU of this rig, why, and what would change it
+    Plan(plan::Arguments),
     /// Start a payload
     Start(payload::One),
     /// Stop a payload: its stop signal, its grace, then all of it is killed
@@ -139,6 +142,7 @@ fn main() -> ExitCode {
         Verb::Plot(arguments) => plot::run(&arguments).map(done),
         Verb::Calibrate(arguments) => calibrate::run(&arguments).map(done),
         Verb::Gpu(arguments) => gpu::run(&arguments).map(done),
+        Verb::Plan(arguments) => plan::run(&arguments).map(done),
         Verb::Ps(arguments) => payload::ps(&arguments).map(done),
         Verb::Start(one) => payload::order(&one, PayloadOrder::Start).map(done),
         Verb::Stop(one) => payload::order(&one, PayloadOrder::Stop).map(done),

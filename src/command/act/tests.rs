@@ -82,7 +82,13 @@ fn bench(name: &str) -> Bench {
                 What::Restart(reply) => ("restart", reply),
                 What::Drain(_, reply) => ("drain", reply),
                 What::Clear(reply) => ("clear", reply),
-                What::Log(..) | What::Manifest(_) | What::Removed | What::Again | What::Hold(_) => continue,
+                What::Run(_)
+                | What::Rest(_)
+                | What::Log(..)
+                | What::Manifest(_)
+                | What::Removed
+                | What::Again
+                | What::Hold(_) => continue,
             };
             written.lock().unwrap().push(format!("{said} {name}"));
             let unknown = name == "ghost";

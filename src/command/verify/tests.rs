@@ -372,6 +372,7 @@ fn a_desired_state_is_a_desired_state_on_its_own_topic() {
         fan_targets: Vec::new(),
         maintenance: false,
         standing: Vec::new(),
+        market: None,
     };
     let judge = |signer: u8, topic: &str, state: &Desired, unix_ms, fresh| {
         let message = encode(Encoding::Postcard, Header::new(Kind::Desired, 0, 0), state);

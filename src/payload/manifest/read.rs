@@ -7,14 +7,14 @@ use super::super::lifecycle::{Expectation, Policy, Restart};
 use super::super::meter::Meter;
 use super::super::sandbox::{Layer, LayerSet};
 use super::{
-    Container, Gpus, Kind, Limits, Log, Manifest, MeterUse, PauseUse, Probe, Sandbox, Stop, StopSignal, Target,
+    Container, Gpus, Kind, Limits, Log, Manifest, MeterUse, PauseUse, Planned, Probe, Sandbox, Stop, StopSignal, Target,
 };
 use crate::sorted;
 use crate::source::{Problems, Source, Table};
-use crate::units::Milliwatts;
+use crate::units::{MicroPerTera, Milliwatts};
 
 const PODMAN: &str = "/usr/bin/podman";
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 23] = [
     "kind",
     "autostart",
     "argv",
@@ -36,6 +36,8 @@ const KEYS: [&str; 21] = [
     "sandbox",
     "log",
     "name",
+    "plan",
+    "tenant",
 ];
 
 impl Manifest {
@@ -109,6 +111,8 @@ impl Manifest {
             limits: read_limits(&root.table("limits")),
             sandbox: read_sandbox(&root.table("sandbox"), container.is_some()),
             log: read_log(&root.table("log")),
+            plan: root.has("plan").then(|| read_plan(&root.table("plan"))),
+            tenant: root.flag("tenant").unwrap_or(false),
             name,
             argv,
             container,
@@ -153,6 +157,23 @@ fn read_gpus(table: &Table<'_>) -> Gpus {
         uuids,
         min_vram_mib: table.number("min_vram_mib").unwrap_or_default(),
         profile: table.text("profile"),
+    }
+}
+
+fn read_plan(table: &Table<'_>) -> Planned {
+    table.only(&["value_micro_per_tera", "most_gpus", "hours", "lost_work"]);
+    let hours = table.text("hours").and_then(|hours| {
+        let minutes = crate::config::minutes(&hours).filter(|(from, to)| from != to);
+        if minutes.is_none() {
+            table.complain("hours", format!("must be like 22:00-07:00, not `{hours}`"));
+        }
+        minutes
+    });
+    Planned {
+        value: MicroPerTera(table.number("value_micro_per_tera").unwrap_or(0)),
+        most_gpus: ranged(table, "most_gpus", 1, 1, 64),
+        hours,
+        lost_milli: table.number::<u64>("lost_work").unwrap_or(0).saturating_mul(1_000),
     }
 }
 

@@ -3,10 +3,11 @@
 mod change;
 mod held;
 mod judge;
+mod planned;
 mod start;
 mod told;
+mod waits;
 
-use std::future::pending;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,6 @@ use log::{info, warn};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::sleep;
 
 use super::super::learnt::{HalfHour, Learnt};
 use super::super::lifecycle::{Action, Event, Exit, Phase, Rules, State, next, wake};
@@ -25,11 +25,12 @@ use super::super::meter::{Beats, Flag};
 use super::super::prepare::{self, Prepared};
 use super::super::process::{Process, Site, reap};
 use super::super::record::{Record, Shelf, Survives};
-use super::super::{By, Grant, Hold};
+use super::super::{By, Grant, Hold, Terms};
 use super::watchers::{Heard, hear, metering, probing};
 use super::{Hooks, Payloads, Refusal, Status, What};
 use crate::clock;
 use told::verb;
+use waits::{after, ended, readable};
 
 /// What probes and meter have told and nobody has heard. They wait then.
 const HEARD: usize = 4;
@@ -98,6 +99,7 @@ impl Worker {
     ) -> Self {
         let home = site.home(&manifest.name);
         let state = State::default();
+        let plan = Terms::of(&manifest, &home).map(Arc::new);
         Self {
             index,
             rules: rules(&manifest),
@@ -107,7 +109,7 @@ impl Worker {
             random: random.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             shelf: Shelf::new(&home, &site.boot),
             ring: Ring::new(&home.join("log"), &manifest.log),
-            status: Status::new(&manifest, &state),
+            status: Status { plan, ..Status::new(&manifest, &state) },
             state,
             manifest: Arc::new(manifest),
             site,
@@ -158,8 +160,8 @@ impl Worker {
     async fn take_up(&mut self) {
         let record = self.shelf.load();
         let first = record.is_none();
-        let Record { state, process, grant, counters, pipe, .. } = record.unwrap_or_default();
-        (self.state, self.counters) = (state.taken_up(clock::since_boot()), counters);
+        let Record { state, process, grant, counters, pipe, out, .. } = record.unwrap_or_default();
+        (self.state, self.counters, self.status.out) = (state.taken_up(clock::since_boot()), counters, out);
         let name = &self.manifest.name;
         let group = self.site.group(name);
         let adopted = process.and_then(|known| Process::adopt(known, group.clone()));
@@ -194,6 +196,8 @@ impl Worker {
             self.status.exit = Some(Exit::Unknown);
             self.event(Event::Exited(Exit::Unknown)).await;
         } else if self.state.phase == Phase::Stopped
+            // What is planned waits for the plan.
+            && self.manifest.plan.is_none()
             && (self.state.wanted || first && self.manifest.autostart)
             && !self.rests()
         {
@@ -204,6 +208,7 @@ impl Worker {
     }
 
     async fn order(&mut self, what: What) {
+        let by_plan = matches!(what, What::Run(_) | What::Rest(_));
         let (event, reply) = match what {
             What::Log(from, most, reply) => {
                 let mask = self.prepared.as_ref().map(|prepared| prepared.mask.clone());
@@ -220,10 +225,12 @@ impl Worker {
             What::Removed => return self.remove().await,
             What::Again => return self.again().await,
             What::Hold(hold) => return self.held_back(hold).await,
-            What::Start(reply) | What::Restart(reply) if self.status.removed => {
+            What::Run(reply) | What::Start(reply) | What::Restart(reply) if self.status.removed => {
                 let _ = reply.send(Err(Refusal::Unknown));
                 return;
             }
+            What::Run(reply) => (Event::Start, reply),
+            What::Rest(reply) => (Event::Stop, reply),
             What::Start(reply) => (Event::Start, reply),
             What::Stop(reply) => (Event::Stop, reply),
             What::Restart(reply) => (Event::Restart, reply),
@@ -231,6 +238,14 @@ impl Worker {
             What::Clear(reply) => (Event::Clear, reply),
         };
         info!("payload {}: ordered to {}", self.manifest.name, verb(event));
+        if matches!(event, Event::Start | Event::Restart | Event::Clear) && !by_plan {
+            self.status.forgiven = self.status.forgiven.saturating_add(1);
+        }
+        if !by_plan && self.status.plan.is_some() && self.planned(event).await {
+            self.publish();
+            let _ = reply.send(Ok(()));
+            return;
+        }
         // What was changed since is read again: secrets, users, GPUs.
         if matches!(event, Event::Start | Event::Restart) && !self.state.alive() {
             (self.prepared, self.grant) = (None, None);
@@ -337,7 +352,10 @@ impl Worker {
             self.rest();
         }
         self.explain();
-        if self.state != before {
+        // Its work is done; who wants more of it says so.
+        let done = matches!(event, Event::Exited(_)) && wanted && !self.state.wanted && self.status.plan.is_some();
+        let put_out = done && !std::mem::replace(&mut self.status.out, true);
+        if self.state != before || put_out {
             let ordered = (wanted, held) != (self.state.wanted, self.state.held);
             self.save(if ordered { Survives::PowerCut } else { Survives::Agent }).await;
         }
@@ -382,6 +400,7 @@ impl Worker {
             grant: self.grant.clone().unwrap_or_default(),
             counters: self.counters.clone(),
             pipe: self.keeper.as_ref().map_or(self.pipe, Keeper::pipe),
+            out: self.status.out,
             ..Record::default()
         }
     }
@@ -439,6 +458,7 @@ impl Worker {
             expected: self.rules.expect.as_ref().and_then(|expect| expect.rate),
             pid: self.process.as_ref().map(|process| process.known.pid),
             gpus: grant.map(|gpu| gpu.uuid.clone()).collect(),
+            known: true,
             ..self.status.clone()
         };
         self.payloads.send_if_modified(|payloads| {
@@ -458,27 +478,5 @@ impl Worker {
         self.random ^= self.random << 17;
         let [a, b, c, d, ..] = self.random.to_be_bytes();
         u32::from_be_bytes([a, b, c, d])
-    }
-}
-
-async fn ended(process: Option<&Process>, lingering: bool) {
-    match process.filter(|_| !lingering) {
-        Some(process) => process.ended().await,
-        None => pending().await,
-    }
-}
-
-async fn readable(end: Option<&AsyncFd<OwnedFd>>) {
-    match end {
-        // An error is no end; nothing more is heard then.
-        Some(end) if end.readable().await.is_ok() => {}
-        Some(_) | None => pending().await,
-    }
-}
-
-async fn after(wait: Option<Duration>) {
-    match wait {
-        Some(wait) => sleep(wait).await,
-        None => pending().await,
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use log::{debug, info, warn};
 use rustix::process::Pid;
 
+use super::super::super::Terms;
 use super::super::super::lifecycle::{Event, Phase};
 use super::super::super::log::Ring;
 use super::super::super::manifest::Manifest;
@@ -16,7 +17,7 @@ impl Worker {
     /// first time. During a maintenance nothing is started for it.
     pub(super) async fn change(&mut self, manifest: Manifest) {
         info!("payload {}: has another manifest", self.manifest.name);
-        let back = std::mem::take(&mut self.status.removed) && manifest.autostart;
+        let back = std::mem::take(&mut self.status.removed) && manifest.autostart && manifest.plan.is_none();
         let (event, swap_first) = match self.state.phase {
             Phase::Starting | Phase::Warming | Phase::Running | Phase::Degraded | Phase::Paused => {
                 (Some(Event::Restart), false)
@@ -60,6 +61,7 @@ impl Worker {
             self.ring = Ring::new(&self.site.home(&manifest.name).join("log"), &manifest.log);
             self.let_go();
         }
+        self.status.plan = Terms::of(&manifest, &self.site.home(&manifest.name)).map(Arc::new);
         (self.status.kind, self.prepared, self.regrant) = (manifest.kind, None, true);
         self.manifest = Arc::new(manifest);
     }

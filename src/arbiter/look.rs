@@ -1,0 +1,250 @@
+//! What is, in the words of the plan and of a switch. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::explore::Trial;
+use super::switch::{Card, Life, Seen, Switch};
+use super::yields::Yields;
+use crate::config::PlanConfig;
+use crate::gpu::config::{GpuConfig, NONE};
+use crate::gpu::wire::Code;
+use crate::gpu::{Gpu, Presence};
+use crate::payload::Hold;
+use crate::payload::lifecycle::Phase;
+use crate::payload::supervisor::Status;
+use crate::plan::{Inputs, Lease, MOST, Payload, Yield};
+use crate::setpoint::Setpoints;
+use crate::units::{Mebibytes, MicroPerKilowattHour};
+
+/// Everything that the arbiter goes by, as of one moment.
+#[derive(Clone, Copy)]
+pub struct Facts<'a> {
+    /// The configuration's word.
+    pub config: &'a PlanConfig,
+    /// Which profile each GPU has without a payload.
+    pub profiles: &'a GpuConfig,
+    /// Every payload.
+    pub payloads: &'a [Status],
+    /// Every GPU.
+    pub gpus: &'a [Gpu],
+    /// Prices, leases, maintenance.
+    pub setpoints: &'a Setpoints,
+    /// What was learnt.
+    pub yields: &'a Yields,
+    /// Payloads that failed when it was their turn, and until when they are left out, since boot.
+    pub bars: &'a BTreeMap<String, (u32, Duration)>,
+    /// GPUs that nobody gets before what was private is gone, by payload.
+    pub unwiped: &'a BTreeMap<String, Vec<String>>,
+    /// What is under way.
+    pub switches: &'a [Switch],
+    /// What is tried.
+    pub trial: Option<&'a Trial>,
+    /// Whether a process of this number is there.
+    pub alive: &'a dyn Fn(u32) -> bool,
+    /// Now, ms since 1970, and whether that is known to be right.
+    pub unix_ms: (u64, bool),
+    /// Minute of the local day.
+    pub minute: u16,
+    /// Now, since boot.
+    pub now: Duration,
+}
+
+/// The plan's inputs, owned.
+#[derive(Clone, Debug, Default)]
+pub struct Draft {
+    /// What may run.
+    pub payloads: Vec<Payload>,
+    /// The GPUs, by UUID; an index is the plan's.
+    pub uuids: Vec<String>,
+    /// What each has, or will have when what is under way is done.
+    pub current: Vec<Option<usize>>,
+    /// By payload, then by GPU.
+    pub yields: Vec<Vec<Option<Yield>>>,
+    /// What energy costs now.
+    pub energy: MicroPerKilowattHour,
+}
+
+impl Facts<'_> {
+    /// Whether every payload's past is known. Before that nothing is at rest.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.payloads.iter().all(|status| status.known)
+    }
+
+    /// It may be planned for.
+    #[must_use]
+    pub fn plannable(&self, status: &Status) -> bool {
+        let barred = self.bars.get(&status.name).is_some_and(|(_, until)| self.now < *until);
+        let given_up = matches!(status.phase, Phase::Failed(_) | Phase::Quarantined) || status.held.is_some();
+        let taken_out = status.removed || status.out || status.hold >= Hold::Drain;
+        status.plan.is_some() && !taken_out && !given_up && !barred
+    }
+
+    fn owner(&self, uuid: &str) -> Option<&Status> {
+        self.payloads.iter().find(|status| !status.phase.is_at_rest() && status.gpus.iter().any(|own| own == uuid))
+    }
+
+    fn card(&self, gpu: &Gpu, uuid: &str) -> Card {
+        let sample = gpu.sample.as_ref().ok().filter(|_| gpu.presence == Presence::Seen);
+        let empty = sample.is_some_and(|sample| match sample.memory_used {
+            Ok(used) => used <= self.config.free,
+            // Then its processes alone have to do.
+            Err(code) => code == Code::NOT_SUPPORTED,
+        });
+        let left = gpu.processes.iter().any(|process| (self.alive)(process.pid));
+        let own = match self.setpoints.profile(uuid) {
+            Some(NONE) => None,
+            Some(name) => Some(name.to_owned()),
+            None => self.profiles.wanted(uuid, gpu.pci).map(|profile| profile.name.clone()),
+        };
+        Card {
+            there: sample.is_some(),
+            free: empty
+                && !left
+                && self.owner(uuid).is_none()
+                && !self.unwiped.values().flatten().any(|own| own == uuid),
+            profile: gpu.profile.name.as_deref().map(str::to_owned),
+            own,
+        }
+    }
+
+    /// As a switch sees it; `looked` is when the GPUs were.
+    #[must_use]
+    pub fn seen(&self, looked: Duration) -> Seen {
+        let payloads = self.payloads.iter().filter_map(|status| Some((status, status.plan.as_ref()?)));
+        let life = |(status, terms): (&Status, &std::sync::Arc<crate::payload::Terms>)| {
+            let works = matches!(status.phase, Phase::Warming | Phase::Running | Phase::Degraded);
+            let life = Life {
+                rest: status.phase.is_at_rest(),
+                ending: matches!(status.phase, Phase::Draining { .. }),
+                healthy: works.then_some(status.since),
+                failed: matches!(status.phase, Phase::Failed(_) | Phase::Quarantined | Phase::BackingOff { .. }),
+                restarts: status.restarts,
+                barred: status.out || status.removed || status.held.is_some(),
+                times: [terms.grace, terms.startup],
+                private: terms.private.is_some(),
+                profile: status.profile.clone(),
+            };
+            (status.name.clone(), life)
+        };
+        let device = |gpu: &Gpu| {
+            let uuid = gpu.device.as_ref()?.uuid.clone();
+            Some((uuid.clone(), self.card(gpu, &uuid)))
+        };
+        Seen {
+            payloads: payloads.map(life).collect(),
+            cards: self.gpus.iter().filter_map(device).collect(),
+            looked,
+            wiped: BTreeMap::new(),
+        }
+    }
+
+    /// What a unit of this payload's work is worth, and what energy costs, now.
+    fn market(&self) -> Option<&crate::wire::Market> {
+        let (now_ms, known) = self.unix_ms;
+        self.setpoints.market().map(AsRef::as_ref).filter(|market| known && now_ms < market.until_ms)
+    }
+
+    /// The lease that rules it now, of those that are not over the one that begins first.
+    fn lease(&self, name: &str) -> Option<Lease> {
+        let lead = u64::try_from(self.config.lead.as_millis()).unwrap_or(0);
+        let now = self.unix_ms.0;
+        let leases = self.setpoints.market().into_iter().flat_map(|market| &market.leases);
+        let due = leases
+            .filter(|lease| lease.payload == name && lease.from_ms <= now.saturating_add(lead) && now < lease.to_ms);
+        let first = due.min_by_key(|lease| (std::cmp::Reverse(lease.priority), lease.from_ms))?;
+        Some(Lease { from_ms: first.from_ms, to_ms: first.to_ms, priority: first.priority })
+    }
+
+    /// As the plan sees it.
+    #[must_use]
+    pub fn draft(&self) -> Draft {
+        let statuses: Vec<&Status> = self.payloads.iter().filter(|status| self.plannable(status)).take(MOST).collect();
+        let index = |name: &str| statuses.iter().position(|status| status.name == name);
+        let gpus: Vec<_> = self.gpus.iter().filter_map(|gpu| Some((gpu, gpu.device.as_ref()?))).take(MOST).collect();
+        let cards: Vec<Card> = gpus.iter().map(|(gpu, device)| self.card(gpu, &device.uuid)).collect();
+        let switching = |uuid: &String| self.switches.iter().find(|switch| switch.gpus().any(|gpu| gpu == uuid));
+        let current = gpus.iter().map(|(_, device)| match switching(&device.uuid) {
+            Some(switch) => {
+                let share = switch.coming().iter().find(|share| share.gpus.contains(&device.uuid))?;
+                index(&share.payload)
+            }
+            None => index(&self.owner(&device.uuid)?.name),
+        });
+        let current: Vec<Option<usize>> = current.collect();
+        let market = self.market();
+        let payload = |(at, status): (usize, &&Status)| {
+            let terms = status.plan.as_ref()?;
+            let busy = self.switches.iter().any(|switch| switch.has(&status.name));
+            let mut fits = 0_u64;
+            for (gpu, ((_, device), card)) in gpus.iter().zip(&cards).enumerate() {
+                let memory = device.memory.map_or(Mebibytes(0), |memory| memory);
+                let wanted = terms.uuids.is_empty() || terms.uuids.contains(&device.uuid);
+                let has = current.get(gpu) == Some(&Some(at));
+                let open = match switching(&device.uuid) {
+                    // What is under way is left to its end.
+                    Some(_) => has,
+                    None if busy => has,
+                    None => card.free || current.get(gpu).is_some_and(Option::is_some),
+                };
+                if card.there | (busy && has) && wanted && memory.0 >= terms.min_vram_mib && open {
+                    fits |= 1 << gpu;
+                }
+            }
+            let told = market.and_then(|market| market.values.iter().find(|value| value.payload == status.name));
+            let mut payload = Payload {
+                name: status.name.clone(),
+                lease: self.lease(&status.name),
+                most: terms.plan.most_gpus,
+                fits,
+                hours: terms.plan.hours,
+                value: told.map_or(terms.plan.value, |told| told.value),
+                switch: self.yields.switch(&status.name, terms.plan.lost_milli),
+            };
+            if let Some(trial) = self.trial.filter(|trial| trial.payload == payload.name) {
+                let at = gpus.iter().position(|(_, device)| device.uuid == trial.uuid);
+                payload.fits &= at.map_or(0, |at| 1 << at);
+                payload.most = 1;
+                payload.lease.get_or_insert(Lease { from_ms: 0, to_ms: u64::MAX, priority: 0 });
+            }
+            Some(payload)
+        };
+        let payloads: Vec<Payload> = statuses.iter().enumerate().filter_map(payload).collect();
+        let known = |name: &str| {
+            let on = |at: usize| {
+                let (_, device) = gpus.get(at)?;
+                let alike = gpus.iter().filter(|(_, other)| other.name == device.name && other.memory == device.memory);
+                self.yields.on(name, &device.uuid, alike.map(|(_, other)| other.uuid.as_str()))
+            };
+            (0..gpus.len()).map(on).collect()
+        };
+        Draft {
+            yields: payloads.iter().map(|payload| known(&payload.name)).collect(),
+            payloads,
+            uuids: gpus.iter().map(|(_, device)| device.uuid.clone()).collect(),
+            current,
+            energy: market.and_then(|market| market.energy).unwrap_or(self.config.energy),
+        }
+    }
+
+    /// The plan's inputs from a draft.
+    #[must_use]
+    pub fn inputs<'b>(&self, draft: &'b Draft) -> Inputs<'b> {
+        Inputs {
+            now_ms: self.unix_ms.0,
+            minute: self.minute,
+            payloads: &draft.payloads,
+            current: &draft.current,
+            yields: &draft.yields,
+            idle: self.config.idle,
+            energy: draft.energy,
+            horizon: self.config.horizon,
+            stickiness: self.config.stickiness,
+            lead: self.config.lead,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
