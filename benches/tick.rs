@@ -4,14 +4,18 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkGroup, Criterion, measurement::WallTime};
 use rigd::board::Board;
 use rigd::clock;
+use rigd::control::step::power::{self, Cap, Guard, Payload, Policy, Source};
 use rigd::control::step::{Inputs, State, step};
+use rigd::gpu::Gpu;
+use rigd::gpu::wire::PciAddress;
+use rigd::payload::manifest::Kind as PayloadKind;
 use rigd::reading::{Fan, Power, Snapshot, Stage, Zone};
-use rigd::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
+use rigd::units::{Duty, Megahertz, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
 use rigd::wire::{Birth, Encoding, Header, Kind, Losses, Telemetry, decode, encode};
 use serde::Serialize;
 
@@ -55,14 +59,72 @@ fn decision(criterion: &mut Criterion, board: &Board, snapshot: &Snapshot) {
         quiet: None,
         gpus: &[],
         request: None,
+        power: None,
     };
     let (settled, orders) = (1..60)
         .fold(step(board, State::new(board, start), &at(0)), |(state, _), second| step(board, state, &at(second)));
     assert!(orders.zones.iter().all(|zone| zone.stage == Stage::Normal), "inputs are good");
+    let rig = Sixteen::new();
+    let rich =
+        |seconds| Inputs { gpus: &rig.gpus, power: Some((&rig.policy, rig.inputs(start, seconds))), ..at(seconds) };
+    let held = (1..60)
+        .fold(step(board, State::new(board, start), &rich(0)), |(state, _), second| step(board, state, &rich(second)));
+    assert!(held.1.limited.gpus.iter().all(|gpu| gpu.limits.power.is_some()), "a cap holds");
+    let held = held.0;
     let mut group = criterion.benchmark_group("step");
     group.bench_function("good inputs", |b| b.iter(|| step(board, black_box(&settled).clone(), black_box(&at(60)))));
     group.bench_function("floor: copy of its state", |b| b.iter(|| black_box(&settled).clone()));
+    group.bench_function("16 GPUs under a cap", |b| {
+        b.iter(|| step(board, black_box(&held).clone(), black_box(&rich(60))))
+    });
+    group.bench_function("floor: copy of its state with 16 GPUs", |b| b.iter(|| black_box(&held).clone()));
     group.finish();
+}
+
+/// Sixteen GPUs with a payload each, a cap that holds all of them back, and a breaker for each half.
+struct Sixteen {
+    policy: Policy,
+    gpus: Vec<Gpu>,
+    power: Vec<power::Gpu>,
+    payloads: Vec<Payload>,
+    caps: Vec<Cap>,
+    guards: Vec<Guard>,
+}
+
+impl Sixteen {
+    fn new() -> Self {
+        let own = |payload: usize| power::Gpu {
+            limits: Some((Milliwatts(100_000), Milliwatts(480_000))),
+            top: Milliwatts(350_000),
+            power: Ok(Milliwatts(150_000)),
+            idle: Milliwatts(25_000),
+            clock: Ok(Megahertz(1_500)),
+            max_clock: Some(Megahertz(2_100)),
+            payload: Some(payload),
+            worth: u64::try_from(payload / 4).unwrap(),
+        };
+        let guard = |first: usize| Guard {
+            limit: Milliwatts(2_000_000),
+            measured: Ok(Milliwatts(1_400_000)),
+            gpus: (first..first + 8).collect(),
+            input: true,
+        };
+        let payload = Payload { kind: PayloadKind::Mining, grace: Duration::from_secs(30), running: true };
+        Self {
+            policy: Policy::default(),
+            gpus: (0..16).map(|bus| Gpu::unseen(PciAddress { domain: 0, bus, device: 0 })).collect(),
+            power: (0..16).map(own).collect(),
+            payloads: vec![payload; 16],
+            caps: vec![Cap::at_once(Milliwatts(2_800_000), Source::Command)],
+            guards: vec![guard(0), guard(8)],
+        }
+    }
+
+    fn inputs(&self, start: Instant, seconds: u64) -> power::Inputs<'_> {
+        let Self { gpus: _, policy: _, power, payloads, caps, guards } = self;
+        let meter = Ok(Milliwatts(2_790_000));
+        power::Inputs { now: start + Duration::from_secs(seconds), caps, meter, guards, gpus: power, payloads }
+    }
 }
 
 fn message<T: Serialize>(group: &mut BenchmarkGroup<'_, WallTime>, header: Header, body: &T) {

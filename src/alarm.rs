@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::board::Board;
+use crate::control::step::power::Source;
 use crate::gpu::xid::{self, Action};
 use crate::gpu::{Driver, Happening, Knob, Presence, Verdict, What};
 use crate::payload::meter::Flag;
@@ -67,6 +68,24 @@ pub enum Kind {
     PayloadDoubtful,
     /// GPUs went from one payload to another, or should have. A moment.
     PayloadSwitch,
+    /// A GPU's power limit is lower than its profile's: a cap or a breaker holds it back.
+    PowerLimited,
+    /// The same, and lower limits are not enough: its clocks are locked lower.
+    PowerClocks,
+    /// The same, and its payload is paused for it.
+    PowerPaused,
+    /// The same, and its payload was asked to end.
+    PowerDrained,
+    /// The same, and its payload is ended at once.
+    PowerStopped,
+    /// A GPU is at its critical temperature, or nobody knows how hot it is: all the air that there is.
+    GpuHot,
+    /// The same, and its power limit goes down.
+    HeatLimited,
+    /// The same, and its payload is paused for it, or was asked to end.
+    HeatPaused,
+    /// The same, and its payload is ended at once.
+    HeatStopped,
 }
 
 /// What an alarm is about: the list and its index, in the board's order.
@@ -146,6 +165,23 @@ pub enum Cause {
     Belief(Flag),
     /// How GPUs changed hands.
     Switch(Switched),
+    /// A cap, and where it came from.
+    Cap(Source),
+    /// What all supplies together may draw.
+    Supplies,
+    /// What a supply may draw, an index into the birth's supplies.
+    Supply(u16),
+    /// What a rail may carry, an index into the birth's rails.
+    Rail(u16),
+    /// A zone stands there.
+    Zone {
+        /// An index into the birth's zones.
+        zone: u16,
+        /// Where.
+        stage: Stage,
+    },
+    /// It is cool again, and on its way back.
+    Cooling,
 }
 
 /// How GPUs changed hands. Milliseconds of each step; a step that was taken twice, there and back, is the sum.
@@ -238,6 +274,12 @@ impl fmt::Display for Cause {
                 write!(f, "{outcome}: drained in {drain_ms} ms, free {free_ms}, reset {reset_ms}")?;
                 write!(f, ", wiped {wipe_ms}, started {start_ms}")
             }
+            Self::Cap(source) => write!(f, "cap by {source}"),
+            Self::Supplies => f.write_str("limit of all supplies together"),
+            Self::Supply(index) => write!(f, "limit of supply {index}"),
+            Self::Rail(index) => write!(f, "limit of rail {index}"),
+            Self::Zone { zone, stage } => write!(f, "zone {zone}: {stage}"),
+            Self::Cooling => f.write_str("cool again, on its way back"),
         }
     }
 }
@@ -285,6 +327,15 @@ impl fmt::Display for Kind {
             Self::PayloadFailing => "payload keeps failing",
             Self::PayloadDoubtful => "payload's rate cannot be believed",
             Self::PayloadSwitch => "GPUs changed hands",
+            Self::PowerLimited => "power limit lowered",
+            Self::PowerClocks => "clocks lowered for power",
+            Self::PowerPaused => "payload paused for power",
+            Self::PowerDrained => "payload asked to end for power",
+            Self::PowerStopped => "payload ended for power",
+            Self::GpuHot => "GPU too hot",
+            Self::HeatLimited => "power limit lowered for heat",
+            Self::HeatPaused => "payload paused for heat",
+            Self::HeatStopped => "payload ended for heat",
         })
     }
 }

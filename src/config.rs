@@ -16,9 +16,11 @@ use crate::wire::{Encoding, RigId};
 
 pub mod broker;
 pub mod plan;
+pub mod power;
 
 pub use broker::Broker;
 pub use plan::PlanConfig;
+pub use power::PowerConfig;
 
 /// Where it is looked for.
 pub const PATH: &str = "/etc/rigd/rigd.toml";
@@ -54,6 +56,8 @@ pub struct Config {
     pub gpus: GpuConfig,
     /// Where payloads come from.
     pub payloads: PayloadConfig,
+    /// How much it may draw.
+    pub power: PowerConfig,
     /// Whose commands count, and which groups of rigs this one is in.
     pub fleet: FleetConfig,
     /// Whether and how it decides which payload has which GPU.
@@ -153,6 +157,7 @@ impl Config {
             "key",
             "fleet",
             "plan",
+            "power",
         ]);
         let control = root.table("control");
         control.only(&["tick_hz"]);
@@ -186,6 +191,7 @@ impl Config {
         let payloads = PayloadConfig::read(&root);
         let fleet = FleetConfig::read(&root);
         let plan = PlanConfig::read(&root.table("plan"));
+        let power = PowerConfig::read(&root);
         source.finish()?;
         let Ok(rig) = rig else {
             // Never reached: what is missing here has complained, and `finish` has returned.
@@ -204,6 +210,7 @@ impl Config {
             socket,
             gpus,
             payloads,
+            power,
             fleet,
             plan,
         })

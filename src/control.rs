@@ -10,6 +10,7 @@
 
 mod episodes;
 mod gather;
+pub mod limits;
 mod notify;
 mod realtime;
 pub mod step;
@@ -30,8 +31,8 @@ use crate::calibration::FanCurve;
 use crate::clock::{self, now};
 use crate::config::Quiet;
 use crate::gpu;
-use crate::payload::reboot;
 use crate::payload::supervisor::{self, Payloads};
+use crate::payload::{Hold, reboot};
 use crate::reading::{BusSnapshot, Snapshot};
 use crate::setpoint::Setpoints;
 use crate::units::Duty;
@@ -101,6 +102,8 @@ pub struct Policy {
     pub quiet: Option<Quiet>,
     /// What is known of each fan from an earlier calibration, in the board's order.
     pub curves: Vec<Option<FanCurve>>,
+    /// What limits its power.
+    pub power: limits::Rules,
 }
 
 /// Requests that wait for the next tick; more are refused where they are made.
@@ -148,6 +151,7 @@ struct Control {
     episodes: Episodes,
     /// Where each GPU was a tick ago.
     present: Vec<gpu::Presence>,
+    holds: tell::Holds,
     ticks: u64,
 }
 
@@ -157,7 +161,19 @@ impl Control {
         let state = State::new(&policy.board, started);
         let notify = Notify::from_environment();
         let episodes = Episodes::default();
-        Self { policy, buses, sources, outputs, notify, started, state, episodes, present: Vec::new(), ticks: 0 }
+        Self {
+            policy,
+            buses,
+            sources,
+            outputs,
+            notify,
+            started,
+            state,
+            episodes,
+            present: Vec::new(),
+            holds: tell::Holds::default(),
+            ticks: 0,
+        }
     }
 
     fn run(&mut self, stop: &Stop) {
@@ -206,6 +222,7 @@ impl Control {
         let mut snapshot = gather(&board, &found, self.started, now, stale_after(self.policy.tick));
         snapshot.gpus = gather_gpus(self.sources.gpus.snapshot(), self.started, now, stale_after(self.policy.tick));
         snapshot.payloads = Arc::clone(&self.sources.payloads.borrow());
+        let gathered = limits::gather(&self.policy.power, &snapshot, &setpoints);
         let inputs = Inputs {
             now,
             sensors: &snapshot.sensors,
@@ -215,6 +232,7 @@ impl Control {
             gpus: &snapshot.gpus.gpus,
             quiet: self.policy.quiet.and_then(|quiet| quiet.at(clock::local_minute()?)),
             request: self.sources.requests.try_recv().ok(),
+            power: Some((&self.policy.power.policy, gathered.inputs(now))),
         };
         let (state, mut orders) = step(&board, self.state.clone(), &inputs);
         self.state = state;
@@ -227,9 +245,11 @@ impl Control {
         let gpus = gpu::Order {
             fans: orders.gpus.iter().map(|zone| zone.duty.ok()).collect(),
             profiles: profiles(&snapshot.gpus.gpus, &snapshot.payloads, &setpoints),
-            limits: Vec::new(),
+            limits: limits::orders(&orders.limited, &snapshot.gpus.gpus, &setpoints, now),
         };
         self.sources.gpus.order(gpus, now);
+        self.hold_payloads(&orders.limited.holds, &snapshot.payloads, now);
+        snapshot.restraint = limits::restraint(&self.policy.power, &orders.limited, &snapshot.gpus.gpus);
         self.ticks += 1;
         let active = episodes::active(&board, &snapshot, &orders);
         for (fan, view) in snapshot.fans.iter_mut().zip(&orders.fans) {
@@ -296,6 +316,16 @@ impl Control {
             let _ = self.sources.reboot.try_send(reboot::Why::Gpu(gpu.pci.to_string()));
         }
         self.present = gpus.iter().map(|gpu| gpu.presence).collect();
+    }
+
+    /// How far each payload is held back, where that is another than it was told.
+    fn hold_payloads(&mut self, holds: &[Hold], payloads: &Payloads, now: Instant) {
+        for (name, hold) in self.holds.tell(holds, payloads, now) {
+            let order = supervisor::Order { name: name.to_owned(), what: supervisor::What::Hold(hold) };
+            if self.sources.orders.try_send(order).is_err() {
+                warn!("payload {name}: takes no order now");
+            }
+        }
     }
 
     /// A curve holds from the next tick on, whether or not anybody can keep it.

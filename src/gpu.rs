@@ -71,7 +71,7 @@ pub struct Order {
     pub fans: Vec<Option<Duty>>,
     /// The profile that what runs on each GPU brings along; none leaves it at that of the configuration.
     pub profiles: Vec<Option<String>>,
-    /// What holds each GPU back beside its profile, the lower of both.
+    /// What holds each GPU back beside its profile, the lower of both; one that is not among them keeps what it has.
     pub limits: Vec<Limits>,
 }
 

@@ -44,8 +44,8 @@ use crate::setpoint;
 use crate::wire::{PublicKey, RigId};
 use connection::Connection;
 pub use protocol::{
-    Calibration, Energy, EnergyAccount, Get, Gpu, Gpus, Head, MAX_RELEASE, MAX_REQUEST, MAX_TRIAL, Payload,
-    PayloadOrder, Reply, Request, Series, Use,
+    Calibration, Energy, EnergyAccount, Get, Gpu, GpuHeld, Gpus, Head, MAX_RELEASE, MAX_REQUEST, MAX_TRIAL, Payload,
+    PayloadOrder, PowerHeld, Reply, Request, Series, Use,
 };
 use socket::Socket;
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::alarm::Alarm;
+use crate::control::limits::Restraint;
 use crate::gpu::GpuSnapshot;
 use crate::identity::Identity;
 use crate::payload::supervisor::Payloads;
@@ -354,4 +355,6 @@ pub struct Snapshot {
     pub gpu_air: Vec<Zone>,
     /// The payloads.
     pub payloads: Arc<Payloads>,
+    /// What holds its power back.
+    pub restraint: Restraint,
 }

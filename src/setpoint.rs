@@ -1,5 +1,5 @@
-//! What is asked of the rig beyond its configuration: profiles of GPUs, targets of zones, which payload gets which GPUs,
-//! maintenance, being heard.
+//! What is asked of the rig beyond its configuration: profiles of GPUs, targets of zones, which payload gets which GPUs, how much
+//! it may draw, maintenance, being heard.
 //!
 //! ```text
 //! command, desired state ── Desk: is it possible here? ── watch<Setpoints> ──> control, which alone gives orders
@@ -8,6 +8,8 @@
 //!
 //! A setpoint moves what control aims at and no limit: a zone's critical temperature, a fan's minimum and a card's constraints
 //! are the board's, the configuration's and the driver's, whoever asks.
+
+mod power;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::board::Board;
+use crate::clock;
 use crate::gpu::Limits;
 use crate::gpu::config::{GpuConfig, NONE};
 use crate::reading::Snapshot;
@@ -50,6 +53,7 @@ struct Kept {
     /// UUIDs of GPUs by payload.
     assigned: BTreeMap<String, Vec<String>>,
     maintenance: Option<Maintenance>,
+    caps: power::Caps,
 }
 
 /// Who asks.
@@ -79,6 +83,8 @@ pub struct Setpoints {
     kept: Kept,
     /// The board with the targets that hold now.
     pub board: Arc<Board>,
+    /// The caps that hold.
+    caps: Vec<power::Held>,
     identify: Option<(Instant, Instant)>,
     /// What a watt earns with each payload, by name, in any unit that is the same for all.
     worths: BTreeMap<String, u64>,
@@ -97,6 +103,7 @@ impl Setpoints {
         Self {
             kept: Kept::default(),
             board,
+            caps: Vec::new(),
             identify: None,
             worths: BTreeMap::new(),
             trials: BTreeMap::new(),
@@ -211,7 +218,8 @@ impl Desk {
         kept.targets.retain(|zone, target| {
             desk.good_target(zone, *target).map_err(|error| warn!("setpoint forgotten: {error}")).is_ok()
         });
-        desk.sender.send_replace(Arc::new(Setpoints::new(kept, board)));
+        let caps = kept.caps.held(clock::now());
+        desk.sender.send_replace(Arc::new(Setpoints { caps, ..Setpoints::new(kept, board) }));
         (desk, receiver)
     }
 

@@ -126,6 +126,12 @@ impl<'a> Table<'a> {
         self.source.complain(&self.path_of(key), text);
     }
 
+    /// Where it begins, for a mistake that shows later.
+    pub(crate) fn place(&self) -> Problem {
+        let line = offset_of(&self.source.root, &self.path).map(|offset| line_of(self.source.text, offset));
+        Problem { file: self.source.file.to_owned(), line, key: self.path.clone(), text: String::new() }
+    }
+
     /// Whether the key is there at all.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.value(key).is_some()

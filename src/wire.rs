@@ -40,6 +40,7 @@ mod gpu;
 mod hex;
 mod online;
 mod payload;
+mod power;
 mod receipt;
 mod signed;
 mod telemetry;
@@ -65,6 +66,7 @@ pub use gpu::{Capability, Gpu, GpuDetail, GpuInfo};
 pub use hex::BadHex;
 pub use online::{Online, Reason};
 pub use payload::{Payload, PayloadCause, PayloadInfo, PayloadKind, PayloadPhase, PayloadUnit};
+pub use power::{PowerNow, Rungs};
 pub use receipt::{ChainHash, Energy, Hex, Receipt, Work};
 #[cfg(any(test, feature = "sign"))]
 pub use signed::SigningKey;

@@ -111,12 +111,14 @@ fn telemetry() {
         payloads: Vec::new(),
         beliefs: Vec::new(),
         energy: None,
+        power: None,
+        rungs: Vec::new(),
     };
     check_appended(
         Header::new(Kind::Telemetry, BOOT, 0x0102),
         &body,
         &Message::Telemetry(body.clone()),
-        8,
+        10,
         "a1030100 ed5eedfe 0201000000000000
          f8acd191 01 fbd095ffbc31 e8fb 03
          02 00ef5d 00c313 0080d30e  0000 0000 03
@@ -327,6 +329,8 @@ fn a_full_sample_is_small() {
         payloads: Vec::new(),
         beliefs: Vec::new(),
         energy: None,
+        power: None,
+        rungs: Vec::new(),
     };
     let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
     let json = encode(Encoding::Json, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
@@ -344,7 +348,7 @@ fn appended_fields() {
     telemetry.through_kernel = vec![2, 300];
     telemetry.tick_late_us = 129;
     let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1), &telemetry);
-    assert_eq!(tail(bytes, 12), "0202ac028101000000000000");
+    assert_eq!(tail(bytes, 14), "0202ac0281010000000000000000");
     let event = |cause, rung| {
         let event = Event {
             birth: 7,

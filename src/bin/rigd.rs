@@ -15,6 +15,7 @@ use rigd::bus::Host;
 use rigd::calibration::{self, FanCurve};
 use rigd::command::act::Actor;
 use rigd::config::{self, Config, Place};
+use rigd::control::limits::Rules;
 use rigd::control::step::Report;
 use rigd::control::{self, Outputs, Policy, Sources, Stop};
 use rigd::mqtt::{self, Inputs, Start};
@@ -107,6 +108,7 @@ struct Rig {
     board: Arc<Board>,
     host: Host,
     password: Option<String>,
+    rules: Rules,
 }
 
 impl Rig {
@@ -114,12 +116,17 @@ impl Rig {
         let config = Config::load(path)?;
         let board = Arc::new(Board::load(&config.place.board)?);
         let host = config.place.host(path, &board)?;
+        let rules = Rules {
+            policy: config.power.policy(config.rig.as_str()),
+            cap: config.power.cap,
+            guards: config.power.rules(&board)?,
+        };
         // No reason to let the cards get hot: the broker says no until it is put right.
         let password = config.broker.password().unwrap_or_else(|problems| {
             error!("{problems}; going on without it");
             None
         });
-        Ok(Self { config, board, host, password })
+        Ok(Self { config, board, host, password, rules })
     }
 }
 
@@ -157,7 +164,7 @@ fn run(rig: Rig) -> ExitCode {
 }
 
 async fn serve(rig: Rig) -> ExitCode {
-    let Rig { config, board, host, password } = rig;
+    let Rig { config, board, host, password, rules } = rig;
     let nonce = u64::from(random()) << 32 | u64::from(random());
     let start = Start { boot: random(), at: clock::now(), unix_ms: clock::unix_ms(), nonce, seed: random().into() };
     info!(
@@ -189,7 +196,7 @@ async fn serve(rig: Rig) -> ExitCode {
     };
     // Loads the time zone here, for good: the control thread never waits for the disk.
     let _ = clock::local_minute();
-    let policy = Policy { board: Arc::clone(&board), tick: config.tick, quiet: config.quiet, curves };
+    let policy = Policy { board: Arc::clone(&board), tick: config.tick, quiet: config.quiet, curves, power: rules };
     let gpus = match gpu::spawn(config.gpus.places(&host), &config) {
         Ok(gpus) => gpus,
         Err(error) => {
@@ -278,6 +285,7 @@ async fn serve(rig: Rig) -> ExitCode {
         reloads: reloads.clone(),
         reboots,
         end,
+        trust_clock: config.fleet.trust_clock,
     };
     let audit = Writer::start(config.state.join("audit"), start.boot);
     let key = match energy::Key::open(&config.state, seed) {

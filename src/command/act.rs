@@ -12,11 +12,12 @@ use tokio::time::timeout;
 
 use crate::board::Board;
 use crate::clock;
+use crate::control::step::power;
 use crate::gpu::{Gpu, Phase};
 use crate::payload::supervisor::{self, Payloads, Reloaded, What};
 use crate::reading::{Health, Missing, Snapshot};
 use crate::setpoint::{Desk, Impossible, Maintenance, Source};
-use crate::wire::{AckState, LONGEST_TEXT, MOST_LINES, Order, Outcome, PayloadAct, Refusal};
+use crate::wire::{AckState, LONGEST_TEXT, MOST_LINES, Order, Outcome, PayloadAct, PowerCap, Refusal};
 
 /// A profile is applied and read back within this, or the command says that it was not.
 const APPLIED: Duration = Duration::from_secs(45);
@@ -46,10 +47,9 @@ pub struct Actor {
     pub reboots: mpsc::Sender<oneshot::Sender<Result<(), String>>>,
     /// The way out; one order is enough, more are dropped.
     pub end: mpsc::Sender<()>,
+    /// The rig's clock is right, whatever the kernel says.
+    pub trust_clock: bool,
 }
-
-/// Watts are measured and not held by this agent.
-const NO_CAP: &str = "this agent does not hold power caps";
 
 /// How an order ended that did not work.
 enum Failure {
@@ -81,7 +81,7 @@ impl Actor {
     async fn try_to(&self, order: &Order, by: Source) -> Done {
         match order {
             Order::SetProfile { gpu, profile } => self.profile(gpu.as_deref(), profile.as_deref()).await,
-            Order::SetPowerCap(_) => Err(Failure::Refused(NO_CAP.to_owned())),
+            Order::SetPowerCap(cap) => self.cap(*cap, by).await,
             Order::SetFanTarget { zone, target_mc } => {
                 self.setpoints.set_target(zone, target_mc.map(|target| target.0))?;
                 self.kept().await
@@ -118,6 +118,26 @@ impl Actor {
         if self.setpoints.now().maintenance().is_some_and(over) {
             info!("the maintenance is over");
             let _ = self.end_maintenance().await;
+        }
+    }
+
+    /// Sets or lifts a cap. Done is: it is taken, and kept for the next start. How far the rig is with it is in its telemetry,
+    /// for a ramp or a deadline may take hours, and what cannot be held by limits alone is alarmed.
+    async fn cap(&self, cap: Option<PowerCap>, by: Source) -> Done {
+        let source = match by {
+            Source::Command => power::Source::Command,
+            Source::Desired => power::Source::Schedule,
+        };
+        let unix_ms = if self.trust_clock { Some(clock::unix_ms()) } else { clock::synced_unix_ms() };
+        self.setpoints.set_cap(source, cap, clock::now(), unix_ms)?;
+        self.kept().await
+    }
+
+    /// Forgets caps that are over, and takes those anew that nobody knew the time for. To be asked now and then.
+    pub async fn look_at_caps(&self, unix_ms: u64) {
+        if self.setpoints.look_at_caps(clock::now(), unix_ms) {
+            info!("a power cap is over");
+            let _ = self.kept().await;
         }
     }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::step::Orders;
+use super::limits::Restrained;
+use super::step::{Orders, ladder, power};
 use crate::alarm::{Alarm, Cause, Kind, Subject};
 use crate::board::{self, Board};
 use crate::gpu::{Driver, GpuSnapshot, Presence};
@@ -33,7 +34,17 @@ const fn settle(kind: Kind) -> Duration {
         | Kind::PayloadQuarantined
         | Kind::PayloadFailing
         | Kind::PayloadDoubtful
-        | Kind::PayloadSwitch => Duration::ZERO,
+        | Kind::PayloadSwitch
+        | Kind::PowerClocks
+        | Kind::PowerPaused
+        | Kind::PowerDrained
+        | Kind::PowerStopped
+        | Kind::GpuHot
+        | Kind::HeatLimited
+        | Kind::HeatPaused
+        | Kind::HeatStopped => Duration::ZERO,
+        // Who has watts to spare lends them for a moment, and is not held back.
+        Kind::PowerLimited => Duration::from_secs(2),
         Kind::UnderVoltage | Kind::OverVoltage | Kind::OverCurrent | Kind::OverPower => Duration::from_secs(2),
         Kind::TachometerImplausible => Duration::from_secs(3),
         // One helper that was ended by hand is back in two.
@@ -118,6 +129,7 @@ pub(super) fn active(board: &Board, snapshot: &Snapshot, orders: &Orders) -> Vec
         found.above(Kind::OverPower, Subject::Supply(i), power, most);
     }
     gpus(&snapshot.gpus, &mut found);
+    restrained(snapshot, &mut found);
     payloads(&snapshot.payloads, &mut found);
     if let (Some(identity), Some((bus, chip))) = (&snapshot.identity, board.identity)
         && (&identity.name, &identity.revision) != (&board.name, &board.revision)
@@ -144,6 +156,39 @@ fn gpus(gpus: &GpuSnapshot, found: &mut Found) {
         }
         let width = gpu.sample.as_ref().ok().and_then(|sample| sample.pcie_width.ok());
         found.below(Kind::GpuLink, Subject::Gpu(i), width, gpu.widest);
+    }
+}
+
+/// One alarm for the rung on which power has a GPU, and one for heat's.
+fn restrained(snapshot: &Snapshot, found: &mut Found) {
+    for (i, Restrained { power, heat, limits }) in snapshot.restraint.gpus.iter().enumerate() {
+        let (rung, cause) = *power;
+        // A breaker is there all the time: who would not draw more anyway is not held back by it.
+        let drawn = snapshot.gpus.gpus.get(i).and_then(|gpu| gpu.sample.as_ref().ok()?.power.ok());
+        let idle = drawn.zip(limits.power).is_some_and(|(drawn, limit)| drawn.0 < limit.0 - limit.0 / 32);
+        let power = match rung {
+            power::Rung::Free => None,
+            power::Rung::Limit if idle && !matches!(cause, Some(Cause::Cap(_))) => None,
+            power::Rung::Limit => Some(Kind::PowerLimited),
+            power::Rung::Clocks => Some(Kind::PowerClocks),
+            power::Rung::Pause => Some(Kind::PowerPaused),
+            power::Rung::Drain => Some(Kind::PowerDrained),
+            power::Rung::Stop => Some(Kind::PowerStopped),
+        };
+        if let (Some(kind), Some(cause)) = (power, cause) {
+            found.add(kind, Subject::Gpu(i), cause);
+        }
+        let (rung, cause) = *heat;
+        let heat = match rung {
+            ladder::Rung::Free => None,
+            ladder::Rung::Air => Some(Kind::GpuHot),
+            ladder::Rung::Limit => Some(Kind::HeatLimited),
+            ladder::Rung::Pause => Some(Kind::HeatPaused),
+            ladder::Rung::Stop => Some(Kind::HeatStopped),
+        };
+        if let (Some(kind), Some(cause)) = (heat, cause) {
+            found.add(kind, Subject::Gpu(i), cause);
+        }
     }
 }
 

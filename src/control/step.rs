@@ -37,11 +37,13 @@ mod calibrate;
 mod fan;
 mod gpu;
 pub mod ladder;
+mod limit;
 pub mod power;
 mod zone;
 
 pub use calibrate::{ROOM, Report, Stopped};
 pub use fan::{FanView, SPIN_UP};
+pub use limit::{GpuLimited, Limited};
 
 /// How long a zone may wait for its first reading before it counts as blind. Until then its fans keep the drive that
 /// they were found with, so that a restart of the agent is not heard.
@@ -59,6 +61,8 @@ pub struct State {
     zones: Vec<ZoneState>,
     gpus: Vec<ZoneState>,
     calibration: Option<Calibration>,
+    power: Option<power::State>,
+    heat: Vec<ladder::State>,
 }
 
 /// What is known in this tick, in the board's order; what is too old has been made `Stale` already.
@@ -80,6 +84,8 @@ pub struct Inputs<'a> {
     pub gpus: &'a [Gpu],
     /// What was asked for since the last tick.
     pub request: Option<Request>,
+    /// What limits its power and how that is held, with one entry for each GPU; none where nothing does.
+    pub power: Option<(&'a power::Policy, power::Inputs<'a>)>,
 }
 
 /// What people may ask of control.
@@ -110,6 +116,8 @@ pub struct Orders {
     pub measured: Option<usize>,
     /// One per GPU: the drive of its own fans, and why; none where the driver has them.
     pub gpus: Vec<Zone>,
+    /// What power and heat hold back.
+    pub limited: Limited,
 }
 
 impl State {
@@ -124,6 +132,8 @@ impl State {
             zones: vec![ZoneState::default(); board.zones.len()],
             gpus: Vec::new(),
             calibration: None,
+            power: None,
+            heat: Vec::new(),
         }
     }
 }
@@ -165,6 +175,7 @@ pub fn step(board: &Board, mut state: State, inputs: &Inputs<'_>) -> (State, Ord
     for (gpu, memory) in inputs.gpus.iter().zip(&mut state.gpus) {
         orders.gpus.push(gpu::decide(gpu, memory, starting, since));
     }
+    limit::decide(board, &mut state, inputs, &mut orders);
     calibrate(board, &mut state, inputs, &mut orders);
     drive(board, &mut state, inputs, &mut orders);
     (state, orders)

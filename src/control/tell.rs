@@ -1,8 +1,14 @@
 //! What payloads must be told of the GPUs under them. Pure.
 
+use std::time::{Duration, Instant};
+
 use crate::gpu::xid::Action;
 use crate::gpu::{Gpu, Happening, Presence, What};
+use crate::payload::Hold;
 use crate::payload::supervisor::{Payloads, Status};
+
+/// A payload that was told takes a moment to show it, and may have taken no order.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The payloads that are to be started anew, each once, and why: those whose GPU told an error that asks for it, and those
 /// whose GPU is gone, who get another one where there is one. `before` is where each GPU was a tick ago.
@@ -47,6 +53,28 @@ pub(super) fn owner<'a>(gpus: &[Gpu], index: usize, payloads: &'a Payloads) -> O
     payloads.0.iter().find(|payload| !payload.phase.is_at_rest() && payload.gpus.contains(uuid))
 }
 
+/// How far payloads are held back, told once a second for as long as it is not so.
+#[derive(Debug, Default)]
+pub(super) struct Holds(Vec<Option<(Hold, Instant)>>);
+
+impl Holds {
+    /// Who is to be told what now. `holds` is in the payloads' order.
+    pub(super) fn tell<'a>(&mut self, holds: &[Hold], payloads: &'a Payloads, now: Instant) -> Vec<(&'a str, Hold)> {
+        self.0.resize(payloads.0.len(), None);
+        let mut tells = Vec::new();
+        for ((payload, hold), told) in payloads.0.iter().zip(holds).zip(&mut self.0) {
+            // One that an earlier agent was told of is not known to hold on.
+            let said = *hold == Hold::Free || told.is_some_and(|(said, _)| said == *hold);
+            let over = |(said, at): (Hold, Instant)| said != *hold || now.saturating_duration_since(at) >= AGAIN;
+            if !payload.removed && !(payload.hold == *hold && said) && told.is_none_or(over) {
+                *told = Some((*hold, now));
+                tells.push((payload.name.as_str(), *hold));
+            }
+        }
+        tells
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -69,6 +97,42 @@ mod tests {
 
     fn xid(gpu: usize, action: Action) -> Happening {
         Happening { gpu, what: What::Xid { code: 31, action } }
+    }
+
+    #[test]
+    fn a_payload_is_told_how_far_it_is_held_back_once_a_second_until_it_is() {
+        let mut payloads = Payloads(vec![payload("a", Phase::Running, &[]), payload("b", Phase::Running, &[])]);
+        let (mut told, start) = (Holds::default(), crate::clock::now());
+        let mut tell = |payloads: &Payloads, hold, ms| {
+            let now = start + Duration::from_millis(ms);
+            told.tell(&[hold, Hold::Free], payloads, now)
+                .into_iter()
+                .map(|(name, hold)| (name.to_owned(), hold))
+                .collect()
+        };
+        let one = |hold| vec![("a".to_owned(), hold)];
+        let nobody: Vec<(String, Hold)> = Vec::new();
+        for (hold, is, ms, expected) in [
+            (Hold::Free, Hold::Free, 0, &nobody),
+            (Hold::Pause, Hold::Free, 100, &one(Hold::Pause)),
+            (Hold::Pause, Hold::Free, 1_000, &nobody),
+            (Hold::Pause, Hold::Free, 1_100, &one(Hold::Pause)),
+            (Hold::Pause, Hold::Pause, 1_200, &nobody),
+            (Hold::Free, Hold::Pause, 1_300, &one(Hold::Free)),
+        ] {
+            payloads.0[0].hold = is;
+            let found: Vec<(String, Hold)> = tell(&payloads, hold, ms);
+            assert_eq!(&found, expected, "at {ms} ms");
+        }
+    }
+
+    #[test]
+    fn a_hold_from_before_is_said_again_once() {
+        let held = Status { hold: Hold::Pause, ..payload("a", Phase::Paused, &[]) };
+        let (payloads, now) = (Payloads(vec![held]), crate::clock::now());
+        let mut told = Holds::default();
+        assert_eq!(told.tell(&[Hold::Pause], &payloads, now), [("a", Hold::Pause)]);
+        assert_eq!(told.tell(&[Hold::Pause], &payloads, now + AGAIN * 2), []);
     }
 
     #[test]

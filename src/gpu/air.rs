@@ -10,7 +10,7 @@ const CRITICAL: Millicelsius = Millicelsius(85_000);
 /// Full air so far below the temperature at which a card slows down by itself.
 pub(crate) const BEFORE_SLOWDOWN: i32 = 3_000;
 /// Cards step in whole degrees: a fan that follows each of them is heard.
-const HYSTERESIS: Millicelsius = Millicelsius(2_000);
+pub(crate) const HYSTERESIS: Millicelsius = Millicelsius(2_000);
 /// A card's heat sink warms within seconds, a frame's air within minutes.
 const SLEW_PCT_PER_S: u8 = 10;
 

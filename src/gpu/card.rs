@@ -10,7 +10,7 @@ use super::profile::Profile;
 use super::wire::{Answer, Code, Device, PciAddress, Read};
 use super::worker::lost;
 use super::xid::{self, Action, Xids};
-use super::{Gpu, Presence, air};
+use super::{Gpu, Limits, Presence, air};
 use crate::clock::now;
 use crate::reading::Missing;
 use crate::units::Duty;
@@ -228,6 +228,7 @@ impl Card {
         &mut self,
         rules: &Rules,
         wanted: Option<&Profile>,
+        limits: Limits,
         unix_s: u64,
     ) -> (Option<Act>, Vec<Happening>) {
         let Some(device) = self.now.device.clone() else { return (None, Vec::new()) };
@@ -240,7 +241,8 @@ impl Card {
             unix_s,
             device: &device,
             wanted,
-            cap: None,
+            cap: limits.power,
+            ceiling: limits.clock,
             sample: sample.as_deref(),
             answer: answer.as_ref(),
             xid: self.news.take(),
@@ -283,6 +285,7 @@ impl Card {
             self.now.profile.name = profile.map(|profile| Arc::from(profile.name.as_str()));
         }
         self.now.profile.phase = self.keeper.stage();
+        self.now.profile.limit = self.keeper.uncapped(device);
         self.now.profile.quarantined = u16::try_from(self.keeper.record().quarantine().len()).unwrap_or(u16::MAX);
     }
 

@@ -46,10 +46,32 @@ pub struct GpuConfig {
     cards: Vec<(Card, Option<usize>)>,
 }
 
+/// A GPU as people name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Card {
+pub enum Card {
+    /// `GPU-…`.
     Uuid(String),
+    /// Where it sits.
     Pci(PciAddress),
+}
+
+impl Card {
+    /// What is written like a UUID or a PCI address.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        match name.parse() {
+            Ok(pci) => Some(Self::Pci(pci)),
+            Err(_) if name.starts_with("GPU-") => Some(Self::Uuid(name.to_owned())),
+            Err(_) => None,
+        }
+    }
+
+    /// Whether it is this one.
+    pub(crate) fn is(&self, uuid: Option<&str>, pci: PciAddress) -> bool {
+        match self {
+            Self::Uuid(own) => uuid == Some(own),
+            Self::Pci(own) => *own == pci,
+        }
+    }
 }
 
 impl Default for GpuConfig {
@@ -130,13 +152,9 @@ impl GpuConfig {
         config.all = gpu.text("profile").and_then(|name| config.named(&gpu, &name));
         for (name, table) in gpu.tables("card") {
             table.only(&["profile"]);
-            let card = match name.parse() {
-                Ok(pci) => Card::Pci(pci),
-                Err(_) if name.starts_with("GPU-") => Card::Uuid(name),
-                Err(_) => {
-                    gpu.complain(&format!("card.{name}"), "must be like GPU-… (its UUID) or 0000:01:00.0");
-                    continue;
-                }
+            let Some(card) = Card::named(&name) else {
+                gpu.complain(&format!("card.{name}"), "must be like GPU-… (its UUID) or 0000:01:00.0");
+                continue;
             };
             let profile = config.named(&table, &table.needed_text("profile"));
             if config.cards.iter().any(|(known, _)| *known == card) {

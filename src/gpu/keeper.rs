@@ -18,8 +18,9 @@
 //!   try it again at each start.
 //! - **Drift** is told and repaired. Five repairs at once and one more every two minutes; then the profile will not hold.
 //!   What a new driver or helper lost is set again as a whole and is no drift.
-//! - **A cap** is a setpoint beside the profile: the lower of both holds. It waits for no disk and no transaction. A GPU
-//!   without a profile is not touched but for a cap, and gets back the limit that it had.
+//! - **A cap** is a setpoint beside the profile, and so is a **ceiling** of the core clock: the lower of both holds. They wait
+//!   for no disk and no transaction. A GPU without a profile is not touched but for these, and gets back the limit that it had;
+//!   a lock of somebody else's cannot be read, so after a ceiling the card has none.
 //!
 //! All of it is one pure function, [`step`]: at most one act at a time, whose answer comes with the next call. A shell
 //! calls it until there is no act left, a bounded number of times a tick.
@@ -27,8 +28,8 @@
 //! # Numbers
 //!
 //! Starts of a whole profile without a change of what is wanted: ten, then one every two minutes, so at most 40 in the
-//! first hour, of six settings each at most: 240 calls. Repairs: 35 in the first hour, 210 calls. Caps: one call per
-//! change; one every 30 s where they are refused.
+//! first hour, of six settings each at most: 240 calls. Repairs: 35 in the first hour, 210 calls. Caps and ceilings: one call
+//! per change; one every 30 s where they are refused.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -36,7 +37,7 @@ use std::time::{Duration, Instant};
 use super::plan::{Found, Knob, Note};
 use super::profile::Profile;
 use super::wire::{Code, Device, Read, Sample, Setting, Settings};
-use crate::units::Milliwatts;
+use crate::units::{Megahertz, Milliwatts};
 
 mod acts;
 mod answers;
@@ -74,6 +75,8 @@ pub struct Seen<'a> {
     pub wanted: Option<&'a Profile>,
     /// The highest power limit that control allows now.
     pub cap: Option<Milliwatts>,
+    /// The highest core clock that control allows now.
+    pub ceiling: Option<Megahertz>,
     /// The newest sample; none where it is old.
     pub sample: Option<&'a Sample>,
     /// Answer to the act of the step before.

@@ -259,6 +259,17 @@ pub fn limited(limit: Option<Milliwatts>, cap: Option<Milliwatts>, device: &Devi
     Some(clamped(lower, sound(device.limits).ok()?))
 }
 
+/// The core lock that holds beside a ceiling: the lower of both. Without a lock the ceiling stands alone, from 0 upwards, as
+/// `nvidia-smi -lgc 0,N` has it.
+#[must_use]
+pub fn below(lock: Option<(Megahertz, Megahertz)>, ceiling: Option<Megahertz>) -> Option<(Megahertz, Megahertz)> {
+    match (lock, ceiling) {
+        (lock, None) => lock,
+        (None, Some(ceiling)) => Some((Megahertz(0), ceiling)),
+        (Some((low, high)), Some(ceiling)) => Some((low.min(ceiling), high.min(ceiling))),
+    }
+}
+
 /// These settings in the order in which they are made on a card that has these now.
 #[must_use]
 pub fn ordered(settings: &[Setting], present: Option<&Settings>) -> Vec<Setting> {

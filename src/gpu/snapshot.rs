@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::wire::{self, Device, PciAddress, Process, Sample, Versions};
 use crate::board;
 use crate::reading::{Missing, Reading};
-use crate::units::Millicelsius;
+use crate::units::{Millicelsius, Milliwatts};
 
 /// What the GPU thread found in its last pass.
 #[derive(Clone, Debug, Default)]
@@ -96,6 +96,8 @@ pub struct ProfileNow {
     pub phase: Phase,
     /// How many profiles are quarantined on it.
     pub quarantined: u16,
+    /// The power limit that it has while nothing holds it back, where that is known.
+    pub limit: Option<Milliwatts>,
 }
 
 /// How far a profile is. Order and numbers are on the wire: only append.

@@ -100,6 +100,7 @@ mod tests {
                 device: &device,
                 wanted: Some(&profile),
                 cap: None,
+                ceiling: None,
                 sample: None,
                 answer: answer.as_ref(),
                 xid: None,

@@ -19,7 +19,7 @@ use super::keeper::{self, Act, Rules};
 use super::kmsg::Reader;
 use super::store::Store;
 use super::wire::{Answer, Code, Read, Request};
-use super::{Command, Driver, GpuSnapshot, Happening, Order, Places, Presence, What};
+use super::{Command, Driver, GpuSnapshot, Happening, Limits, Order, Places, Presence, What};
 use crate::clock::{now, unix_ms};
 use crate::reading::Missing;
 use crate::sorted;
@@ -34,13 +34,13 @@ const HANGS: u32 = 2;
 /// Acts for one GPU's profile in one pass: all its settings, read back.
 const ACTS: usize = 16;
 
-/// Which profile a GPU is to have.
+/// What a GPU is to have.
 #[derive(Clone, Copy)]
 enum Wanted<'a> {
-    /// None: everything is given back.
+    /// No profile and no limits: everything is given back.
     Nothing,
-    /// The one that a payload brought along, or else that of the configuration.
-    Of(Option<&'a str>),
+    /// The profile that a payload brought along, or else that of the configuration, and what holds it back beside that.
+    Of(Option<&'a str>, Limits),
 }
 
 /// The GPUs and the helper.
@@ -62,6 +62,8 @@ pub(super) struct Worker {
     config: GpuConfig,
     store: Store,
     commands: Receiver<Command>,
+    /// What held each GPU back in the order before this one.
+    limits: Vec<Limits>,
     /// Let go of the driver until then.
     released: Option<Instant>,
     /// When a helper was lost in the middle of several calls: nobody knows over which.
@@ -93,6 +95,7 @@ impl Worker {
             config,
             store,
             commands,
+            limits: Vec::new(),
             released: None,
             unblamed: None,
         }
@@ -107,6 +110,11 @@ impl Worker {
         } else {
             self.read_log();
             self.bring_up();
+            // A limit that changes does not wait for the samples of all GPUs.
+            if self.limits != order.limits {
+                self.limits.clone_from(&order.limits);
+                self.keep(order);
+            }
             self.ask(order);
             self.keep(order);
         }
@@ -190,15 +198,16 @@ impl Worker {
         self.calls(&calls);
     }
 
-    /// Carries every GPU's profile on: a setting or two a pass, so that the next sample is not far.
+    /// Carries every GPU's profile on: a setting or two a pass, so that the next sample is not far. Each GPU in its turn, so
+    /// that no limit waits for another card's profile, or for the disk. One that control has not decided on yet is left as it is:
+    /// an agent that was killed may have left a limit on it that still holds.
     fn keep(&mut self, order: &Order) {
-        for index in 0..self.cards.len() {
-            let brought = order.profiles.get(index).and_then(Option::as_deref);
-            for _ in 0..ACTS {
-                if !self.act(index, Wanted::Of(brought)) {
-                    break;
-                }
-            }
+        let mut busy: Vec<usize> = (0..self.cards.len()).collect();
+        for _ in 0..ACTS {
+            busy.retain(|index| {
+                let brought = order.profiles.get(*index).and_then(Option::as_deref);
+                order.limits.get(*index).is_some_and(|limits| self.act(*index, Wanted::Of(brought, *limits)))
+            });
         }
     }
 
@@ -216,12 +225,12 @@ impl Worker {
             return false;
         }
         let Some(device) = card.now.device.clone() else { return false };
-        let wanted = match wanted {
-            Wanted::Nothing => None,
-            Wanted::Of(Some(brought)) => self.config.named_profile(brought),
-            Wanted::Of(None) => self.config.wanted(&device.uuid, device.pci),
+        let (wanted, limits) = match wanted {
+            Wanted::Nothing => (None, Limits::default()),
+            Wanted::Of(Some(brought), limits) => (self.config.named_profile(brought), limits),
+            Wanted::Of(None, limits) => (self.config.wanted(&device.uuid, device.pci), limits),
         };
-        let (act, told) = card.keep(&rules, wanted, unix_ms() / 1000);
+        let (act, told) = card.keep(&rules, wanted, limits, unix_ms() / 1000);
         for what in told.iter().filter_map(What::of) {
             self.say(index, what);
         }

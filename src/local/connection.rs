@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::protocol::{
     Calibration, Energy, EnergyAccount, Get, Gpu, Gpus, Head, MAX_RELEASE, MAX_REQUEST, MAX_TRIAL, Payload,
-    PayloadOrder, Reply, Request, Series,
+    PayloadOrder, PowerHeld, Reply, Request, Series,
 };
 use super::{Peer, Rig, uptime_ms};
 use crate::audit::Who;
@@ -57,6 +57,7 @@ impl Connection {
                     let view = Arc::clone(&self.rig.plan.borrow());
                     self.say(&Reply::Plan(Box::new(view.as_ref().clone()))).await
                 }
+                Ok(Request::Get(Get::Power)) => self.in_time(Self::power).await,
                 Ok(Request::Payload { name, order }) => self.order(name, order).await,
                 Ok(Request::Reload) => self.reload().await,
                 Ok(Request::Log { name, from, bytes }) => self.log(name, from, bytes).await,
@@ -118,6 +119,11 @@ impl Connection {
             self.send(&Reply::Gpu(Box::new(gpu))).await?;
         }
         Ok(())
+    }
+
+    async fn power(&mut self) -> Result<()> {
+        let held = PowerHeld::new(&self.rig.snapshot.borrow());
+        self.send(&Reply::Power(Box::new(held))).await
     }
 
     async fn payloads(&mut self) -> Result<()> {

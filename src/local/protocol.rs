@@ -146,6 +146,8 @@ pub enum Get {
     Energy,
     /// Which payload is to have which GPU, and why: [`Reply::Plan`].
     Plan,
+    /// What holds the rig's power back: [`Reply::Power`].
+    Power,
 }
 
 /// A line of the agent's.
@@ -170,6 +172,8 @@ pub enum Reply {
     EnergyAccount(EnergyAccount),
     /// What the arbiter has decided and does.
     Plan(Box<View>),
+    /// What holds the rig's power back.
+    Power(Box<PowerHeld>),
     /// It is done.
     Done,
     /// What came of reading the manifests again.
@@ -236,6 +240,50 @@ impl Payload {
             paused: status.paused,
             unlimited: status.unlimited.iter().map(|limit| (*limit).to_owned()).collect(),
             layers: [status.layers.held.to_string(), status.layers.missing.to_string()],
+        }
+    }
+}
+
+/// What holds the rig's power back, as of the last tick.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PowerHeld {
+    /// The cap that holds; none where nothing is held back.
+    pub now: Option<wire::PowerNow>,
+    /// Drawn at the inputs of all supplies together.
+    pub meter: Value<Milliwatts>,
+    /// Each GPU.
+    pub gpus: Vec<GpuHeld>,
+}
+
+/// What holds a GPU back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuHeld {
+    /// Where it sits.
+    pub pci: String,
+    /// What it draws.
+    pub power: Value<Milliwatts>,
+    /// Its highest power limit; none leaves that of its profile.
+    pub limit: Option<Milliwatts>,
+    /// Its highest core clock; none leaves that of its profile.
+    pub clock: Option<Megahertz>,
+    /// How far it is held back, and why.
+    pub rungs: wire::Rungs,
+}
+
+impl PowerHeld {
+    /// Of a snapshot.
+    pub(super) fn new(snapshot: &Snapshot) -> Self {
+        let gpus = snapshot.gpus.gpus.iter().zip(&snapshot.restraint.gpus).map(|(gpu, held)| GpuHeld {
+            pci: gpu.pci.to_string(),
+            power: wire::Gpu::new(gpu, Zone::NONE).power,
+            limit: held.limits.power,
+            clock: held.limits.clock,
+            rungs: wire::Rungs::new(held),
+        });
+        Self {
+            now: wire::PowerNow::new(&snapshot.restraint),
+            meter: Value(crate::control::limits::input(snapshot)),
+            gpus: gpus.collect(),
         }
     }
 }

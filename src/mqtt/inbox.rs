@@ -177,7 +177,9 @@ impl Inbox {
         let (mut look, mut reconcile) = (every(LOOK), every(RECONCILE));
         loop {
             let told = self.rate.quiet() && self.strangers.0.quiet() && self.excess.quiet();
-            let busy = !told || self.actor.setpoints.now().maintenance().is_some();
+            let setpoints = self.actor.setpoints.now();
+            let busy = !told || setpoints.maintenance().is_some() || setpoints.caps().next().is_some();
+            drop(setpoints);
             tokio::select! {
                 inbound = self.deliveries.recv() => match inbound {
                     Some(inbound) => self.delivered(inbound).await,
@@ -199,6 +201,7 @@ impl Inbox {
                     // A clock that only seems to be past its end starts nothing under somebody's hands.
                     if let Some(unix_ms) = reliable_ms(&self.fleet) {
                         self.actor.maintenance_over(unix_ms).await;
+                        self.actor.look_at_caps(unix_ms).await;
                     }
                 }
             }

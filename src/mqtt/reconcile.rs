@@ -12,6 +12,7 @@ use log::{info, warn};
 use crate::command::act::Actor;
 use crate::command::trust::Trust;
 use crate::command::verify::{self, Me, Received};
+use crate::control::step::power::Source;
 use crate::desired::{
     Actual, ActualGpu, ActualPayload, Effective, Kept, Known, Moment, Plan, Store, Taken, accept, effective, plan,
     report,
@@ -85,7 +86,7 @@ pub(super) fn known(actor: &Actor) -> Known {
         profiles: actor.setpoints.profiles().to_vec(),
         gpus: actor.snapshot.borrow().gpus.gpus.iter().filter_map(uuids).collect(),
         zones: actor.board.zones.iter().map(|zone| zone.name.clone()).collect(),
-        power_cap: false,
+        power_cap: true,
     }
 }
 
@@ -143,8 +144,7 @@ fn actual(actor: &Actor, effective: &mut Effective) -> Actual {
     Actual {
         payloads: payloads.collect(),
         gpus: gpus.collect(),
-        // One with a cap is not accepted.
-        power_cap: None,
+        power_cap: setpoints.cap(Source::Schedule),
         fan_targets: fan_targets.collect(),
         maintenance: setpoints.maintenance().is_some(),
     }
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_gpu_is_there_on_its_way_or_gave_up() {
         let gpu = |name: Option<&str>, phase, quarantined| Gpu {
-            profile: ProfileNow { name: name.map(Into::into), phase, quarantined },
+            profile: ProfileNow { name: name.map(Into::into), phase, quarantined, limit: None },
             ..Gpu::unseen(PciAddress { domain: 0, bus: 1, device: 0 })
         };
         for (told, gpu, changing, failed) in [

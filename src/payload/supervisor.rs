@@ -212,6 +212,8 @@ pub struct Status {
     pub hold: Hold,
     /// What keeps it from working while it is paused.
     pub paused: Option<By>,
+    /// How long it may take to end.
+    pub grace: Duration,
     /// Starts that nobody ordered.
     pub restarts: u32,
     /// Short runs in a row.
@@ -270,6 +272,7 @@ impl Status {
             held: state.held,
             hold: state.hold,
             paused: None,
+            grace: manifest.stop.grace,
             restarts: state.restarts,
             failures: state.failures,
             pid: None,

@@ -3,14 +3,14 @@ use crate::gpu::plan::tests::card;
 use crate::gpu::wire::Device;
 use crate::gpu::{Gpu, GpuSnapshot};
 
-struct Bench {
+pub(super) struct Bench {
     state: std::path::PathBuf,
     board: Arc<Board>,
     gpus: GpuConfig,
 }
 
 impl Bench {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let state = std::env::temp_dir().join(format!("rigd-setpoint-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&state).unwrap();
         let profile = crate::gpu::profile::Profile { name: "eco".to_owned(), ..Default::default() };
@@ -20,7 +20,7 @@ impl Bench {
         Self { state, board, gpus }
     }
 
-    fn open(&self) -> (Desk, watch::Receiver<Arc<Setpoints>>) {
+    pub(super) fn open(&self) -> (Desk, watch::Receiver<Arc<Setpoints>>) {
         Desk::open(&self.state, &self.board, &self.gpus)
     }
 

@@ -84,7 +84,7 @@ impl Kind {
             Self::Desired => 1,
             Self::Event => 2,
             Self::Birth => 8,
-            Self::Telemetry => 8,
+            Self::Telemetry => 10,
         }
     }
 
@@ -257,7 +257,7 @@ fn open(envelope: [u8; LENGTH]) -> Result<Header, Error> {
 }
 
 /// The shortest form of every appended field.
-const APPENDED: [u8; 8] = [0; 8];
+const APPENDED: [u8; 16] = [0; 16];
 
 enum Body<'a> {
     Postcard(Kind, &'a [u8]),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Energy, Gpu, GpuDetail, Payload, Subject, Value};
+use super::{Energy, Gpu, GpuDetail, Payload, PowerNow, Rungs, Subject, Value};
 use crate::alarm;
 use crate::gpu::Driver;
 use crate::payload::meter::Flag;
@@ -64,6 +64,12 @@ pub struct Telemetry {
     /// What was used, ever; none before the books are open.
     #[serde(default)]
     pub energy: Option<Energy>,
+    /// The cap that holds; none where nothing is held back.
+    #[serde(default)]
+    pub power: Option<PowerNow>,
+    /// How far each GPU is held back; empty where none is.
+    #[serde(default)]
+    pub rungs: Vec<Rungs>,
 }
 
 /// What was lost on the way to the broker since the agent's start.
@@ -182,6 +188,8 @@ impl Telemetry {
             payloads: snapshot.payloads.0.iter().map(Payload::new).collect(),
             beliefs: snapshot.payloads.0.iter().map(|payload| payload.belief).collect(),
             energy: None,
+            power: PowerNow::new(&snapshot.restraint),
+            rungs: Rungs::all(&snapshot.restraint),
         }
     }
 }

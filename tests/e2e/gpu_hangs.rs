@@ -15,7 +15,7 @@ use rigd::board::Board;
 use rigd::clock::now;
 use rigd::config::Config;
 use rigd::gpu::helper::{Launch, Program};
-use rigd::gpu::{self, Driver, GpuSnapshot, Handle, Order, Phase, Places, Presence};
+use rigd::gpu::{self, Driver, GpuSnapshot, Handle, Limits, Order, Phase, Places, Presence};
 use rigd::units::Duty;
 use rigd_sim::{Options, Sim};
 
@@ -67,7 +67,8 @@ impl Rig {
     fn until(&self, what: &str, good: impl Fn(&GpuSnapshot) -> bool) -> Arc<GpuSnapshot> {
         until(what, || {
             let drive = Some(Duty::from_percent(60).unwrap());
-            self.gpus.order(Order { fans: vec![drive; 8], ..Order::default() }, now());
+            self.gpus
+                .order(Order { fans: vec![drive; 8], limits: vec![Limits::default(); 8], ..Order::default() }, now());
             thread::park_timeout(TICK);
             let snapshot = self.gpus.snapshot();
             good(&snapshot).then_some(snapshot)

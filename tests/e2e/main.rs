@@ -41,6 +41,7 @@ mod payload_faults;
 mod payloads;
 mod player;
 mod plot;
+mod power;
 mod probe;
 mod python;
 mod real_ai;

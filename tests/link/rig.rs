@@ -53,6 +53,7 @@ impl Rig {
             reloads: mpsc::channel(1).0,
             reboots: mpsc::channel(1).0,
             end: mpsc::channel(1).0,
+            trust_clock: false,
         };
         let audit = Writer::start(state.join("audit"), 7);
         let (_, receipts) = mpsc::channel(1);

@@ -83,14 +83,58 @@ fn payloads_and_whether_they_are_believed_end_the_telemetry() {
     let header = Header::new(Kind::Telemetry, BOOT, 1);
     let bytes = encode(Encoding::Postcard, header, &telemetry);
     let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert!(text.ends_with(&format!("02{}{}02020000", hex(&miner()), hex(&held()))), "{text}");
+    assert!(text.ends_with(&format!("02{}{}020200000000", hex(&miner()), hex(&held()))), "{text}");
     for bytes in [bytes.clone(), encode(Encoding::Json, header, &telemetry)] {
         assert_eq!(decode(&bytes).unwrap(), (header, Message::Telemetry(telemetry.clone())));
     }
     // An agent from before there were beliefs.
     telemetry.beliefs.clear();
-    let before = bytes.split_at(bytes.len() - 4).0;
+    let before = bytes.split_at(bytes.len() - 6).0;
     assert_eq!(decode(before).unwrap(), (header, Message::Telemetry(telemetry)));
+}
+
+#[test]
+fn what_holds_power_back_ends_the_telemetry() {
+    use rigd::alarm::Cause;
+    use rigd::control::step::{ladder, power};
+    use rigd::units::{Milliwatts, Percent};
+    use rigd::wire::{PowerNow, Rungs};
+    let mut telemetry = Telemetry::new(1, 2, 3, &Snapshot::default(), Losses::default(), 0);
+    telemetry.power = Some(PowerNow {
+        cap_mw: Some(Milliwatts(1_200_000)),
+        source: Some(power::Source::Grid),
+        basis: power::Basis::Parts { margin: Percent(3) },
+        estimate_mw: Milliwatts(300),
+    });
+    let free = Rungs { power: power::Rung::Free, power_cause: None, heat: ladder::Rung::Free, heat_cause: None };
+    let cap = Some(Cause::Cap(power::Source::Command));
+    let zone = Some(Cause::Zone { zone: 300, stage: rigd::reading::Stage::Critical });
+    let held = Rungs { power: power::Rung::Drain, power_cause: cap, heat: ladder::Rung::Stop, heat_cause: zone };
+    telemetry.rungs = vec![free, held];
+    let header = Header::new(Kind::Telemetry, BOOT, 1);
+    let bytes = encode(Encoding::Postcard, header, &telemetry);
+    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let expected = "01 01809f49 0103 0103 ac02  02 00000000 04010b01 040 10fac0204".replace(' ', "");
+    assert!(text.ends_with(&expected), "{text} does not end with {expected}");
+    for bytes in [bytes, encode(Encoding::Json, header, &telemetry)] {
+        assert_eq!(decode(&bytes).unwrap(), (header, Message::Telemetry(telemetry.clone())));
+    }
+    fn numbers<T: serde::Serialize>(all: &[T]) -> Vec<u8> {
+        all.iter().flat_map(|one| postcard::to_allocvec(one).unwrap()).collect()
+    }
+    use alarm::Kind as A;
+    let alarms = [A::PowerLimited, A::PowerClocks, A::PowerPaused, A::PowerDrained, A::PowerStopped];
+    assert_eq!(numbers(&alarms), [25, 26, 27, 28, 29]);
+    assert_eq!(numbers(&[A::GpuHot, A::HeatLimited, A::HeatPaused, A::HeatStopped]), [30, 31, 32, 33]);
+    let causes = [Cause::Supplies, Cause::Supply(300), Cause::Rail(1), Cause::Cooling];
+    assert_eq!(numbers(&causes), [12, 13, 172, 2, 14, 1, 16]);
+    use power::{Rung, Source};
+    let rungs = [Rung::Free, Rung::Limit, Rung::Clocks, Rung::Pause, Rung::Drain, Rung::Stop];
+    assert_eq!(numbers(&rungs), [0, 1, 2, 3, 4, 5]);
+    use ladder::Rung as H;
+    assert_eq!(numbers(&[H::Free, H::Air, H::Limit, H::Pause, H::Stop]), [0, 1, 2, 3, 4]);
+    let sources = [Source::Configuration, Source::Command, Source::Schedule, Source::Grid];
+    assert_eq!(numbers(&sources), [0, 1, 2, 3]);
 }
 
 #[test]

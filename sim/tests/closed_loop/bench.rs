@@ -217,6 +217,7 @@ impl Bench {
             quiet: self.quiet,
             gpus: &[],
             request: None,
+            power: None,
         };
         let (state, orders) = step(&self.board, self.state.take().unwrap(), &inputs);
         self.state = Some(state);

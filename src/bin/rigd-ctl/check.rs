@@ -8,6 +8,7 @@ use rigd::bus::{self, Adapter, Host, adapters};
 use rigd::chip::{Part, Setting};
 use rigd::command::trust::FleetConfig;
 use rigd::config::{self, Config};
+use rigd::control::limits::Place;
 use rigd::mqtt::tls::{self, Certificate};
 use rigd::units::Millicelsius;
 use rigd::wire::KeyId;
@@ -55,6 +56,7 @@ fn look(arguments: &Arguments) -> anyhow::Result<String> {
             let loaded = config.broker.tls.as_ref().map(|files| tls::check(files, &config.rig, now)).transpose()?;
             describe_config(&mut text, &arguments.config, &config, loaded.and_then(|loaded| loaded.own))?;
             payloads(&mut text, &config)?;
+            power(&mut text, &config, &board)?;
             (board, host)
         }
     };
@@ -98,6 +100,36 @@ fn describe_config(text: &mut String, path: &Path, config: &Config, own: Option<
         writeln!(text, "  {:<10} key (id {id}): revoked", "")?;
     }
     writeln!(text)
+}
+
+/// What limits its power, and what nothing lifts.
+fn power(text: &mut String, config: &Config, board: &Board) -> anyhow::Result<()> {
+    let rules = config.power.rules(board)?;
+    let policy = config.power.policy(config.rig.as_str());
+    if let Some(cap) = config.power.cap {
+        let back = policy.jitter.as_secs();
+        writeln!(text, "Power is capped at {} W; followed upwards after {back} s", milli(cap.limit.0, 0))?;
+    }
+    for rule in &rules {
+        let place = match rule.place {
+            Place::Supplies => "All supplies together".to_owned(),
+            Place::Supply(index) => {
+                board.supplies.get(index).map_or_else(String::new, |one| format!("Supply {}", one.name))
+            }
+            Place::Rail(index) => board.rails.get(index).map_or_else(String::new, |one| format!("Rail {}", one.name)),
+        };
+        let gpus =
+            rule.gpus.as_ref().map_or_else(|| "every GPU is".to_owned(), |gpus| format!("{} GPUs are", gpus.len()));
+        writeln!(
+            text,
+            "{place}: at most {} W, whatever is asked for; {gpus} held back for it",
+            milli(rule.limit.0, 0)
+        )?;
+    }
+    if config.power.cap.is_some() || !rules.is_empty() {
+        text.push('\n');
+    }
+    Ok(())
 }
 
 fn payloads(text: &mut String, config: &Config) -> anyhow::Result<()> {

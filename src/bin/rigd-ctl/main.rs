@@ -20,6 +20,7 @@ mod payload;
 mod people;
 mod plan;
 mod plot;
+mod power;
 mod probe;
 mod read;
 mod send;
@@ -74,6 +75,8 @@ enum Verb {
     Calibrate(calibrate::Arguments),
     /// Show the GPUs, or test their driver
     Gpu(gpu::Arguments),
+    /// Show what holds this rig's power back: caps, limits of supplies, heat
+    Power(power::Arguments),
     /// List the payloads of this rig
     Ps(payload::Ps),
     /// Show which payload is to have which GPU of this rig, why, and what would change it
@@ -143,6 +146,7 @@ fn main() -> ExitCode {
         Verb::Calibrate(arguments) => calibrate::run(&arguments).map(done),
         Verb::Gpu(arguments) => gpu::run(&arguments).map(done),
         Verb::Plan(arguments) => plan::run(&arguments).map(done),
+        Verb::Power(arguments) => power::run(&arguments).map(done),
         Verb::Ps(arguments) => payload::ps(&arguments).map(done),
         Verb::Start(one) => payload::order(&one, PayloadOrder::Start).map(done),
         Verb::Stop(one) => payload::order(&one, PayloadOrder::Stop).map(done),

@@ -8,7 +8,7 @@ use crate::payload::supervisor::Status;
 
 fn gpu(uuid: &str, profile: Option<&str>, phase: Phase) -> Gpu {
     let device = Device { uuid: uuid.to_owned(), ..card() };
-    let profile = ProfileNow { name: profile.map(Into::into), phase, quarantined: 0 };
+    let profile = ProfileNow { name: profile.map(Into::into), phase, quarantined: 0, limit: None };
     Gpu { device: Some(Arc::new(device.clone())), profile, ..Gpu::unseen(device.pci) }
 }
 
@@ -109,7 +109,7 @@ fn bench(name: &str) -> Bench {
         let reloaded = Reloaded { problems: vec!["a.toml:1: argv: is missing".to_owned()], ..Reloaded::default() };
         reload.recv().await.unwrap().send(reloaded).unwrap();
     });
-    let actor = Actor { board, setpoints, snapshot, payloads, orders, reloads, reboots, end };
+    let actor = Actor { board, setpoints, snapshot, payloads, orders, reloads, reboots, end, trust_clock: true };
     Bench { actor, told, ends, state, _snapshots: snapshots }
 }
 

@@ -25,14 +25,14 @@ pub(super) fn readings(zone: &board::Zone, gpus: &[Gpu]) -> Vec<(Reading<Millice
 }
 
 /// `nvmlClocksEventReasonHwThermalSlowdown` of nvml.h: slowed down to half or less by heat.
-const TOO_HOT: u64 = 0x40;
+pub(super) const TOO_HOT: u64 = 0x40;
 /// `nvmlClocksEventReasonSwThermalSlowdown`: slowed down so that chip and memory stay below what they are made for. A card
 /// that runs at its target temperature says so too: its own fans then have more to give, and no frame is in danger.
 const SLOWED: u64 = 0x20;
 
 /// A GPU's temperature, or what is critical where it says itself that it is as hot as it may be, by one of these reasons: its
 /// memory may be, whose temperature few cards tell, and newer cards tell a distance in place of a threshold.
-fn heat(gpu: &Gpu, critical: Millicelsius, reasons: u64) -> Reading<Millicelsius> {
+pub(super) fn heat(gpu: &Gpu, critical: Millicelsius, reasons: u64) -> Reading<Millicelsius> {
     let temperature = gpu.temperature()?;
     let too_hot = gpu.sample.as_ref().is_ok_and(|sample| {
         sample.reasons.is_ok_and(|bits| bits & reasons != 0)
@@ -123,6 +123,7 @@ mod tests {
                 quiet: None,
                 gpus,
                 request: None,
+                power: None,
             };
             (state, orders) = step(board, state, &inputs);
         }

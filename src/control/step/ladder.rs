@@ -16,6 +16,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::power::{self, GpuOrder};
 use crate::payload::manifest::Kind;
 use crate::reading::{Missing, Reading, Stage};
@@ -36,7 +38,8 @@ const PAUSE: u8 = 12;
 const STOP: u8 = 13;
 
 /// How far heat has taken a GPU. Order and numbers go to the wire: only append.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Rung {
     /// Nothing is held back.
     #[default]

@@ -62,7 +62,7 @@ const TURNS: Fan = Fan { rpm: Ok(Rpm(2000)), duty: Ok(Duty::OFF), fault: false }
 const STARTING_ZONE: Zone = Zone { duty: Err(Missing::NotPresent), stage: Stage::Starting };
 
 fn inputs<'a>(now: Instant, sensors: &'a [Reading<Millicelsius>], fans: &'a [Fan]) -> Inputs<'a> {
-    Inputs { now, sensors, fans, rails: &[], curves: &[], quiet: None, gpus: &[], request: None }
+    Inputs { now, sensors, fans, rails: &[], curves: &[], quiet: None, gpus: &[], request: None, power: None }
 }
 
 /// A rig that is stepped once a second.

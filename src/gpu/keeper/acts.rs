@@ -1,9 +1,9 @@
 //! What is to be done next.
 
-use super::state::{Goal, Pending, Phase, State};
+use super::state::{Goal, Lock, Pending, Phase, State};
 use super::{Act, Seen};
 use crate::gpu::plan::{self, Knob};
-use crate::gpu::wire::Setting;
+use crate::gpu::wire::{Device, Setting};
 use crate::units::Milliwatts;
 
 impl State {
@@ -17,6 +17,41 @@ impl State {
             Some(_) | None => self.found,
         };
         plan::limited(planned, seen.cap, seen.device)
+    }
+
+    /// The power limit that holds while there is no cap, where that is known.
+    #[must_use]
+    pub fn uncapped(&self, device: &Device) -> Option<Milliwatts> {
+        let planned = match self.plan.get(Knob::PowerLimit) {
+            Some(Setting::PowerLimit(limit)) => Some(limit),
+            Some(_) | None => self.found,
+        };
+        plan::limited(planned, None, device)
+    }
+
+    /// The core lock that should hold now.
+    pub(super) fn lock_for(&self, seen: &Seen<'_>) -> Lock {
+        let planned = match self.plan.get(Knob::CoreLock) {
+            Some(Setting::CoreLock(lock)) => lock,
+            Some(_) | None => None,
+        };
+        plan::below(planned, seen.ceiling)
+    }
+
+    /// The lock to set beside the transaction: at once where it falls, at rest where it may rise again.
+    fn ceiling(&self, seen: &Seen<'_>) -> Option<Lock> {
+        if self.unable.contains(&Knob::CoreLock) || self.lock_again.is_some_and(|at| seen.now < at) {
+            return None;
+        }
+        let lock = self.lock_for(seen);
+        let Some(now) = self.lock else { return seen.ceiling.map(|_| lock) };
+        let at_rest = matches!(self.phase, Phase::Rest | Phase::Probation { .. })
+            && !self.gave_up
+            && !self.undone.contains(&Knob::CoreLock);
+        let highest = |lock: Lock| lock.map_or(u32::MAX, |(_, high)| high.0);
+        // A lower lock of the profile alone is made in its turn, with the rest of it.
+        let falls = seen.ceiling.is_some() && highest(lock) < highest(now);
+        (falls || at_rest && lock != now).then_some(lock)
     }
 
     /// The limit to set beside the transaction: at once where it falls, at rest where it may rise again.
@@ -54,6 +89,11 @@ impl State {
             && let Some(limit) = self.cap(seen)
         {
             return Some((Pending::Cap(limit), Act::Set(Setting::PowerLimit(limit))));
+        }
+        if !seen.lost
+            && let Some(lock) = self.ceiling(seen)
+        {
+            return Some((Pending::Ceiling(lock), Act::Set(Setting::CoreLock(lock))));
         }
         if let Phase::Away { until } = self.phase
             && !seen.lost
@@ -96,8 +136,13 @@ impl State {
     }
 
     fn make(&mut self, step: Setting, seen: &Seen<'_>) -> Option<(Pending, Act)> {
-        let limit = if matches!(step, Setting::PowerLimit(_)) { self.effective(seen) } else { None };
-        let step = limit.map_or(step, Setting::PowerLimit);
+        let step = match step {
+            Setting::PowerLimit(planned) => Setting::PowerLimit(self.effective(seen).unwrap_or(planned)),
+            Setting::CoreLock(planned) => Setting::CoreLock(plan::below(planned, seen.ceiling)),
+            Setting::MemoryLock(_) | Setting::CoreOffset(_) | Setting::MemoryOffset(_) | Setting::Persistence(_) => {
+                step
+            }
+        };
         if self.trial {
             (self.exposed, self.at_stake) = (true, true);
         }

@@ -1,7 +1,7 @@
 //! What the answer to the last act makes of it.
 
 use super::record::Reason;
-use super::state::{Goal, Pending, Phase, State};
+use super::state::{Goal, Lock, Pending, Phase, State};
 use super::{AGAIN, Answer, Happening, RECONCILE, Rules, Seen};
 use crate::gpu::plan::{self, Found, Knob};
 use crate::gpu::wire::{Code, Read, Setting, Settings};
@@ -51,6 +51,10 @@ impl State {
                 self.pending = None;
                 self.limited(limit, *result, seen, told);
             }
+            (Pending::Ceiling(lock), Answer::Set(result)) => {
+                self.pending = None;
+                self.locked(lock, *result, seen, told);
+            }
             (Pending::Read, Answer::Read(result)) => {
                 self.pending = None;
                 match result {
@@ -66,7 +70,7 @@ impl State {
                 self.dirty |= !saved;
                 self.save_again = (!saved).then(|| seen.now + RECONCILE);
             }
-            (Pending::Step(_) | Pending::Cap(_) | Pending::Read | Pending::Save, _) => {}
+            (Pending::Step(_) | Pending::Cap(_) | Pending::Ceiling(_) | Pending::Read | Pending::Save, _) => {}
         }
     }
 
@@ -74,8 +78,13 @@ impl State {
     fn made(&mut self, setting: Setting, result: Read<()>, seen: &Seen<'_>, told: &mut Vec<Happening>) {
         let knob = Knob::from(setting);
         let Err(code) = result else {
-            if let Setting::PowerLimit(limit) = setting {
-                self.limit = Some(limit);
+            match setting {
+                Setting::PowerLimit(limit) => self.limit = Some(limit),
+                Setting::CoreLock(lock) => self.lock = Some(lock),
+                Setting::MemoryLock(_)
+                | Setting::CoreOffset(_)
+                | Setting::MemoryOffset(_)
+                | Setting::Persistence(_) => {}
             }
             self.undone.retain(|other| *other != knob);
             return;
@@ -127,10 +136,7 @@ impl State {
                     if !self.capped {
                         (self.limit, self.found, self.read_at) = (None, None, None);
                     }
-                    if self.record.ours != self.capped {
-                        self.record.ours = self.capped;
-                        self.change(seen);
-                    }
+                    self.own(seen);
                 }
             }
             Err(code) => {
@@ -141,6 +147,41 @@ impl State {
                     self.refuse(Knob::PowerLimit, code, told);
                 }
             }
+        }
+    }
+
+    /// A core lock beside the transaction.
+    fn locked(&mut self, lock: Lock, result: Read<()>, seen: &Seen<'_>, told: &mut Vec<Happening>) {
+        match result {
+            Ok(()) => {
+                self.lock = Some(lock);
+                self.outside = None;
+                self.refused.retain(|(knob, _)| *knob != Knob::CoreLock);
+                if self.goal == Goal::Untouched {
+                    self.locked = lock.is_some();
+                    if !self.locked {
+                        self.lock = None;
+                    }
+                    self.own(seen);
+                }
+            }
+            Err(code) => {
+                self.lock_again = Some(seen.now + RECONCILE);
+                if refusal(code) == Refusal::Cannot {
+                    self.cannot(Knob::CoreLock, code, seen, told);
+                } else {
+                    self.refuse(Knob::CoreLock, code, told);
+                }
+            }
+        }
+    }
+
+    /// On a card without a profile: whether something of ours is on it, for the next agent.
+    fn own(&mut self, seen: &Seen<'_>) {
+        let ours = self.capped || self.locked;
+        if self.record.ours != ours {
+            self.record.ours = ours;
+            self.change(seen);
         }
     }
 
@@ -207,7 +248,7 @@ impl State {
             if verified && self.goal != Goal::Untouched {
                 told.push(Happening::Applied(self.goal.name()));
             }
-            if self.goal == Goal::Defaults && seen.cap.is_none() {
+            if self.goal == Goal::Defaults && seen.cap.is_none() && seen.ceiling.is_none() {
                 self.record.ours = false;
                 self.change(seen);
             }

@@ -9,7 +9,7 @@ use crate::gpu;
 use crate::gpu::plan::{self, Found, Knob, Note, Plan};
 use crate::gpu::profile::Profile;
 use crate::gpu::wire::{Code, Setting};
-use crate::units::Milliwatts;
+use crate::units::{Megahertz, Milliwatts};
 
 /// What is known of one GPU's settings.
 #[derive(Clone, Debug)]
@@ -43,6 +43,12 @@ pub struct State {
     pub(super) capped: bool,
     /// A cap was refused; not before then again.
     pub(super) cap_again: Option<Instant>,
+    /// The core lock that was set last; none where that is not known.
+    pub(super) lock: Option<Lock>,
+    /// A core lock of ours is on a card that has no profile.
+    pub(super) locked: bool,
+    /// A ceiling was refused; not before then again.
+    pub(super) lock_again: Option<Instant>,
     /// Refused while it was given back.
     pub(super) undone: Vec<Knob>,
     /// Refusals that were told.
@@ -50,7 +56,7 @@ pub struct State {
     /// When the settings are read back next.
     pub(super) read_at: Option<Instant>,
     /// Since when the clock is outside its lock.
-    outside: Option<Instant>,
+    pub(super) outside: Option<Instant>,
     /// Nothing more is tried until the helper is a new one.
     pub(super) gave_up: bool,
     /// All of the goal was on the card already.
@@ -60,6 +66,9 @@ pub struct State {
     pub(super) starts: Pace,
     pub(super) repairs: Pace,
 }
+
+/// Lowest and highest core clock; none is no lock.
+pub(super) type Lock = Option<(Megahertz, Megahertz)>;
 
 /// What should be on the card.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +120,8 @@ pub(super) enum Pending {
     Step(Setting),
     /// A power limit beside it.
     Cap(Milliwatts),
+    /// A core lock beside it.
+    Ceiling(Lock),
     Read,
     Save,
 }
@@ -137,6 +148,9 @@ impl State {
             found: None,
             capped: false,
             cap_again: None,
+            lock: None,
+            locked: false,
+            lock_again: None,
             undone: Vec::new(),
             refused: Vec::new(),
             read_at: None,
@@ -187,7 +201,7 @@ impl State {
     /// Nothing of ours is on the card, or all that could be given back was: where a clean stop may end.
     #[must_use]
     pub const fn is_given_back(&self) -> bool {
-        let back = matches!(self.goal, Goal::Untouched) && !self.capped || self.gave_up;
+        let back = matches!(self.goal, Goal::Untouched) && !self.capped && !self.locked || self.gave_up;
         back && self.pending.is_none() && (!self.dirty || self.save_again.is_some())
     }
 
@@ -231,6 +245,7 @@ impl State {
         // The disk answers all the same.
         self.pending = self.pending.filter(|pending| *pending == Pending::Save);
         (self.limit, self.cap_again, self.outside) = (None, None, None);
+        (self.lock, self.lock_again) = (None, None);
         self.gave_up = false;
         self.at_stake = false;
         self.undone.clear();
@@ -280,11 +295,11 @@ impl State {
     /// Judges the core lock by the clock: it cannot be read back.
     pub(super) fn watch(&mut self, seen: &Seen<'_>, told: &mut Vec<Happening>) {
         let watched = matches!(self.phase, Phase::Rest | Phase::Probation { .. });
-        let lock = self.plan.get(Knob::CoreLock).filter(|_| watched && self.profile().is_some());
-        let Some(expected @ Setting::CoreLock(Some(lock))) = lock else {
+        let Some(lock) = self.lock.flatten().filter(|_| watched && self.profile().is_some()) else {
             self.outside = None;
             return;
         };
+        let expected = Setting::CoreLock(Some(lock));
         let Some(clock) = seen.sample.and_then(|sample| plan::outside(lock, sample)) else {
             self.outside = None;
             return;
@@ -324,7 +339,7 @@ impl State {
         let goal = match (seen.wanted, barred) {
             (Some(profile), None) => Goal::Profile(profile.clone()),
             (Some(_), Some(_)) if let Some(good) = self.record.last_good() => Goal::Profile(good.clone()),
-            _ if self.record.ours && !self.capped => Goal::Defaults,
+            _ if self.record.ours && !self.capped && !self.locked => Goal::Defaults,
             _ => Goal::Untouched,
         };
         let digest = barred.map(Profile::digest);
@@ -356,6 +371,7 @@ impl State {
         }
         if self.goal == Goal::Untouched {
             (self.phase, self.limit, self.found, self.read_at) = (Phase::Rest, None, None, None);
+            self.lock = None;
             return;
         }
         told.push(Happening::Began { profile: self.goal.name(), trial: self.trial });
@@ -363,7 +379,7 @@ impl State {
             self.plan.without(knob, seen.device);
         }
         told.extend(self.plan.notes.drain(..).map(Happening::Adapted));
-        self.capped = false;
+        (self.capped, self.locked) = (false, false);
         self.start(seen);
     }
 

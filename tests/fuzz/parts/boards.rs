@@ -104,6 +104,7 @@ fn decide(board: &Board) {
             quiet: (second % 3 == 0).then_some(Duty::OFF),
             gpus: &[],
             request: None,
+            power: None,
         };
         let (next, orders) = step(board, state, &inputs);
         state = next;

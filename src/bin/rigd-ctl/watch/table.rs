@@ -75,6 +75,9 @@ fn notes(rig: &Rig) -> Vec<String> {
             notes.push(format!("{} waited", birth.outbox.waiting));
         }
     }
+    if let Some(cap) = rig.telemetry.as_ref().and_then(|telemetry| telemetry.power?.cap_mw) {
+        notes.push(format!("cap {} W", cap.0 / 1000));
+    }
     let dropped = rig.telemetry.as_ref().map_or(0, |telemetry| telemetry.dropped.saturating_add(telemetry.refused));
     if dropped > 0 {
         notes.push(format!("{dropped} dropped"));

@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::share::{Constraint, Shares};
 use super::{AIM, Cause, GUARD_AIM, Gpu, Guard, Inputs, MOST, Policy};
 use crate::units::{Milliwatts, Percent};
@@ -31,7 +33,8 @@ const LOW: (i64, i64) = (970, 30_000);
 const HIGH: (i64, i64) = (1_300, 100_000);
 
 /// What a decision rests on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Basis {
     /// The measured input.
     #[default]

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Policy, milliwatts};
+use serde::{Deserialize, Serialize};
+
+use super::Policy;
 use crate::units::{Milliwatts, MilliwattsPerSecond};
 
 /// A limit of what the rig draws from the mains.
@@ -23,7 +25,8 @@ pub struct Cap {
 }
 
 /// Where a cap came from. Order and numbers go to the wire: only append.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Source {
     /// The rig's configuration.
     #[default]
@@ -127,14 +130,13 @@ impl Cap {
     }
 }
 
-impl std::fmt::Display for Cap {
+impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} W by ", milliwatts(i64::from(self.limit.0)).0 / 1000)?;
-        f.write_str(match self.source {
-            Source::Configuration => "configuration",
-            Source::Command => "command",
-            Source::Schedule => "schedule",
-            Source::Grid => "the grid",
+        f.write_str(match self {
+            Self::Configuration => "configuration",
+            Self::Command => "command",
+            Self::Schedule => "schedule",
+            Self::Grid => "the grid",
         })
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::budget::{at_worst, bit, toward};
 use super::halt::Halts;
 use super::{Cause, Gpu, GpuOrder, Inputs, Orders, Rung, WORTH_WRITING, milliwatts};
-use crate::units::Megahertz;
+use crate::sorted;
+use crate::units::{Megahertz, Percent};
 
 /// Uses so many hundredths of its limit and it wants more.
 const WANTS: i64 = 97;
@@ -20,6 +21,10 @@ const LOWEST_CLOCK: i64 = 40;
 /// What a GPU at its lowest clocks draws of what its lowest limit leaves above idle, in hundredths. Guessed high: power falls
 /// faster than clocks, and the meter corrects it.
 const AT_LOWEST_CLOCK: i64 = 60;
+/// Levels are found to this many milliwatts.
+const LEAST: i64 = 200;
+/// It draws so many hundredths more than it was taken to use, and so much: no noise, its load comes back.
+const RISES: (i64, i64) = (6, 3_000);
 /// Locks are whole steps of this, MHz.
 const CLOCK_STEP: i64 = 15;
 
@@ -85,19 +90,18 @@ impl Shares {
         inputs: &Inputs<'_>,
         constraints: &[Constraint],
         halts: &Halts,
-        since: Duration,
+        (lend, since): (Percent, Duration),
     ) -> Orders {
         let millis = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
         let mut parts: Vec<Option<Part>> =
             inputs.gpus.iter().zip(&mut self.0).map(|(gpu, share)| part(gpu, share, millis)).collect();
-        let mut order: Vec<usize> = (0..parts.len()).collect();
-        order.sort_by_key(|index| (std::cmp::Reverse(inputs.gpus.get(*index).map(|gpu| gpu.worth)), *index));
+        lend_no_more(&mut parts, constraints, lend);
+        let worth = |index: &usize| inputs.gpus.get(*index).map(|gpu| gpu.worth);
+        let order = sorted::list_by(0..parts.len(), |a, b| worth(b).cmp(&worth(a)));
         let mut room: Vec<i64> = constraints.iter().map(|one| one.budget - charges(one, &parts, Part::least)).collect();
         for wanted in [true, false] {
-            for index in &order {
-                let Some(Some(part)) = parts.get_mut(*index) else { continue };
-                let goal = if wanted { part.want.clamp(part.lowest, part.top) } else { part.top };
-                give(part, goal, *index, constraints, &mut room);
+            for equals in order.chunk_by(|a, b| worth(a) == worth(b)) {
+                level(equals, wanted, &mut parts, constraints, &mut room);
             }
         }
         let mut orders = Orders::default();
@@ -194,6 +198,11 @@ impl Part {
         if strict || charge < self.used { charge } else { charge + self.lent }
     }
 
+    /// As much as it wants, or all that it may have.
+    fn goal(&self, wanted: bool) -> i64 {
+        if wanted { self.want.clamp(self.lowest, self.top) } else { self.top }
+    }
+
     const fn least(&self) -> i64 {
         self.lowest
     }
@@ -204,13 +213,32 @@ fn part(gpu: &Gpu, share: &mut Share, millis: i64) -> Option<Part> {
     let (lowest, highest) = (i64::from(lowest.0), i64::from(highest.0));
     let top = i64::from(gpu.top.0).clamp(lowest, highest.max(lowest));
     let drawn = gpu.power.map_or(top, |power| i64::from(power.0));
-    share.used = if drawn >= share.used { drawn } else { toward(share.used, drawn, millis, REST_MS) };
+    share.used = if drawn > share.used + RISES.1.max(share.used * RISES.0 / 100) {
+        // Its load comes back: it will use all that it may before the next limit is on the card.
+        share.set.unwrap_or(top).max(drawn)
+    } else if drawn >= share.used {
+        drawn
+    } else {
+        toward(share.used, drawn, millis, REST_MS)
+    };
     let hungry = share.used * 100 >= share.set.unwrap_or(top) * WANTS;
     let want = if hungry { top } else { (share.used * HEADROOM.0 / 100 + HEADROOM.1).min(top) };
     // One that wants more than it has lends only what it leaves of that.
     let mine = if hungry { share.set.unwrap_or(top) } else { want };
     let lent = (mine.max(lowest) - share.used).max(0);
     Some(Part { lowest, top, want, set: lowest, used: share.used, lent, known: gpu.power.is_ok() })
+}
+
+/// Cuts what is lent to a part of the budget that it is lent from: all of it may be asked back at once.
+fn lend_no_more(parts: &mut [Option<Part>], constraints: &[Constraint], lend: Percent) {
+    let budget = constraints.iter().filter(|one| !one.strict).map(|one| one.budget.max(0)).min();
+    let Some(most) = budget.map(|budget| budget * i64::from(lend.0) / 100) else { return };
+    let lent: i64 = parts.iter().flatten().map(|part| part.lent).sum();
+    if lent > most {
+        for part in parts.iter_mut().flatten() {
+            part.lent = part.lent * most / lent;
+        }
+    }
 }
 
 /// What the members count for at this much each.
@@ -221,6 +249,61 @@ fn charges(one: &Constraint, parts: &[Option<Part>], each: impl Fn(&Part) -> i64
         Some(if one.strict && !part.known { part.top } else { part.charge(each(part), one.strict) })
     };
     parts.iter().enumerate().filter_map(charge).sum()
+}
+
+/// Raises the limits of GPUs that are worth the same to one level, as far as every constraint has room, and those that are on a
+/// constraint with more of it further: a card earns less with each watt that it has already.
+fn level(equals: &[usize], wanted: bool, parts: &mut [Option<Part>], constraints: &[Constraint], room: &mut [i64]) {
+    for _ in 0..=constraints.len() {
+        let full = |index: usize, room: &[i64]| {
+            constraints.iter().zip(room).any(|(one, room)| one.members & bit(index) != 0 && *room < LEAST)
+        };
+        let open = |index: &&usize| {
+            let part = parts.get(**index).and_then(Option::as_ref);
+            part.is_some_and(|part| part.set < part.goal(wanted)) && !full(**index, room)
+        };
+        let open: Vec<usize> = equals.iter().filter(open).copied().collect();
+        let of = |index: &usize| parts.get(*index).and_then(Option::as_ref);
+        let (Some(mut low), Some(highest)) = (
+            open.iter().filter_map(of).map(|part| part.set).min(),
+            open.iter().filter_map(of).map(|part| part.goal(wanted)).max(),
+        ) else {
+            return;
+        };
+        let fits = |level: i64| {
+            constraints.iter().zip(&*room).all(|(one, room)| {
+                let cost = |index: &usize| {
+                    let part =
+                        of(index).filter(|part| one.members & bit(*index) != 0 && (part.known || !one.strict))?;
+                    let set = level.min(part.goal(wanted)).max(part.set);
+                    Some(part.charge(set, one.strict) - part.charge(part.set, one.strict))
+                };
+                open.iter().filter_map(cost).sum::<i64>() <= *room
+            })
+        };
+        let mut high = highest;
+        if !fits(high) {
+            while high - low > LEAST {
+                let middle = i64::midpoint(low, high);
+                if fits(middle) { low = middle } else { high = middle }
+            }
+            high = low;
+        }
+        for index in &open {
+            let Some(Some(part)) = parts.get_mut(*index) else { continue };
+            let goal = high.min(part.goal(wanted));
+            give(part, goal, *index, constraints, room);
+        }
+        // What is left of the level is less than a write is worth, on one of the constraints.
+        if open.iter().all(|index| !full(*index, room)) {
+            break;
+        }
+    }
+    for index in equals {
+        let Some(Some(part)) = parts.get_mut(*index) else { continue };
+        let goal = part.goal(wanted);
+        give(part, goal, *index, constraints, room);
+    }
 }
 
 /// Raises one GPU's limit to the goal, as far as every constraint on it has room.

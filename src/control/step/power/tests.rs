@@ -60,19 +60,42 @@ fn half_the_power_is_met_within_two_seconds_and_held_under_changing_load() {
             before = loads;
             // Where all of them together want less than the cap there is nothing to hold.
             let wanted: f64 = plant.cards.iter().map(|card| (card.load * 325.0 + 25.0).min(300.0)).sum();
-            lows.push(quiet >= 6 && wanted > 1_100.0);
+            // And what cards leave of their lowest limits is lent up to a part of the cap.
+            let left: f64 = plant.cards.iter().map(|card| (75.0 - card.load * 325.0).max(0.0)).sum();
+            lows.push(quiet >= 6 && wanted > 1_100.0 && left < 30.0);
         };
         let found = means(&mut plant, 1_200, changes);
         for (mean, low) in found.iter().zip(&lows) {
-            assert!(*mean <= CAP * 1.05, "{mean} at changing load");
+            assert!(*mean <= CAP * 1.03, "{mean} at changing load");
             above += u32::from(*mean > CAP * 1.02);
-            assert!(!low || *mean >= CAP * 0.98, "{mean} three seconds after a change");
+            assert!(!low || *mean >= CAP * 0.97, "{mean} three seconds after a change");
         }
-        assert!(lows.iter().filter(|low| **low).count() > 100);
+        assert!(lows.iter().filter(|low| **low).count() > 50);
         assert_eq!(plant.orders.basis, Basis::Meter);
     }
     // Of 8400 half seconds: loads that come back together to limits that were lent.
-    assert!(above <= 8, "{above}");
+    assert!(above <= 2, "{above}");
+}
+
+#[test]
+fn loads_that_all_come_back_at_once_are_caught_before_half_a_second_is_over() {
+    for idle in 1..=8 {
+        let mut plant = Plant::new(clock::now(), 8, 1.0);
+        plant.caps = cap(CAP);
+        plant.run(100);
+        for _ in 0..10 {
+            for card in &mut plant.cards[..idle] {
+                card.load = 0.1;
+            }
+            plant.run(100);
+            for card in &mut plant.cards {
+                card.load = 1.0;
+            }
+            let found = means(&mut plant, 5, |_| ());
+            let most = found.iter().fold(0.0_f64, |most, mean| most.max(*mean));
+            assert!(most <= CAP * 1.02, "{idle} idle: {found:.0?}");
+        }
+    }
 }
 
 #[test]
@@ -85,7 +108,7 @@ fn a_meter_that_fails_never_takes_the_rig_above_the_cap() {
             plant.caps = cap(CAP);
             let before = plant.input();
             let mut reached = false;
-            let mut lost = false;
+            let mut lost = 0;
             for tick in 0..900 {
                 if tick == at {
                     plant.failure = Some(failure);
@@ -96,12 +119,14 @@ fn a_meter_that_fails_never_takes_the_rig_above_the_cap() {
                 let most = plant.tick();
                 assert!(most <= before * 1.01);
                 // While limits are lent a load that comes back is caught within half a second; without a meter nothing is lent.
-                let highest = if tick < at + 15 { CAP * 1.05 } else { CAP };
+                // One that is frozen is found out when the draw moves.
+                let highest = if lost < 8 { CAP * 1.03 } else { CAP };
                 assert!(!reached || tick < 20 || most <= highest, "{failure:?} at {at}: {most} in tick {tick}");
+                assert!(lost > 0 || tick < at.max(40) + 15 || failure == Failure::Frozen, "{failure:?} is not noticed");
                 reached |= most <= CAP;
-                lost |= plant.orders.basis != Basis::Meter;
+                lost += u32::from(plant.orders.basis != Basis::Meter);
             }
-            assert!(reached && lost, "{failure:?} at {at}: reached {reached}, told {lost}");
+            assert!(reached && lost > 800 - at, "{failure:?} at {at}: reached {reached}, told for {lost}");
             assert_eq!(plant.orders.basis, Basis::Parts { margin: Percent(3) });
             plant.failure = None;
             plant.run(100);

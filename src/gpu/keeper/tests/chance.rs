@@ -73,7 +73,14 @@ impl Rig {
             Fault::Restart => self.restart(),
             Fault::DiskFull => self.disk_full = true,
             Fault::Clock => self.sample = Some(sample(5_000, 100, 0)),
-            Fault::Operator => self.cap = if self.cap.is_none() { Some(Milliwatts(150_000)) } else { None },
+            Fault::Operator => {
+                (self.cap, self.ceiling) = match (self.cap, self.ceiling) {
+                    (None, None) => (Some(Milliwatts(150_000)), None),
+                    (Some(cap), None) => (Some(cap), Some(Megahertz(900))),
+                    (Some(_), Some(ceiling)) => (None, Some(ceiling)),
+                    (None, Some(_)) => (None, None),
+                }
+            }
         }
     }
 }
@@ -117,8 +124,8 @@ proptest! {
         }
         let calls = rig.asked.len() - start;
         // Starts and repairs as the module says, a hundred for trials and what comes instead, a cap set again by each new
-        // helper, and a budget of ten starts and five repairs more for each restart.
-        let bound = 240 + 210 + 100 + helpers + 90 * restarts;
+        // helper as a ceiling is, and a budget of ten starts and five repairs more for each restart.
+        let bound = 240 + 210 + 100 + 2 * helpers + 90 * restarts;
         prop_assert!(calls <= bound, "{} calls, {} helpers, {} restarts", calls, helpers, restarts);
     }
 
@@ -135,7 +142,7 @@ proptest! {
             rig.seconds(seconds);
         }
         rig.suffer(Fault::Cured);
-        rig.cap = None;
+        (rig.cap, rig.ceiling) = (None, None);
         rig.fresh = true;
         if leaves {
             rig.wanted = None;
