@@ -39,7 +39,7 @@ fn main() {
                 |batch| {
                     let batch: Vec<Incoming<'_>> = batch
                         .iter()
-                        .map(|(topic, payload)| Incoming { topic: topic.as_bytes(), payload, gap: None })
+                        .map(|(topic, payload)| Incoming { topic: topic.as_bytes(), payload, gap: None, early: None })
                         .collect();
                     assert_eq!(store.commit(&batch, 1_700_000_000_000).unwrap().stored, *size);
                 },

@@ -63,7 +63,7 @@ fn outbox(directory: PathBuf, boot: u32) -> Outbox {
         delivery: Delivery::Puback,
         pace: Duration::ZERO,
     };
-    Outbox::new(config, boot, directory)
+    Outbox::new(config, boot, 7, directory)
 }
 
 async fn append(root: &Path, batch: usize, count: usize) -> Duration {

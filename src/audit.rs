@@ -166,7 +166,25 @@ impl Audit {
     ///
     /// # Errors
     /// What the system says; the entry is counted as missed, in the next one that can be written.
-    pub fn append(&mut self, mut entry: Entry) -> io::Result<Head> {
+    pub fn append(&mut self, entry: Entry) -> io::Result<Head> {
+        let head = self.append_unsynced(entry)?;
+        self.sync()?;
+        Ok(head)
+    }
+
+    /// Waits until the disk has what was appended.
+    ///
+    /// # Errors
+    /// What the system says; what was appended since the last time may not survive a power cut.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    /// Appends an entry, which survives the agent from now on and a power cut from the next [`sync`](Self::sync) on.
+    ///
+    /// # Errors
+    /// What the system says; the entry is counted as missed, in the next one that can be written.
+    pub fn append_unsynced(&mut self, mut entry: Entry) -> io::Result<Head> {
         for text in [&mut entry.what, &mut entry.outcome] {
             text.truncate(text.floor_char_boundary(LONGEST));
         }
@@ -181,6 +199,7 @@ impl Audit {
 
     fn write(&mut self, record: &Record) -> io::Result<Hash> {
         if self.file.length() >= self.limits.bytes {
+            self.file.sync()?;
             (self.file, _) = begin(&self.directory, record.n)?;
             let all = files(&self.directory)?;
             for (_, path) in all.iter().take(all.len().saturating_sub(self.limits.files)) {
@@ -189,7 +208,6 @@ impl Audit {
         }
         let body = postcard::to_allocvec(record).map_err(io::Error::other)?;
         self.file.append(&body)?;
-        self.file.sync()?;
         Ok(hash(&body))
     }
 }

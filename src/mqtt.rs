@@ -3,7 +3,7 @@
 //! ```text
 //! watch<Snapshot> ─┐                      ┌─ try_publish ─> link task: rumqttc's poll() under a deadline ── broker
 //! mpsc<Edge> ──────┴─> publisher ── outbox┘        │
-//!                       │  ▲ ▲──── mpsc<Report>: up, sent, acknowledged, heard, down
+//! mpsc<LogLines> ───────┤  ▲ ▲──── mpsc<Report>: up, sent, acknowledged, heard, down        (a followed log: QoS 0, no outbox)
 //!              commands │  │ answers
 //!                       └> inbox: verify, journal ── Actor ──> setpoints, payloads
 //! ```
@@ -40,7 +40,7 @@ use crate::command::verify::Me;
 use crate::config::Config;
 use crate::energy::Kept;
 use crate::reading::Snapshot;
-use crate::wire::{PublicKey, Receipt};
+use crate::wire::{LogLines, PublicKey, Receipt};
 pub use brokers::connect_options;
 use inbox::Inbox;
 use link::Link;
@@ -55,6 +55,10 @@ pub struct Inputs {
     pub events: mpsc::Receiver<Edge>,
     /// Events that control could not hand over.
     pub lost_events: Arc<AtomicU32>,
+    /// Commands that were dropped unread since the start: they came too fast, or there was no room for them.
+    pub unread: Arc<AtomicU32>,
+    /// What payloads say, to whoever follows it.
+    pub logs: mpsc::Receiver<LogLines>,
     /// Carries out what the control plane orders.
     pub actor: Actor,
     /// Where what was done is written down.
@@ -105,6 +109,7 @@ pub async fn run(config: &Config, password: Option<String>, board: Arc<Board>, s
         answers: answer,
         actor: inputs.actor.clone(),
         audit: inputs.audit.clone(),
+        unread: Arc::clone(&inputs.unread),
     };
     let inbox = tokio::spawn(async move {
         if let Some(inbox) = Inbox::open(inbox).await {

@@ -14,6 +14,7 @@
 //! | `ack` | [`Ack`] | no | on each step of a command |
 //! | `rep` | [`Reported`] | yes | when the rig comes nearer to its desired state, or away from it |
 //! | `rcp` | [`Receipt`] | no | at the end of each quarter of an hour: its energy, signed; the last one once more at each start |
+//! | `log` | [`LogLines`] | no, QoS 0 | as a payload's log grows, for as long as a command asked for |
 //!
 //! What the control plane writes:
 //!
@@ -38,6 +39,7 @@ mod envelope;
 mod event;
 mod gpu;
 mod hex;
+mod log;
 mod online;
 mod payload;
 mod power;
@@ -53,8 +55,8 @@ pub use birth::{
     ZoneInfo,
 };
 pub use command::{
-    Ack, AckState, Audience, Command, CommandId, KeyId, LONGEST_NAME, LONGEST_TEXT, MOST_GPUS, MOST_LINES, Order,
-    Outcome, PayloadAct, PowerCap, PublicKey, Refusal, Scope, TrustedKey,
+    Ack, AckState, Audience, Command, CommandId, KeyId, LONGEST_NAME, LONGEST_TEXT, MOST_FOLLOWED_S, MOST_GPUS,
+    MOST_LINES, Order, Outcome, PayloadAct, PowerCap, PublicKey, Refusal, Scope, TrustedKey,
 };
 pub use desired::{
     Desired, DesiredPayload, DesiredProfile, Difference, EVERY_DAY, FanTarget, MOST_DIFFERENCES, MOST_ENTRIES, Market,
@@ -64,6 +66,7 @@ pub use envelope::{BACKFILL, Encoding, Header, Kind, MAX_MESSAGE, decode, decode
 pub use event::{Event, Subject};
 pub use gpu::{Capability, Gpu, GpuDetail, GpuInfo};
 pub use hex::BadHex;
+pub use log::LogLines;
 pub use online::{Online, Reason};
 pub use payload::{Payload, PayloadCause, PayloadInfo, PayloadKind, PayloadPhase, PayloadUnit};
 pub use power::{PowerNow, Rungs};
@@ -79,6 +82,10 @@ pub use watermark::{Controller, MARKS, Mark, Watermark};
 /// Name of the MQTT user property that declares a gap: its value is how many numbers of the lane right before this message
 /// were dropped, as decimal digits.
 pub const GAP: &str = "gap";
+
+/// Name of the MQTT user property that says of a gap how many of its numbers, the lowest, were not dropped, as decimal digits: they
+/// were delivered to the broker, or to another control plane, before the one was there that has to confirm now.
+pub const EARLY: &str = "early";
 
 /// Any message of a rig or to one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +108,8 @@ pub enum Message {
     Reported(Reported),
     /// What was used in a quarter of an hour, signed.
     Receipt(Receipt),
+    /// What a payload says.
+    Log(LogLines),
     /// An order; nothing without its signature.
     Command(Command),
     /// What the rig shall be; nothing without its signature.
@@ -121,6 +130,7 @@ impl Message {
             Self::Ack(body) => encode(encoding, header, body),
             Self::Reported(body) => encode(encoding, header, body),
             Self::Receipt(body) => encode(encoding, header, body),
+            Self::Log(body) => encode(encoding, header, body),
             Self::Command(body) => encode(encoding, header, body),
             Self::Desired(body) => encode(encoding, header, body),
         }
@@ -139,6 +149,7 @@ impl Message {
             Self::Ack(_) => Kind::Ack,
             Self::Reported(_) => Kind::Reported,
             Self::Receipt(_) => Kind::Receipt,
+            Self::Log(_) => Kind::Log,
             Self::Command(_) => Kind::Command,
             Self::Desired(_) => Kind::Desired,
         }

@@ -113,12 +113,13 @@ fn telemetry() {
         energy: None,
         power: None,
         rungs: Vec::new(),
+        unread: 0,
     };
     check_appended(
         Header::new(Kind::Telemetry, BOOT, 0x0102),
         &body,
         &Message::Telemetry(body.clone()),
-        10,
+        11,
         "a1030100 ed5eedfe 0201000000000000
          f8acd191 01 fbd095ffbc31 e8fb 03
          02 00ef5d 00c313 0080d30e  0000 0000 03
@@ -331,6 +332,7 @@ fn a_full_sample_is_small() {
         energy: None,
         power: None,
         rungs: Vec::new(),
+        unread: 0,
     };
     let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
     let json = encode(Encoding::Json, Header::new(Kind::Telemetry, BOOT, 1 << 20), &body).len();
@@ -348,7 +350,10 @@ fn appended_fields() {
     telemetry.through_kernel = vec![2, 300];
     telemetry.tick_late_us = 129;
     let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1), &telemetry);
-    assert_eq!(tail(bytes, 14), "0202ac0281010000000000000000");
+    assert_eq!(tail(bytes, 15), "0202ac028101000000000000000000");
+    telemetry.unread = 300;
+    let bytes = encode(Encoding::Postcard, Header::new(Kind::Telemetry, BOOT, 1), &telemetry);
+    assert_eq!(tail(bytes, 3), "00ac02");
     let event = |cause, rung| {
         let event = Event {
             birth: 7,

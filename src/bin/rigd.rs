@@ -13,7 +13,7 @@ use rigd::audit::Writer;
 use rigd::board::Board;
 use rigd::bus::Host;
 use rigd::calibration::{self, FanCurve};
-use rigd::command::act::Actor;
+use rigd::command::act::{Actor, Follow};
 use rigd::config::{self, Config, Place};
 use rigd::control::limits::Rules;
 use rigd::control::step::Report;
@@ -276,6 +276,7 @@ async fn serve(rig: Rig) -> ExitCode {
         seed: start.seed.rotate_left(16),
     });
     let (end, mut ends) = mpsc::channel(1);
+    let (follow, logs) = Follow::new();
     let actor = Actor {
         board: Arc::clone(&board),
         setpoints: setpoint_desk.clone(),
@@ -284,6 +285,7 @@ async fn serve(rig: Rig) -> ExitCode {
         orders: orders.clone(),
         reloads: reloads.clone(),
         reboots,
+        follow,
         end,
         trust_clock: config.fleet.trust_clock,
     };
@@ -329,6 +331,8 @@ async fn serve(rig: Rig) -> ExitCode {
         snapshot: snapshots,
         events: edges,
         lost_events,
+        unread: Arc::default(),
+        logs,
         actor,
         audit,
         energy: energy_kept,

@@ -31,6 +31,8 @@ pub struct LaneReport {
     pub dropped: u64,
     /// Numbers that were stored, and deleted when they were old.
     pub expired: u64,
+    /// Numbers that the rig had delivered before there was a collector, or to another store, by its own word.
+    pub earlier: u64,
     /// Numbers below the highest of which nothing is known, or that the mark acknowledges and the store has not.
     pub missing: u64,
     /// The same as ranges, first and last included: the lowest 1000.
@@ -72,45 +74,55 @@ fn lanes(connection: &Connection, rig: Option<&RigId>) -> rusqlite::Result<Vec<L
     Ok(reports)
 }
 
+/// How far ranges go that were declared, by what they were declared as.
+#[derive(Default)]
+struct Ends {
+    dropped: u64,
+    expired: u64,
+    earlier: u64,
+}
+
 impl LaneReport {
     fn read(&mut self, connection: &Connection, lane: i64, expired_to: u64) -> rusqlite::Result<()> {
         // In the order of their beginnings, so that one pass finds every hole; a message is a run of one.
         let mut statement = connection.prepare(
             "SELECT seq, seq, 0 FROM message WHERE lane = ?1
-             UNION ALL SELECT first, last, CASE why WHEN 'expired' THEN 1 ELSE 2 END FROM range WHERE lane = ?1
+             UNION ALL SELECT first, last, CASE why WHEN 'expired' THEN 1 WHEN 'earlier' THEN 3 ELSE 2 END FROM range WHERE lane = ?1
              ORDER BY 1, 3",
         )?;
         let mut rows = statement.query([lane])?;
         // Every number up to `seen` has been dealt with; the others are ends of declared and expired ranges that go on.
-        let (mut seen, mut dropped_to, mut kept_to) = (0, 0, expired_to.min(self.complete));
+        let (mut seen, mut ends) = (0, Ends { expired: expired_to.min(self.complete), ..Ends::default() });
         while let Some(row) = rows.next()? {
             let (first, last) = (natural(row.get(0)?), natural(row.get(1)?));
-            self.pass(&mut seen, first.saturating_sub(1), kept_to, dropped_to);
+            self.pass(&mut seen, first.saturating_sub(1), &ends);
             match row.get::<_, i64>(2)? {
                 0 => {
                     self.stored += 1;
                     seen = seen.max(last);
                 }
-                1 => kept_to = kept_to.max(last),
-                _ => dropped_to = dropped_to.max(last),
+                1 => ends.expired = ends.expired.max(last),
+                3 => ends.earlier = ends.earlier.max(last),
+                _ => ends.dropped = ends.dropped.max(last),
             }
             self.highest = self.highest.max(last);
         }
         self.highest = self.highest.max(self.complete);
         let highest = self.highest;
-        self.pass(&mut seen, highest, kept_to, dropped_to);
+        self.pass(&mut seen, highest, &ends);
         Ok(())
     }
 
     /// Accounts for the numbers after `seen` up to `to`, of which none is stored.
-    fn pass(&mut self, seen: &mut u64, to: u64, kept_to: u64, dropped_to: u64) {
+    fn pass(&mut self, seen: &mut u64, to: u64, ends: &Ends) {
         let mut take = |end: u64| {
             let length = end.min(to).saturating_sub(*seen);
             *seen += length;
             length
         };
-        self.dropped += take(dropped_to);
-        self.expired += take(kept_to);
+        self.dropped += take(ends.dropped);
+        self.expired += take(ends.expired);
+        self.earlier += take(ends.earlier);
         let missing = take(to);
         self.missing += missing;
         if missing > 0 && self.missing_ranges.len() < LISTED {

@@ -1,6 +1,6 @@
 //! What a message that came from the broker is: pure.
 
-use crate::wire::{Header, RigId, Topic, decode};
+use crate::wire::{Header, Kind, RigId, Topic, decode};
 
 /// A message as the broker handed it over.
 #[derive(Clone, Copy, Debug)]
@@ -11,15 +11,32 @@ pub struct Incoming<'a> {
     pub payload: &'a [u8],
     /// Value of the user property [`crate::wire::GAP`].
     pub gap: Option<&'a str>,
+    /// Value of the user property [`crate::wire::EARLY`].
+    pub early: Option<&'a str>,
 }
+
+/// Numbers that do not exist at the rig any more, from first to last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Gone {
+    pub(super) first: u64,
+    pub(super) last: u64,
+    pub(super) why: &'static str,
+}
+
+/// The rig had to drop them.
+pub(super) const DROPPED: &str = "dropped";
+/// The rig had delivered them before there was a collector, or to another one.
+pub(super) const EARLIER: &str = "earlier";
 
 /// What is to be done with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// One of a lane's numbers; before it, this range was dropped by the rig.
-    Numbered { rig: RigId, header: Header, dropped: Option<(u64, u64)> },
+    /// One of a lane's numbers; before it, these ranges do not exist at the rig any more.
+    Numbered { rig: RigId, header: Header, gone: Vec<Gone> },
     /// Retained state, without a number.
     State { rig: RigId, header: Header },
+    /// Said to whoever listened at the time, and kept by nobody.
+    Passing,
     /// Nothing that a rig may say, for this reason.
     Rejected(String),
 }
@@ -36,6 +53,9 @@ pub(super) fn sort(incoming: Incoming<'_>) -> Entry {
     if header.kind != topic.kind {
         return Entry::Rejected(format!("a {:?} on the topic of a {:?}", header.kind, topic.kind));
     }
+    if header.kind == Kind::Log {
+        return Entry::Passing;
+    }
     if header.seq == 0 {
         return Entry::State { rig: topic.rig, header };
     }
@@ -43,7 +63,7 @@ pub(super) fn sort(incoming: Incoming<'_>) -> Entry {
         return Entry::Rejected(format!("the number {} is out of range", header.seq));
     }
     let Some(gap) = incoming.gap else {
-        return Entry::Numbered { rig: topic.rig, header, dropped: None };
+        return Entry::Numbered { rig: topic.rig, header, gone: Vec::new() };
     };
     // A declaration that nobody understands must not look like one that was never made.
     let Ok(length) = gap.parse::<u64>() else {
@@ -51,21 +71,31 @@ pub(super) fn sort(incoming: Incoming<'_>) -> Entry {
     };
     let last = header.seq - 1;
     let first = header.seq.saturating_sub(length).max(1);
-    Entry::Numbered { rig: topic.rig, header, dropped: (first <= last).then_some((first, last)) }
+    let Ok(early) = incoming.early.unwrap_or("0").parse::<u64>() else {
+        return Entry::Rejected(format!("its early part of a gap is no number: {:?}", incoming.early));
+    };
+    let middle = first.saturating_add(early).min(header.seq);
+    let parts = [(first, middle - 1, EARLIER), (middle, last, DROPPED)];
+    let parts = parts.into_iter().filter(|(first, last, _)| first <= last);
+    let gone = parts.map(|(first, last, why)| Gone { first, last, why }).collect();
+    Entry::Numbered { rig: topic.rig, header, gone }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Encoding, Kind, Online, Reason, encode};
+    use crate::wire::{Encoding, Online, Reason, encode};
 
     #[test]
     fn each_message_is_one_thing() {
         let body = Online { online: true, connection: 1, reason: Reason::Connected };
         let online = |seq| encode(Encoding::Postcard, Header::new(Kind::Online, 9, seq), &body);
         let rig: RigId = "rig-1".parse().unwrap();
-        let numbered =
-            |seq, dropped| Entry::Numbered { rig: rig.clone(), header: Header::new(Kind::Online, 9, seq), dropped };
+        let gone = |why, range: Option<(u64, u64)>| range.map(|(first, last)| Gone { first, last, why });
+        let parts = |seq, gone| Entry::Numbered { rig: rig.clone(), header: Header::new(Kind::Online, 9, seq), gone };
+        let numbered = |seq, dropped| parts(seq, gone(DROPPED, dropped).into_iter().collect());
+        let log = crate::wire::LogLines { payload: "llm".to_owned(), text: "hello".to_owned(), from: 0, skipped: 0 };
+        let log = encode(Encoding::Postcard, Header::new(Kind::Log, 9, 0), &log);
         let rejected = |text: &str| Entry::Rejected(text.to_owned());
         let topic = "r1/rig-1/up/online";
         let rows = [
@@ -95,7 +125,21 @@ mod tests {
             ("no bytes of ours", topic, b"hello".to_vec(), None, rejected(&crate::wire::Error::NotOurs.to_string())),
         ];
         for (name, topic, payload, gap, expected) in rows {
-            assert_eq!(sort(Incoming { topic: topic.as_bytes(), payload: &payload, gap }), expected, "{name}");
+            let incoming = Incoming { topic: topic.as_bytes(), payload: &payload, gap, early: None };
+            assert_eq!(sort(incoming), expected, "{name}");
         }
+        for (early, expected) in [
+            ("0", numbered(9, Some((2, 8)))),
+            ("3", parts(9, gone(EARLIER, Some((2, 4))).into_iter().chain(gone(DROPPED, Some((5, 8)))).collect())),
+            ("7", parts(9, gone(EARLIER, Some((2, 8))).into_iter().collect())),
+            ("18446744073709551615", parts(9, gone(EARLIER, Some((2, 8))).into_iter().collect())),
+            ("some", rejected("its early part of a gap is no number: Some(\"some\")")),
+        ] {
+            let payload = online(9);
+            let incoming = Incoming { topic: topic.as_bytes(), payload: &payload, gap: Some("7"), early: Some(early) };
+            assert_eq!(sort(incoming), expected, "{early} early");
+        }
+        let incoming = Incoming { topic: b"r1/rig-1/up/log", payload: &log, gap: None, early: None };
+        assert_eq!(sort(incoming), Entry::Passing);
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Statement, Transaction, params};
 
-use super::intake::{Entry, Incoming, sort};
+use super::intake::{Entry, Gone, Incoming, sort};
 use super::marks::Marks;
 use super::schema::{self, Error, about};
 use crate::wire::{Header, Kind, MARKS, Mark, RigId, Watermark};
@@ -154,6 +154,7 @@ impl<'a> Writer<'a> {
 
     fn take(&mut self, incoming: Incoming<'_>) -> rusqlite::Result<()> {
         match sort(incoming) {
+            Entry::Passing => Ok(()),
             Entry::Rejected(reason) => self.reject(incoming, &reason),
             Entry::State { rig, header } => {
                 if self.rig(&rig)? {
@@ -162,9 +163,9 @@ impl<'a> Writer<'a> {
                     self.reject(incoming, TOO_MANY)
                 }
             }
-            Entry::Numbered { rig, header, dropped } => {
+            Entry::Numbered { rig, header, gone } => {
                 if self.rig(&rig)? {
-                    self.number(&rig, header, dropped, incoming)
+                    self.number(&rig, header, &gone, incoming)
                 } else {
                     self.reject(incoming, TOO_MANY)
                 }
@@ -190,22 +191,16 @@ impl<'a> Writer<'a> {
         Ok(true)
     }
 
-    fn number(
-        &mut self,
-        name: &RigId,
-        header: Header,
-        dropped: Option<(u64, u64)>,
-        incoming: Incoming<'_>,
-    ) -> rusqlite::Result<()> {
+    fn number(&mut self, name: &RigId, header: Header, gone: &[Gone], incoming: Incoming<'_>) -> rusqlite::Result<()> {
         let Some(rig) = self.rigs.get_mut(name) else { return Ok(()) };
         let lane = rig.lane(self.connection, header, self.now_ms)?;
         lane.heard_ms = self.now_ms;
         lane.touched = true;
         let before = lane.marks.complete();
-        if let Some((first, last)) = dropped
-            && lane.marks.declare(first, last)
-        {
-            self.connection.execute(RANGE, params![lane.id, int(first), "dropped", int(last)])?;
+        for Gone { first, last, why } in gone {
+            if lane.marks.declare(*first, *last) {
+                self.connection.execute(RANGE, params![lane.id, int(*first), why, int(*last)])?;
+            }
         }
         // What retention has deleted is not stored a second time.
         let expired = header.seq <= lane.expired_to && lane.marks.covers(header.seq);

@@ -12,7 +12,7 @@ use super::intake::Incoming;
 use super::schema::Error;
 use super::store::{Outcome, Store};
 use crate::clock;
-use crate::wire::{GAP, RigId, Watermark};
+use crate::wire::{EARLY, GAP, RigId, Watermark};
 
 /// Old messages looked at in one step; more after a large batch, so that deleting keeps up with storing.
 const STEP: usize = 500;
@@ -80,9 +80,12 @@ fn commit(store: &mut Store, batch: &[Taken]) -> Result<Outcome, Error> {
         .iter()
         .map(|Taken { publish, .. }| {
             let properties = publish.properties.as_ref();
-            let gap = properties.and_then(|properties| properties.user_properties.iter().find(|(name, _)| name == GAP));
-            let gap = gap.map(|(_, value)| value.as_str());
-            Incoming { topic: &publish.topic, payload: &publish.payload, gap }
+            let property = |wanted: &str| {
+                let found = properties?.user_properties.iter().find(|(name, _)| name == wanted);
+                found.map(|(_, value)| value.as_str())
+            };
+            let (gap, early) = (property(GAP), property(EARLY));
+            Incoming { topic: &publish.topic, payload: &publish.payload, gap, early }
         })
         .collect();
     store.commit(&batch, clock::unix_ms())

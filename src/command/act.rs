@@ -2,6 +2,8 @@
 //!
 //! Nothing here writes to a chip or a driver: control and the GPU thread do, inside their own limits.
 
+mod follow;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use crate::payload::supervisor::{self, Payloads, Reloaded, What};
 use crate::reading::{Health, Missing, Snapshot};
 use crate::setpoint::{Desk, Impossible, Maintenance, Source};
 use crate::wire::{AckState, LONGEST_TEXT, MOST_LINES, Order, Outcome, PayloadAct, PowerCap, Refusal};
+pub use follow::Follow;
 
 /// A profile is applied and read back within this, or the command says that it was not.
 const APPLIED: Duration = Duration::from_secs(45);
@@ -45,6 +48,8 @@ pub struct Actor {
     pub reloads: mpsc::Sender<oneshot::Sender<Reloaded>>,
     /// The way to have the rig restarted.
     pub reboots: mpsc::Sender<oneshot::Sender<Result<(), String>>>,
+    /// The way of a followed log to the link.
+    pub follow: Follow,
     /// The way out; one order is enough, more are dropped.
     pub end: mpsc::Sender<()>,
     /// The rig's clock is right, whatever the kernel says.
@@ -94,6 +99,7 @@ impl Actor {
             }
             Order::Probe => Ok(Outcome::Lines(survey(&self.board, &self.snapshot.borrow()))),
             Order::Logs { payload, lines } => self.logs(payload, usize::from(*lines)).await,
+            Order::FollowLogs { payload, seconds } => self.follow(payload, *seconds).await,
             // Said by the publisher with the answer.
             Order::Snapshot => Ok(Outcome::Nothing),
             Order::Reload => self.reload().await,

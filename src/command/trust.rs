@@ -44,7 +44,7 @@ pub struct Needs {
 pub fn needs(order: &Order) -> Needs {
     let one = |scopes| Needs { scopes, keys: 1 };
     match order {
-        Order::Logs { .. } | Order::Snapshot => one(&[Scope::Observe]),
+        Order::Logs { .. } | Order::FollowLogs { .. } | Order::Snapshot => one(&[Scope::Observe]),
         Order::Identify { .. }
         | Order::Probe
         | Order::Reload

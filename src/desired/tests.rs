@@ -337,6 +337,7 @@ fn carry_out(actual: &mut Actual, orders: &[Order], fails: bool) {
             Order::Identify { .. }
             | Order::Probe
             | Order::Logs { .. }
+            | Order::FollowLogs { .. }
             | Order::Snapshot
             | Order::Reload
             | Order::RestartAgent

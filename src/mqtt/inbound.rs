@@ -74,6 +74,13 @@ impl Inbound {
         self.publish.qos == QoS::AtMostOnce
     }
 
+    /// What is needed to acknowledge it.
+    pub(super) fn without_payload(mut self) -> Self {
+        self.publish.payload.clear();
+        self.publish.properties = None;
+        self
+    }
+
     /// Tells the broker that it need not send it again; `false` where the link's channel has no room now. On another
     /// connection than its own there is nothing to say: the broker sends it again there.
     pub(super) fn acknowledge(&self, client: &Client) -> bool {

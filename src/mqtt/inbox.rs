@@ -12,10 +12,23 @@
 //!
 //! The broker is told that it need not send a command again only after the journal has it; until then its place in the broker's
 //! window is taken, and a killed agent gets it again. Nothing here waits for the disk on the agent's own thread.
+//!
+//! Four times the disk is synced for a command, and two of these are waited for:
+//!
+//! | what is synced | what it protects | who waits |
+//! |---|---|---|
+//! | journal: accepted | carried out at most once | the carrying out, and the broker's acknowledgement |
+//! | journal: how it ended | what was told as done is never carried out again, or told as unknown, after a restart | the answer |
+//! | outbox: the last answer, and `accepted` with it | no answer is lost | nobody |
+//! | audit: what came within 100 ms of the first | who did what | nobody |
+//!
+//! `accepted` is not synced for its own sake: the journal has it, and the next start ends the command and answers again.
+//! Every message that comes is answered or counted: what comes too fast, or finds no room, in telemetry's `unread`.
 
 mod desk;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -39,7 +52,7 @@ use crate::setpoint::Source;
 use crate::wire::{Ack, AckState, CommandId, Desired, Kind, Order, Outcome, Refusal, RefusedRevision, Reported, Topic};
 use desk::{Desk, Looked, lock};
 
-/// Messages that wait to be looked at: more than the broker may have on its way to us, so that none is ever turned away.
+/// Messages that wait to be looked at: more than the broker may have on its way to us. One more is counted and not read.
 pub(super) const DELIVERIES: usize = 32;
 /// Answers that wait for the publisher, which never waits for us.
 pub(super) const ANSWERS: usize = 64;
@@ -92,6 +105,8 @@ pub(super) struct Inputs {
     pub(super) actor: Actor,
     /// Who ordered what is written down here.
     pub(super) audit: Writer,
+    /// Counts what is dropped unread.
+    pub(super) unread: Arc<AtomicU32>,
 }
 
 /// The inbox.
@@ -108,6 +123,7 @@ pub(super) struct Inbox {
     excess: Tally,
     running: JoinSet<(Entry, AckState)>,
     audit: Writer,
+    unread: Arc<AtomicU32>,
     fleet: FleetConfig,
     /// The state in force, where there is one.
     desired: Option<Arc<Desired>>,
@@ -121,7 +137,7 @@ pub(super) struct Inbox {
 impl Inbox {
     /// Opens journal and trust, and takes up what a restart interrupted.
     pub(super) async fn open(inputs: Inputs) -> Option<Self> {
-        let Inputs { me, fleet, state, nonce, deliveries, answers, actor, audit } = inputs;
+        let Inputs { me, fleet, state, nonce, deliveries, answers, actor, audit, unread } = inputs;
         let (own, trusted) = (me.clone(), fleet.clone());
         let open = spawn_blocking(move || Desk::open(state, own, nonce, trusted));
         let (desk, interrupted) = open.await.ok()?;
@@ -137,6 +153,7 @@ impl Inbox {
             excess: Tally::new(TELL_STRANGERS),
             running: JoinSet::new(),
             audit,
+            unread,
             fleet,
             desired,
             refused: None,
@@ -313,6 +330,7 @@ impl Inbox {
             Admission::Look => {}
             Admission::Excess => return self.excess(inbound).await,
             Admission::Drop { tell } => {
+                self.unread.fetch_add(1, Ordering::Relaxed);
                 if let Some(count) = tell {
                     self.told_flood(count);
                 }

@@ -34,8 +34,10 @@ use crate::wire::{Encoding, Header, Kind, MAX_MESSAGE, Online, Reason, RigId, To
 
 /// Messages on their way to the broker at most.
 pub(super) const WINDOW: u16 = 16;
-/// Packets between publisher and event loop: a window and the state that goes out on connect. Full means not yet.
-const CHANNEL: usize = 32;
+/// Messages at QoS 0 that the event loop has not written yet at most.
+pub(super) const LOOSE: usize = 4;
+/// Packets between publisher and event loop: a window, its acknowledgements of as many, and what is at QoS 0. Full means not yet.
+const CHANNEL: usize = 32 + LOOSE;
 /// Reports to the publisher: each packet makes two. The link waits when it is full; the publisher never waits for it.
 const REPORTS: usize = 64;
 /// How long the broker keeps the session and what is in it for us.
@@ -50,6 +52,8 @@ pub(super) enum Report {
     Up(Up),
     /// The packet handed over next in order has this id.
     Sent(u16),
+    /// A packet at QoS 0, for which nobody answers, is written.
+    Loose,
     /// The broker has answered for the packet.
     Acknowledged { id: u16, answer: Answer },
     /// Somebody said this. It is acknowledged by whoever it is for.
@@ -242,7 +246,8 @@ impl Link {
                 }
                 Event::Incoming(Packet::Publish(publish)) => Report::Heard(Inbound::new(self.connection, publish)),
                 // Id 0 is a QoS 0 message, which nobody answers for.
-                Event::Outgoing(Outgoing::Publish(id)) if id != 0 => Report::Sent(id),
+                Event::Outgoing(Outgoing::Publish(0)) => Report::Loose,
+                Event::Outgoing(Outgoing::Publish(id)) => Report::Sent(id),
                 Event::Incoming(Packet::PubAck(ack)) => {
                     Report::Acknowledged { id: ack.pkid, answer: answer(ack.reason) }
                 }

@@ -10,15 +10,17 @@
 //!    after 1 s   disk: 64 segments, by lane        ──> thinned ──> dropped, counted, declared as a gap
 //! ```
 //!
-//! **When is it delivered?** Where a control plane is heard (`r1/ctl/state`), when its watermark has passed the number:
-//! a broker that dies takes with it what it acknowledged. Where there is none, when the broker has acknowledged it. While a
-//! known control plane is away, what is new goes out for whoever else listens, and the backlog is held. Where everything is
+//! **When is it delivered?** Where a control plane is heard (`r1/ctl/state`), or was in an earlier start at the same broker, when
+//! its watermark has passed the number: a broker that dies takes with it what it acknowledged. Where there is none, when the broker
+//! has acknowledged it; that there is none is believed after 30 s on a first start, and `presence` says when one is forgotten.
+//! While a known control plane is away, what is new goes out for whoever else listens, and the backlog is held. Where everything is
 //! acknowledged and the watermark does not move for 10 s, everything above it is sent again, at the backlog's pace, and
 //! each time with twice the patience (up to 64 times).
 //!
 //! **Gaps.** A message says how many numbers right before it do not exist here any more. It is computed as it is sent, from
 //! what is there, so it needs no memory of what was dropped. It may cover numbers that were delivered, never one that
-//! waits. Where numbers are dropped from the disk the last one of each boot stays, to declare them; only age removes that.
+//! waits. A control plane whose own mark is below what was delivered has come later, or lost its store: it is told of those
+//! numbers in the same way, and how many of the gap they are. Where numbers are dropped from the disk the last one of each boot stays, to declare them; only age removes that.
 //!
 //! **What an end costs.** A killed agent or a power cut: telemetry of the last second. The broker's acknowledgement changes
 //! nothing about that where a control plane has to confirm: the broker may die next, and then the collector never hears of
@@ -44,6 +46,7 @@ mod files;
 mod freed;
 mod keeper;
 mod line;
+mod presence;
 pub mod reply;
 mod segment;
 mod shelf;
@@ -173,6 +176,8 @@ pub struct Message {
     pub extra: Vec<u8>,
     /// How many numbers right before it do not exist any more.
     pub gap: u64,
+    /// How many of these, the lowest, were not dropped: they were delivered before this control plane was there.
+    pub early: u64,
     /// It is older than what came before it.
     pub backlog: bool,
 }
@@ -188,17 +193,25 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// An outbox of this start of the agent, with its files in this directory. It does not wait for the disk.
+    /// An outbox of this start of the agent, with its files in this directory. It does not wait for the disk. `broker` is a number
+    /// of the broker: what is known of a control plane from an earlier start is known of it there.
     #[must_use]
-    pub fn new(config: OutboxConfig, boot: u32, directory: PathBuf) -> Self {
+    pub fn new(config: OutboxConfig, boot: u32, broker: u32, directory: PathBuf) -> Self {
         let disk = Worker::start(directory).inspect_err(|error| warn!("outbox: no thread for the disk: {error}")).ok();
-        Self { keeper: Keeper::new(config, boot), disk, told: false }
+        Self { keeper: Keeper::new(config, boot, broker), disk, told: false }
     }
 
     /// Takes a message; `encode` is given its number, and `extra`, at most 256 bytes, comes back with it. At the bound of
     /// memory older messages are let go of or dropped.
     pub fn push(&mut self, lane: Lane, extra: Vec<u8>, encode: impl FnOnce(u64) -> Vec<u8>) -> Ticket {
         self.keeper.push(lane, (clock::now(), clock::unix_ms()), extra, encode)
+    }
+
+    /// Takes a message that loses its worth with the next one of its lane, and is written with that, or after a second.
+    pub fn push_unhurried(&mut self, lane: Lane, extra: Vec<u8>, encode: impl FnOnce(u64) -> Vec<u8>) -> Ticket {
+        let ticket = self.push(lane, extra, encode);
+        self.keeper.unhurried(ticket);
+        ticket
     }
 
     /// The message to send next. It stays until it is delivered.
@@ -236,14 +249,27 @@ impl Outbox {
         self.keeper.disconnected();
     }
 
-    /// The control plane said how far it has this rig's messages.
-    pub fn watermark(&mut self, watermark: &Watermark) {
-        self.keeper.watermark(watermark, clock::now());
+    /// The control plane said how far it has this rig's messages; `retained`: some time ago.
+    pub fn watermark(&mut self, watermark: &Watermark, retained: bool) {
+        let now = clock::now();
+        self.keeper.watermark(watermark, now);
+        if !retained {
+            self.keeper.lives(now);
+        }
     }
 
-    /// The control plane said whether it is there.
-    pub fn controller(&mut self, online: bool) {
-        self.keeper.controller(online, clock::now());
+    /// The control plane said whether it is there; `retained`: some time ago.
+    pub fn controller(&mut self, online: bool, retained: bool) {
+        let now = clock::now();
+        self.keeper.controller(online, now);
+        if !retained {
+            self.keeper.lives(now);
+        }
+    }
+
+    /// The control plane's word was taken back: there is none any more.
+    pub fn cleared(&mut self) {
+        self.keeper.cleared();
     }
 
     /// Whether messages leave by the control plane's watermark, not by the broker's acknowledgement.

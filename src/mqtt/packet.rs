@@ -5,10 +5,12 @@ use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
 use super::link::Client;
 use super::outbox::reply::Reply;
-use crate::wire::{Encoding, GAP, Kind, RigId, Topic};
+use crate::wire::{EARLY, Encoding, GAP, Kind, RigId, Topic};
 
 /// Telemetry is worth nothing to a subscriber that comes back after an hour.
 const TELEMETRY_EXPIRY_S: u32 = 3_600;
+/// What a payload says is for whoever looks at it now.
+const LOG_EXPIRY_S: u32 = 60;
 /// Nobody waits for a command's answer longer than a day.
 const ACK_EXPIRY_S: u32 = 86_400;
 
@@ -17,10 +19,13 @@ pub(super) struct Packet {
     topic: String,
     payload: Vec<u8>,
     content_type: &'static str,
+    qos: QoS,
     retain: bool,
     expiry_s: Option<u32>,
     /// The user property that says how many messages before it are gone.
     gap: Option<String>,
+    /// The one that says how many of these were delivered all the same.
+    early: Option<String>,
     correlation: Option<Vec<u8>>,
 }
 
@@ -32,17 +37,31 @@ impl Packet {
             Kind::Event | Kind::Receipt => (false, None),
             Kind::Ack => (false, Some(ACK_EXPIRY_S)),
             Kind::Reported => (true, None),
+            Kind::Log => (false, Some(LOG_EXPIRY_S)),
             // The control plane's own; never ours to send.
             Kind::Watermark | Kind::Controller | Kind::Desired => (true, None),
             Kind::Command => (false, None),
         };
         let topic = Topic::new(rig.clone(), kind).to_string();
-        Self { topic, payload, content_type: encoding.content_type(), retain, expiry_s, gap: None, correlation: None }
+        let qos = if kind == Kind::Log { QoS::AtMostOnce } else { QoS::AtLeastOnce };
+        Self {
+            topic,
+            payload,
+            content_type: encoding.content_type(),
+            qos,
+            retain,
+            expiry_s,
+            gap: None,
+            early: None,
+            correlation: None,
+        }
     }
 
-    /// So many numbers right before it do not exist any more.
-    pub(super) fn after_gap(mut self, gap: u64) -> Self {
+    /// So many numbers right before it do not exist any more; of these, the lowest, so many were delivered before there was a control
+    /// plane to confirm them.
+    pub(super) fn after_gap(mut self, gap: u64, early: u64) -> Self {
         self.gap = (gap > 0).then(|| gap.to_string());
+        self.early = (early > 0).then(|| early.to_string());
         self
     }
 
@@ -61,7 +80,9 @@ impl Packet {
     pub(super) fn size(&self) -> usize {
         let expiry = if self.expiry_s.is_some() { 1 + 4 } else { 0 };
         let correlation = self.correlation.as_ref().map_or(0, |correlation| 1 + 2 + correlation.len());
-        let gap = self.gap.as_ref().map_or(0, |gap| 1 + 2 + GAP.len() + 2 + gap.len());
+        let property =
+            |name: &str, value: &Option<String>| value.as_ref().map_or(0, |value| 1 + 2 + name.len() + 2 + value.len());
+        let gap = property(GAP, &self.gap) + property(EARLY, &self.early);
         // The length of the properties takes a second byte from 128 on.
         let properties = 2 + (1 + 2 + self.content_type.len()) + expiry + correlation + gap;
         (1 + 4) + (2 + self.topic.len()) + 2 + properties + self.payload.len()
@@ -73,17 +94,15 @@ impl Packet {
             content_type: Some(self.content_type.to_owned()),
             message_expiry_interval: self.expiry_s,
             correlation_data: self.correlation.map(Into::into),
-            user_properties: self.gap.map(|gap| (GAP.to_owned(), gap)).into_iter().collect(),
+            user_properties: [(GAP, self.gap), (EARLY, self.early)]
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+                .collect(),
             ..PublishProperties::default()
         };
         let payload = self.payload.clone();
-        let handed = client.inner.try_publish_with_properties(
-            self.topic,
-            QoS::AtLeastOnce,
-            self.retain,
-            self.payload,
-            properties,
-        );
+        let handed =
+            client.inner.try_publish_with_properties(self.topic, self.qos, self.retain, self.payload, properties);
         handed.map_err(|_| payload)
     }
 }
@@ -100,10 +119,10 @@ mod tests {
         // three bytes of length to spare.
         assert_eq!((packet.topic.len(), packet.content_type.len(), packet.size()), (75, 32, 1126));
         // "gap" and "12": 1 + (2 + 3) + (2 + 2).
-        let packet = packet.after_gap(12);
+        let packet = packet.after_gap(12, 0);
         assert_eq!(packet.size(), 1126 + 10);
         let reply = Reply { topic: "t".to_owned(), correlation: vec![0; 16] };
-        let packet = packet.after_gap(0).in_reply(reply);
+        let packet = packet.after_gap(0, 0).in_reply(reply);
         assert_eq!((packet.topic.as_str(), packet.size()), ("t", 1126 - 74 + 19));
     }
 }

@@ -1,20 +1,22 @@
 //! The publisher: turns snapshots and alarm edges into messages, keeps them in the outbox, and hands over what the window
 //! allows. It waits only for something to happen, never for the broker.
 
+mod farewell;
 mod handed;
+mod heard;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use log::{debug, warn};
+use log::warn;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 
 use super::inbound::Inbound;
-use super::link::{Answer, Client, Report, Up, WINDOW};
-use super::outbox::{Lane, Outbox, reply::Reply};
+use super::link::{Answer, Client, LOOSE, Report, Up};
+use super::outbox::reply::Reply;
+use super::outbox::{Lane, Outbox};
 use super::packet::Packet;
 use super::{Inputs, Start, inbox, reliable_ms};
 use crate::alarm::Edge;
@@ -23,16 +25,17 @@ use crate::board::Board;
 use crate::clock;
 use crate::command::trust::FleetConfig;
 use crate::config::Config;
+use crate::digest::fnv1a;
 use crate::energy;
 use crate::reading::Snapshot;
 use crate::wire::{
-    Birth, CONTROLLER, Delivery, Encoding, Energy, Event, Header, Kind, Losses, MAX_MESSAGE, Message, Online,
-    OutboxInfo, Reason, Receipt, Reported, RigId, Telemetry, Topic, decode_to_a_rig, encode,
+    Birth, Delivery, Encoding, Energy, Event, Header, Kind, Losses, MAX_MESSAGE, Online, OutboxInfo, Reason, Receipt,
+    Reported, RigId, Telemetry, Topic, encode,
 };
 use handed::Handed;
 
-/// How long a clean stop waits for the broker: for what still waits, for the last word, and for the disconnect itself.
-const FAREWELL: [Duration; 3] = [Duration::from_millis(1_200), Duration::from_millis(500), Duration::from_millis(300)];
+/// Between two attempts to acknowledge what the link had no room for.
+const AGAIN: Duration = Duration::from_millis(2);
 
 /// Answers that nobody keeps and that wait for the link, with where they are wanted; one more is not said. More than are given at once.
 const SAID: usize = 256;
@@ -67,12 +70,14 @@ pub(super) struct Publisher {
     /// Retained state that waits to go out.
     state: VecDeque<(Kind, Vec<u8>)>,
     said: VecDeque<(Vec<u8>, Reply)>,
-    /// Heard, and not acknowledged for want of room on the way to the link.
-    owed: VecDeque<Inbound>,
     /// Handed over, without an id yet.
     unnumbered: VecDeque<Handed>,
     /// On their way, by packet id.
     numbered: BTreeMap<u16, Handed>,
+    /// To be acknowledged when the link has room for that.
+    unsaid: VecDeque<Inbound>,
+    /// On their way at QoS 0, which the window does not bound.
+    loose: usize,
     up: Option<Up>,
     refused: u32,
     /// The reason of the refusal that was logged last.
@@ -107,12 +112,13 @@ impl Publisher {
             deliver,
             answers,
             inputs,
-            outbox: Outbox::new(config.outbox.clone(), start.boot, config.state.join("outbox")),
+            outbox: Outbox::new(config.outbox.clone(), start.boot, number(config), config.state.join("outbox")),
             state: VecDeque::new(),
             said: VecDeque::new(),
-            owed: VecDeque::new(),
             unnumbered: VecDeque::new(),
             numbered: BTreeMap::new(),
+            loose: 0,
+            unsaid: VecDeque::new(),
             up: None,
             refused: 0,
             told: None,
@@ -128,6 +134,8 @@ impl Publisher {
         loop {
             // Between samples a tick is no reason to wake, unless the broker asked for a pause of one.
             let next = if self.paused { None } else { self.due.and_then(|due| due.checked_sub(self.slack())) };
+            // What a payload says waits for nobody: where there is no room for it, who follows it leaves it out and counts that.
+            let room = self.loose < LOOSE && self.up.is_some_and(|up| self.client.live(up.connection));
             let snapshot = &mut self.inputs.snapshot;
             let due = async move {
                 if let Some(next) = next {
@@ -148,7 +156,10 @@ impl Publisher {
                 Some(report) = self.reports.recv() => self.report(report),
                 Some(answer) = self.answers.recv() => self.answer(answer),
                 Some(receipt) = self.inputs.receipts.recv() => self.receipt(&receipt),
+                Some(lines) = self.inputs.logs.recv(), if room => self.log(&lines),
                 () = self.outbox.happened() => self.listened(),
+                // The link does not tell when it has room again for what was not acknowledged yet.
+                () = tokio::time::sleep(AGAIN), if !self.unsaid.is_empty() => {}
             }
             self.feed();
         }
@@ -190,6 +201,7 @@ impl Publisher {
             events: self.inputs.lost_events.load(Ordering::Relaxed),
             dropped: self.outbox.dropped(),
             refused: self.refused,
+            unread: self.inputs.unread.load(Ordering::Relaxed),
         };
         let mut body =
             Telemetry::new(self.birth.id, clock::unix_ms(), self.start.uptime(), &snapshot, losses, self.turn);
@@ -255,54 +267,11 @@ impl Publisher {
                     self.numbered.insert(id, handed);
                 }
             }
+            Report::Loose => self.loose = self.loose.saturating_sub(1),
             Report::Acknowledged { id, answer } => self.acknowledged(id, answer),
             Report::Heard(inbound) => self.heard(inbound),
             Report::Down => self.start_over(),
         }
-    }
-
-    /// What the control plane says to the outbox is taken here; the rest is the inbox's.
-    fn heard(&mut self, inbound: Inbound) {
-        let topic = inbound.topic();
-        let to_us = topic.and_then(Topic::parse).filter(|topic| topic.rig == self.rig).map(|topic| topic.kind);
-        let said = match (topic, to_us) {
-            (Some(CONTROLLER), _) | (_, Some(Kind::Watermark)) => decode_to_a_rig(inbound.payload()),
-            _ => {
-                // There is room for as many as the broker may have on their way to us, and what comes beside that, at QoS 0,
-                // leaves it free: nobody has promised that to anybody.
-                if !inbound.unpromised() || self.deliver.capacity() > usize::from(WINDOW) {
-                    let _ = self.deliver.try_send(inbound);
-                }
-                return;
-            }
-        };
-        match said {
-            Ok((_, Message::Watermark(watermark))) => self.outbox.watermark(&watermark),
-            Ok((_, Message::Controller(controller))) => {
-                self.outbox.controller(controller.online);
-                self.listened();
-            }
-            Ok(_) => debug!("a message on a topic that is not its own"),
-            Err(error) => debug!("not understood: {error}"),
-        }
-        self.acknowledge(inbound);
-    }
-
-    /// Tells the broker that it need not send it again, once the link has room; the broker's window bounds how many wait.
-    fn acknowledge(&mut self, inbound: Inbound) {
-        self.owed.push_back(inbound);
-        self.settle();
-    }
-
-    /// Whether every acknowledgement is on its way.
-    fn settle(&mut self) -> bool {
-        while let Some(inbound) = self.owed.front() {
-            if !inbound.acknowledge(&self.client) {
-                return false;
-            }
-            self.owed.pop_front();
-        }
-        true
     }
 
     fn answer(&mut self, answer: inbox::Answer) {
@@ -310,9 +279,14 @@ impl Publisher {
             inbox::Answer::Acknowledge(inbound) => self.acknowledge(inbound),
             inbox::Answer::Ack(ack, reply) => {
                 let (encoding, boot) = (self.encoding, self.start.boot);
-                self.outbox.push(Lane::Ack, reply.to_extra().unwrap_or_default(), |seq| {
-                    encode(encoding, Header::new(Kind::Ack, boot, seq), &ack)
-                });
+                let encode = |seq| encode(encoding, Header::new(Kind::Ack, boot, seq), &ack);
+                let extra = reply.to_extra().unwrap_or_default();
+                if ack.state.last() {
+                    self.outbox.push(Lane::Ack, extra, encode);
+                } else {
+                    // The journal has it: the next start knows that it was accepted, and ends it.
+                    self.outbox.push_unhurried(Lane::Ack, extra, encode);
+                }
             }
             inbox::Answer::Said(ack, reply) => {
                 // It has no number: nothing waits for it, and nobody misses it.
@@ -334,12 +308,13 @@ impl Publisher {
 
     fn start_over(&mut self) {
         self.up = None;
+        self.loose = 0;
+        // The broker sends those again on the next connection.
+        self.unsaid.clear();
         self.unnumbered.clear();
         self.numbered.clear();
         self.state.clear();
         self.said.clear();
-        // The broker sends those again on the next connection.
-        self.owed.clear();
         self.outbox.disconnected();
     }
 
@@ -439,10 +414,8 @@ impl Publisher {
 
     /// Hands over what the window allows: state first, then the outbox, then what nobody keeps.
     fn feed(&mut self) {
+        while self.unsaid.pop_front_if(|inbound| inbound.acknowledge(&self.client)).is_some() {}
         let Some(up) = self.up else { return };
-        if !self.settle() {
-            return;
-        }
         while self.client.live(up.connection) && !self.paused && self.on_the_way() < up.window {
             let mut to = None;
             let (handed, packet) = if let Some((kind, payload)) = self.state.pop_front() {
@@ -451,7 +424,7 @@ impl Publisher {
                 // An earlier start may have written another encoding.
                 let encoding = Encoding::of(&message.payload);
                 let packet = Packet::new(&self.rig, encoding, message.ticket.lane.kind(), message.payload);
-                let packet = packet.after_gap(message.gap);
+                let packet = packet.after_gap(message.gap, message.early);
                 let packet = match Reply::from_extra(&message.extra) {
                     Some(reply) => packet.in_reply(reply),
                     None => packet,
@@ -487,34 +460,10 @@ impl Publisher {
     fn on_the_way(&self) -> usize {
         self.unnumbered.len() + self.numbered.len()
     }
+}
 
-    /// What still waits, then that the rig stops on purpose, then the end of the connection: each for a bounded time, and
-    /// the last in any case, so that the broker does not call a rig lost that left.
-    async fn farewell(&mut self) {
-        let Some(up) = self.up else { return };
-        let [backlog, word, end] = FAREWELL;
-        self.paused = false;
-        self.feed();
-        let _ = timeout(backlog, self.until(|this| this.outbox.idle())).await;
-        self.say(&Online { online: false, connection: up.connection, reason: Reason::Stopped });
-        self.feed();
-        let said = timeout(word, self.until(|this| this.state.is_empty() && this.on_the_way() == 0)).await;
-        // Where the channel is full the link is stuck, and its end is the process's.
-        if self.client.leave() {
-            // Its last report is that it is down.
-            let _ = timeout(end, self.until(|this| this.up.is_none())).await;
-        }
-        if said.is_err() {
-            debug!("the broker did not take the last words in time");
-        }
-    }
-
-    /// Takes reports in until something is so, or the link is down.
-    async fn until(&mut self, good: impl Fn(&mut Self) -> bool) {
-        while self.up.is_some() && !good(self) {
-            let Some(report) = self.reports.recv().await else { return };
-            self.report(report);
-            self.feed();
-        }
-    }
+/// Of the brokers that are configured: what is known of a control plane is known of it there.
+fn number(config: &Config) -> u32 {
+    let addresses = config.broker.addresses.iter().flat_map(|at| [at.host.as_bytes(), &at.port.to_le_bytes()].concat());
+    fnv1a(&addresses.collect::<Vec<_>>())
 }

@@ -18,6 +18,8 @@ pub const LONGEST_TEXT: usize = 4 * 1024;
 pub const MOST_GPUS: usize = 32;
 /// Lines of a log in one answer at most.
 pub const MOST_LINES: usize = 200;
+/// A log is followed for so long at most, s.
+pub const MOST_FOLLOWED_S: u16 = 600;
 
 hex_bytes!(
     /// Names a command for ever: 16 random bytes. A command that comes again under the same id is the same command.
@@ -149,6 +151,13 @@ pub enum Order {
         on: bool,
         /// Ends by itself then, milliseconds since 1970.
         until_ms: Option<u64>,
+    },
+    /// What a payload writes is told as it writes it, on `up/log`. One payload at a time: another such order ends this one.
+    FollowLogs {
+        /// Its name.
+        payload: String,
+        /// For so many seconds, at most [`MOST_FOLLOWED_S`]; 0 only ends what is under way.
+        seconds: u16,
     },
 }
 
@@ -349,6 +358,8 @@ impl Command {
             Order::Assign { payload, gpus } if gpus.len() <= MOST_GPUS => {
                 gpus.iter().chain([payload]).try_for_each(|text| name(text))
             }
+            Order::FollowLogs { seconds, .. } if *seconds > MOST_FOLLOWED_S => Err("followed for too long"),
+            Order::FollowLogs { payload, .. } => name(payload),
             Order::Assign { .. } => Err("too many GPUs"),
             Order::RotateKey { add: Some(key), .. } => {
                 if key.scopes.len() > Scope::ALL.len() {

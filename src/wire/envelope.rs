@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Ack, Birth, Command, Controller, Desired, Error, Event, Message, Online, Receipt, Reported, Telemetry, Watermark,
+    Ack, Birth, Command, Controller, Desired, Error, Event, LogLines, Message, Online, Receipt, Reported, Telemetry,
+    Watermark,
 };
 
 /// No message is larger: what a subscriber has to be ready for, and what a decoder reads at most.
@@ -48,11 +49,13 @@ pub enum Kind {
     Desired = 10,
     /// [`Receipt`].
     Receipt = 11,
+    /// [`LogLines`].
+    Log = 12,
 }
 
 impl Kind {
     /// Every kind that this code knows.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Online,
         Self::Birth,
         Self::Telemetry,
@@ -64,6 +67,7 @@ impl Kind {
         Self::Command,
         Self::Desired,
         Self::Receipt,
+        Self::Log,
     ];
 
     /// A rig writes it, and nobody else.
@@ -71,7 +75,7 @@ impl Kind {
     pub const fn is_a_rigs(self) -> bool {
         match self {
             Self::Online | Self::Birth | Self::Telemetry | Self::Event | Self::Ack | Self::Reported => true,
-            Self::Receipt => true,
+            Self::Receipt | Self::Log => true,
             Self::Watermark | Self::Controller | Self::Command | Self::Desired => false,
         }
     }
@@ -80,11 +84,11 @@ impl Kind {
     const fn appended(self) -> usize {
         match self {
             Self::Online | Self::Watermark | Self::Controller => 0,
-            Self::Ack | Self::Reported | Self::Command | Self::Receipt => 0,
+            Self::Ack | Self::Reported | Self::Command | Self::Receipt | Self::Log => 0,
             Self::Desired => 1,
             Self::Event => 2,
             Self::Birth => 8,
-            Self::Telemetry => 10,
+            Self::Telemetry => 11,
         }
     }
 
@@ -214,6 +218,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, Message), Error> {
         Kind::Ack => Message::Ack(body.decode::<Ack>()?),
         Kind::Reported => Message::Reported(body.decode::<Reported>()?),
         Kind::Receipt => Message::Receipt(body.decode::<Receipt>()?),
+        Kind::Log => Message::Log(body.decode::<LogLines>()?),
         Kind::Watermark | Kind::Controller | Kind::Command | Kind::Desired => body.decode_to_a_rig()?,
     };
     Ok((header, message))
@@ -273,7 +278,7 @@ impl Body<'_> {
             Kind::Command => Ok(Message::Command(self.decode::<Command>()?)),
             Kind::Desired => Ok(Message::Desired(self.decode::<Desired>()?)),
             Kind::Online | Kind::Birth | Kind::Telemetry | Kind::Event | Kind::Ack => Err(Error::ARigs(kind)),
-            Kind::Reported | Kind::Receipt => Err(Error::ARigs(kind)),
+            Kind::Reported | Kind::Receipt | Kind::Log => Err(Error::ARigs(kind)),
         }
     }
 

@@ -70,6 +70,9 @@ pub struct Telemetry {
     /// How far each GPU is held back; empty where none is.
     #[serde(default)]
     pub rungs: Vec<Rungs>,
+    /// Commands that were dropped unread since the agent's start: they came too fast, or there was no room for them.
+    #[serde(default)]
+    pub unread: u32,
 }
 
 /// What was lost on the way to the broker since the agent's start.
@@ -81,6 +84,8 @@ pub struct Losses {
     pub dropped: u32,
     /// Messages refused by the broker.
     pub refused: u32,
+    /// Commands dropped unread.
+    pub unread: u32,
 }
 
 /// A power measurement.
@@ -180,6 +185,7 @@ impl Telemetry {
             lost_events: losses.events,
             dropped: losses.dropped,
             refused: losses.refused,
+            unread: losses.unread,
             through_kernel: through_kernel(&snapshot.chips),
             tick_late_us: u32::try_from(snapshot.late.as_micros()).unwrap_or(u32::MAX),
             driver: snapshot.gpus.driver,

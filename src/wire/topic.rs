@@ -120,6 +120,7 @@ const fn leaf(kind: Kind) -> Option<(&'static str, &'static str)> {
         Kind::Command => Some(("dn", "cmd")),
         Kind::Desired => Some(("dn", "des")),
         Kind::Receipt => Some(("up", "rcp")),
+        Kind::Log => Some(("up", "log")),
     }
 }
 

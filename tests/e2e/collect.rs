@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use rigd::alarm;
-use rigd::wire::{Kind, Message, RigId};
+use rigd::wire::{Delivery, Kind, Message, RigId};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::{Client, MqttOptions};
 use rusqlite::Connection;
@@ -153,6 +153,11 @@ fn a_rig_is_told_what_is_stored_and_when_its_collector_goes() {
     let broker = Broker::start();
     let subscriber = Subscriber::new(broker.port);
     let agent = Agent::start(&broker, Setup::default());
+    // What goes out before there is a collector is the broker's, and freed by its word.
+    subscriber.wait("samples before the collector", |heard| {
+        let samples = heard.iter().filter(|one| one.header.kind == Kind::Telemetry && one.header.seq > 40);
+        (samples.count() > 0).then_some(())
+    });
     let mut collector = Collector::start(&broker);
     let online = |online: bool| {
         subscriber.wait("the collector's word", move |heard| {
@@ -175,16 +180,21 @@ fn a_rig_is_told_what_is_stored_and_when_its_collector_goes() {
             })
         })
     };
-    // What was sent before the collector came went nowhere: with no other subscriber its number stays open. So the agent starts
-    // anew, with a boot that is heard from its first number.
-    drop(agent);
-    let agent = Agent::start(&broker, Setup::default());
-    let mark = mark(Kind::Telemetry, 10);
-    assert!(mark.seq >= 10 && agent.runs());
+    // The rig tells of what went out before, so that its numbers do not stay open.
+    let mark = mark(Kind::Telemetry, 60);
+    assert!(agent.runs());
     let stored =
         collector.stored().into_iter().filter(|(boot, kind, ..)| (*boot, kind.as_str()) == (mark.boot, "telemetry"));
     let numbers: Vec<u64> = stored.map(|(_, _, seq, _)| seq).collect();
-    assert!(numbers.len() >= 10 && numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
+    assert!(numbers.len() >= 10 && numbers[0] > 10, "{numbers:?}");
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
+    let complete = collector.complete();
+    let table = String::from_utf8_lossy(&complete.stdout).into_owned();
+    assert!(complete.status.success(), "{table}{}", String::from_utf8_lossy(&complete.stderr));
+    let row: Vec<&str> = table.lines().find(|line| line.contains(" telemetry ")).unwrap().split_whitespace().collect();
+    // RIG BOOT LANE HIGHEST STORED DROPPED EXPIRED EARLIER MISSING
+    assert_eq!((row[5], row[8]), ("0", "0"), "{table}");
+    assert_eq!(row[7].parse(), Ok(numbers[0] - 1), "{table}");
     let newest = Connection::open(collector.scratch.path.join("collect.db")).unwrap();
     let kinds = newest.query_row("SELECT group_concat(kind) FROM (SELECT kind FROM newest ORDER BY kind)", [], |row| {
         row.get::<_, String>(0)
@@ -194,12 +204,59 @@ fn a_rig_is_told_what_is_stored_and_when_its_collector_goes() {
     online(false);
 }
 
+/// A collector that was only tried holds the backlog no longer than until somebody says that it will not come back.
+#[test]
+fn a_collector_that_will_not_come_back_is_forgotten_by_order() {
+    let broker = Broker::start();
+    let subscriber = Subscriber::new(broker.port);
+    let agent = Agent::start(&broker, Setup::default());
+    let delivers_by = |delivery: Delivery| {
+        subscriber.wait("a birth with this delivery", move |heard| {
+            let birth = heard.iter().rev().find_map(|one| {
+                let Message::Birth(birth) = &one.message else { return None };
+                Some(birth.delivery)
+            });
+            (birth == Some(delivery)).then_some(())
+        });
+    };
+    let forget = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rigd-ctl"));
+        command
+            .args(["collect", "--forget", "--broker", &format!("mqtt://127.0.0.1:{}", broker.port)])
+            .output()
+            .unwrap()
+    };
+    delivers_by(Delivery::Puback);
+    let nothing = forget();
+    assert!(nothing.status.success(), "{nothing:?}");
+    let mut collector = Collector::start(&broker);
+    delivers_by(Delivery::Watermark);
+    let refused = forget();
+    assert!(
+        !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("stop it first"),
+        "{refused:?}"
+    );
+    collector.stop();
+    let forgotten = forget();
+    assert!(forgotten.status.success(), "{forgotten:?}");
+    delivers_by(Delivery::Puback);
+    // Nothing of it is left for a rig that comes later.
+    let agents_word = agent.scratch.path.join("outbox/cursor");
+    until("it is written down", || std::fs::metadata(&agents_word).ok());
+    let late = Subscriber::with(MqttOptions::new("late", "127.0.0.1", broker.port));
+    late.telemetry("a sample", |_| true);
+    assert!(late.all(|heard| matches!(heard.message, Message::Controller(_)).then_some(())).is_empty());
+}
+
 #[test]
 fn killed_at_any_time_it_has_each_number_once_and_acknowledged_none_that_it_has_not() {
     let broker = Broker::start();
     let mut collector = Collector::start(&broker);
     let player = Player::start(broker.port, &rig(), three_boots(4_000));
-    let mut midway = 0;
+    let (mut midway, mut before) = (0, 0);
+    let connected = |collector: &Collector| {
+        fs::read_to_string(collector.log_file()).map_or(0, |log| log.matches("connected to").count())
+    };
     for numbers in [1, 1_000, 2_500, 4_000] {
         player.told(numbers);
         collector.kill();
@@ -214,14 +271,13 @@ fn killed_at_any_time_it_has_each_number_once_and_acknowledged_none_that_it_has_
                 assert!(stored.contains(&(part.lane.0, kind.to_owned(), part.seq)), "{part:?} was acknowledged");
             }
         }
+        before = connected(&collector);
         collector.run();
     }
     assert!(midway > 0, "each kill came after all was stored");
     player.done();
     // The last one may have found nothing left to do; asked to end before it listens for that it would just be killed.
-    until("the last start is up", || {
-        (fs::read_to_string(collector.log_file()).ok()?.matches("connected to").count() == 5).then_some(())
-    });
+    until("the last start is up", || (connected(&collector) > before).then_some(()));
     collector.stop();
     collector.has_all_of(&player);
 }

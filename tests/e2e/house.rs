@@ -21,7 +21,7 @@ pub(crate) struct House {
     /// Of this test alone: rigs on one machine share its cgroups.
     pub(crate) names: Vec<String>,
     _manifests: Scratch,
-    _broker: Broker,
+    pub(crate) broker: Broker,
 }
 
 impl House {
@@ -45,7 +45,7 @@ impl House {
             ..Setup::default()
         };
         let agent = Agent::start(&broker, setup);
-        let house = Self { agent, names, _manifests: folder, _broker: broker };
+        let house = Self { agent, names, _manifests: folder, broker };
         until("the agent answers", || house.ps().map(drop));
         house
     }

@@ -30,6 +30,7 @@ mod desired_tool;
 mod ends;
 mod energy;
 mod enroll;
+mod follow;
 mod gpu_breaks;
 mod gpu_hangs;
 mod gpu_kinds;

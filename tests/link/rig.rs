@@ -9,7 +9,7 @@ use rigd::alarm::{Alarm, Cause, Edge, Kind, Subject};
 use rigd::audit::Writer;
 use rigd::board::Board;
 use rigd::clock;
-use rigd::command::act::Actor;
+use rigd::command::act::{Actor, Follow};
 use rigd::config::Config;
 use rigd::mqtt::{self, Inputs, Start};
 use rigd::reading::Snapshot;
@@ -44,6 +44,7 @@ impl Rig {
         let (snapshot, snapshots) = watch::channel(Arc::new(Snapshot::default()));
         let (events, edges) = mpsc::channel(16);
         let (setpoints, _) = Desk::open(&config.state, &board, &config.gpus);
+        let (follow, logs) = Follow::new();
         let actor = Actor {
             board: Arc::clone(&board),
             setpoints,
@@ -52,6 +53,7 @@ impl Rig {
             orders: mpsc::channel(1).0,
             reloads: mpsc::channel(1).0,
             reboots: mpsc::channel(1).0,
+            follow,
             end: mpsc::channel(1).0,
             trust_clock: false,
         };
@@ -61,6 +63,8 @@ impl Rig {
             snapshot: snapshots,
             events: edges,
             lost_events: Arc::new(AtomicU32::new(0)),
+            unread: Arc::default(),
+            logs,
             actor,
             audit,
             energy: watch::channel(Arc::default()).1,

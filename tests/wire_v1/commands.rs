@@ -178,6 +178,7 @@ fn orders_byte_by_byte() {
             "0c 01 01 6b eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee 02 00 05 01 0101010101010101",
         ),
         (Order::Maintenance { on: true, until_ms: Some(300) }, "0d 01 01 ac02"),
+        (Order::FollowLogs { payload: text("p"), seconds: 300 }, "0e 01 70 ac02"),
     ] {
         assert_eq!(hex(&order), expected.split_whitespace().collect::<String>(), "{order:?}");
     }
@@ -223,10 +224,10 @@ fn enums_of_commands_only_append() {
     ];
     let expected = ["000174", "01", "02", "03", "04", "05", "06", "07", "08", "0902", "0a", "0b", "0c", "0d0174"];
     assert_eq!(refusals.map(|refusal| hex(&refusal)), expected);
-    let kinds = [Kind::Ack, Kind::Reported, Kind::Command, Kind::Desired];
+    let kinds = [Kind::Ack, Kind::Reported, Kind::Command, Kind::Desired, Kind::Log];
     assert_eq!(
         kinds.map(|kind| (kind as u8, hex(&kind))),
-        [(7, 6), (8, 7), (9, 8), (10, 9)].map(|(n, i)| (n, format!("{i:02x}")))
+        [(7, 6), (8, 7), (9, 8), (10, 9), (11, 10)].map(|(n, i)| (n, format!("{i:02x}")))
     );
 }
 

@@ -83,13 +83,13 @@ fn payloads_and_whether_they_are_believed_end_the_telemetry() {
     let header = Header::new(Kind::Telemetry, BOOT, 1);
     let bytes = encode(Encoding::Postcard, header, &telemetry);
     let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert!(text.ends_with(&format!("02{}{}020200000000", hex(&miner()), hex(&held()))), "{text}");
+    assert!(text.ends_with(&format!("02{}{}02020000000000", hex(&miner()), hex(&held()))), "{text}");
     for bytes in [bytes.clone(), encode(Encoding::Json, header, &telemetry)] {
         assert_eq!(decode(&bytes).unwrap(), (header, Message::Telemetry(telemetry.clone())));
     }
-    // An agent from before there were beliefs.
+    // An agent from before there were beliefs, and what was appended after them.
     telemetry.beliefs.clear();
-    let before = bytes.split_at(bytes.len() - 6).0;
+    let before = bytes.split_at(bytes.len() - 7).0;
     assert_eq!(decode(before).unwrap(), (header, Message::Telemetry(telemetry)));
 }
 

@@ -6,11 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rigd::collect::{LaneReport, Settings, Status, completeness};
-use rigd::wire::RigId;
-use rigd::{collect, logger};
+use rigd::wire::{CONTROLLER, Controller, Message, RigId, decode};
+use rigd::{clock, collect, logger};
+use rumqttc::v5::mqttbytes::v5::{PubAckReason, PublishProperties};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::broker::Flags;
+use crate::session::{Heard, Session};
+
+/// A broker tells what is retained at once or not at all, and answers a message as fast.
+const RETAINED: Duration = Duration::from_secs(2);
 
 const TABLES: &str = "\
 The store is one SQLite file in WAL mode; anybody may read it while it is written:
@@ -18,7 +23,8 @@ The store is one SQLite file in WAL mode; anybody may read it while it is writte
   newest     view: the last retained word of each rig and kind (online, birth)
   message    a message with a number; (lane, seq) is unique
   lane       rig, boot and kind; every number up to `complete` is accounted for
-  range      numbers that are not there: `dropped` by the rig, or `expired` by --keep-days
+  range      numbers that are not there: `dropped` by the rig, delivered `earlier` than this store was there to
+             get them, or `expired` by --keep-days
   state      retained words, the newest 1000 of each rig and kind
   rejected   what was no message of a rig, with the reason, the newest 10 000
   rig        names
@@ -26,6 +32,7 @@ Times are ms since 1970 by this machine's clock.
 
 Examples:
   rigd-ctl collect --store /var/lib/rigd-collect --broker mqtt://broker
+  rigd-ctl collect --forget --broker mqtt://broker
   rigd-ctl complete /var/lib/rigd-collect
   rigd-ctl events --store /var/lib/rigd-collect -f";
 
@@ -34,8 +41,12 @@ Examples:
 #[command(after_long_help = TABLES, after_help = "`--help` has the tables of the store, and examples.")]
 pub(crate) struct Arguments {
     /// The store: a file, or a directory that `collect.db` is in; made where there is none
-    #[arg(long)]
-    store: PathBuf,
+    #[arg(long, required_unless_present = "forget")]
+    store: Option<PathBuf>,
+    /// Collect nothing: take back the broker's retained word of a collector that will not come back, so that rigs stop holding
+    /// their backlog for it. They do so by themselves after `max_age_h`
+    #[arg(long, conflicts_with = "store")]
+    forget: bool,
     #[command(flatten)]
     broker: Flags,
     /// Our name to the broker: it keeps the session by it
@@ -47,11 +58,15 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let Some(store) = arguments.store.clone().filter(|_| !arguments.forget) else {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return runtime.block_on(forget(arguments.broker.clone()));
+    };
     let (flags, name) = (arguments.broker.clone(), arguments.name.clone());
     let settings = Settings {
         broker: flags.url(),
         connect: Box::new(move || flags.options(&name).map_err(|error| format!("{error:#}"))),
-        store: arguments.store.clone(),
+        store,
         keep: Duration::from_secs(86_400) * arguments.keep_days,
         instance: random()?,
     };
@@ -83,6 +98,40 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     outcome
 }
 
+/// Clears the retained word of a collector that is not there any more.
+async fn forget(flags: Flags) -> anyhow::Result<()> {
+    let broker = flags.url();
+    let mut session = Session::open(flags, vec![CONTROLLER.to_owned()]).await?;
+    let until = clock::now() + RETAINED;
+    let mut word = None;
+    while let (None, Some(heard)) = (&word, session.next(until).await?) {
+        let Heard::Message(publish) = heard else { continue };
+        if let Ok((_, Message::Controller(controller))) = decode(&publish.payload) {
+            word = Some(controller);
+        }
+    }
+    match word {
+        None => return crate::print(&format!("{broker}: no collector has left a word there\n")),
+        Some(Controller { online: true, .. }) => bail!(
+            "{broker}: a collector says that it is there; stop it first. One that was killed together with its broker is said to be \
+             there until another one was started and stopped"
+        ),
+        Some(Controller { online: false, .. }) => {}
+    }
+    session.publish(CONTROLLER, true, Vec::new(), PublishProperties::default())?;
+    let until = clock::now() + RETAINED;
+    while let Some(heard) = session.next(until).await? {
+        match heard {
+            Heard::Taken(PubAckReason::Success | PubAckReason::NoMatchingSubscribers) => {
+                return crate::print(&format!("{broker}: the collector is forgotten\n"));
+            }
+            Heard::Taken(reason) => bail!("{broker} does not take it: {reason:?}"),
+            Heard::Message(_) => {}
+        }
+    }
+    bail!("{broker} did not answer")
+}
+
 fn random() -> anyhow::Result<u32> {
     let mut bytes = [0; 4];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("no random number")?;
@@ -112,7 +161,7 @@ fn line(status: &Status, before: u64) -> String {
 /// The command line of `complete`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "It looks for each number from 1 to the highest of every lane; what a rig sent after that nobody can know of.\nThe exit code is 1 where a number is missing.\n\nExamples:\n  rigd-ctl complete /var/lib/rigd-collect\n  rigd-ctl complete STORE --json | jq 'select(.missing > 0)'"
+    after_help = "It looks for each number from 1 to the highest of every lane; what a rig sent after that nobody can know of. EARLIER is what it\nhad delivered before there was a collector, or to another store, by its own word.\nThe exit code is 1 where a number is missing.\n\nExamples:\n  rigd-ctl complete /var/lib/rigd-collect\n  rigd-ctl complete STORE --json | jq 'select(.missing > 0)'"
 )]
 pub(crate) struct Complete {
     /// The store: a file, or a directory that `collect.db` is in
@@ -133,7 +182,7 @@ pub(crate) fn complete(arguments: &Complete) -> anyhow::Result<()> {
         text.push('\n');
     }
     if !arguments.json {
-        let head = "RIG                  BOOT     LANE           HIGHEST     STORED    DROPPED    EXPIRED    MISSING\n";
+        let head = "RIG                  BOOT     LANE           HIGHEST     STORED    DROPPED    EXPIRED    EARLIER    MISSING\n";
         text.insert_str(0, head);
     }
     crate::print(&text)?;
@@ -145,9 +194,10 @@ pub(crate) fn complete(arguments: &Complete) -> anyhow::Result<()> {
 
 fn row(lane: &LaneReport) -> String {
     const SHOWN: usize = 8;
-    let LaneReport { rig, boot, lane, highest, stored, dropped, expired, missing, missing_ranges, .. } = lane;
-    let mut row =
-        format!("{rig:<20} {boot:08x} {lane:<10} {highest:>11} {stored:>10} {dropped:>10} {expired:>10} {missing:>10}");
+    let LaneReport { rig, boot, lane, highest, stored, dropped, expired, earlier, missing, missing_ranges, .. } = lane;
+    let mut row = format!(
+        "{rig:<20} {boot:08x} {lane:<10} {highest:>11} {stored:>10} {dropped:>10} {expired:>10} {earlier:>10} {missing:>10}"
+    );
     for (first, last) in missing_ranges.iter().take(SHOWN) {
         row += &if first == last { format!(" {first}") } else { format!(" {first}-{last}") };
     }

@@ -167,7 +167,7 @@ pub(crate) fn logs(logs: &Logs) -> anyhow::Result<()> {
 }
 
 /// A payload's words move no cursor and change no title.
-fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control() || matches!(letter, '\n' | '\t')).collect()
 }
 

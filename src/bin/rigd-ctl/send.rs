@@ -18,8 +18,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rigd::clock;
 use rigd::wire::{
-    Ack, AckState, Audience, Command, CommandId, Encoding, GroupId, Header, Kind, Outcome, Refusal, RigId, SigningKey,
-    encode,
+    Ack, AckState, Audience, Command, CommandId, Encoding, GroupId, Header, Kind, LogLines, Order, Outcome, Refusal,
+    RigId, SigningKey, encode,
 };
 use rustix::fs::{FlockOperation, flock};
 
@@ -41,7 +41,7 @@ const BIRTH: Duration = Duration::from_secs(2);
 /// The command line of `send`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  rigd-ctl send --rig rig-7 --sign ops.key set-profile eco\n  rigd-ctl send --group hall-2 --sign ops.key payload drain miner\n  rigd-ctl send --rig rig-7 --sign ops.key --second safety.key rotate-key --add new.toml\n\nExit: 0 done, 1 refused or failed, 3 no rig said how it ended, 4 refused for now: too many at once, send it again"
+    after_help = "Examples:\n  rigd-ctl send --rig rig-7 --sign ops.key set-profile eco\n  rigd-ctl send --group hall-2 --sign ops.key payload drain miner\n  rigd-ctl send --rig rig-7 --sign view.key logs miner --follow --for 5m\n  rigd-ctl send --rig rig-7 --sign ops.key --second safety.key rotate-key --add new.toml\n\nExit: 0 done, 1 refused or failed, 3 no rig said how it ended, 4 refused for now: too many at once, send it again"
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -131,7 +131,15 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 /// The conversation: find out whether the rig knows the time, send, listen.
 async fn converse(arguments: &Arguments, signer: &Signer, mut command: Command) -> anyhow::Result<ExitCode> {
     let rig = arguments.to.rig.clone();
-    let mut session = Session::open(arguments.broker.clone(), rig.as_ref()).await?;
+    let followed = if let Order::FollowLogs { payload, seconds: seconds @ 1.. } = &command.order {
+        Some((payload.clone(), *seconds))
+    } else {
+        None
+    };
+    if followed.is_some() && rig.is_none() {
+        bail!("a log is followed on one rig: --rig");
+    }
+    let mut session = Session::open(arguments.broker.clone(), rig.as_ref(), followed.is_some()).await?;
     if rig.is_some() {
         // A rig that does not know the time, or has lost count of what it carried out, takes only what carries the nonce of its
         // birth; and what carries it nobody can bring again to a later start.
@@ -147,9 +155,23 @@ async fn converse(arguments: &Arguments, signer: &Signer, mut command: Command) 
     let (topic, frame) = signer.frame(command, clock::unix_ms())?;
     session.publish(&topic, frame, id, arguments.valid)?;
     let mut answers = Answers::default();
-    let until = clock::now() + arguments.wait;
+    let lasts = followed.as_ref().map_or(0, |(_, seconds)| *seconds);
+    let until = clock::now() + arguments.wait + Duration::from_secs(lasts.into());
+    let mut skipped = 0;
     while let Some(heard) = session.next(until).await? {
-        let Heard::Ack(from, ack) = heard else { continue };
+        let (from, ack) = match heard {
+            Heard::Ack(from, ack) => (from, ack),
+            Heard::Log(lines) if followed.as_ref().is_some_and(|(payload, _)| *payload == lines.payload) => {
+                print(&if arguments.json {
+                    format!("{}\n", serde_json::to_string(&lines)?)
+                } else {
+                    said(&lines, skipped)
+                })?;
+                skipped = lines.skipped;
+                continue;
+            }
+            Heard::Log(_) | Heard::Birth(_) => continue,
+        };
         if ack.id != id {
             continue;
         }
@@ -279,6 +301,14 @@ fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
     File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).context("/dev/urandom")?;
     Ok(bytes)
+}
+
+/// A piece of a log for people; `skipped` is what was passed over before the last one.
+fn said(lines: &LogLines, skipped: u64) -> String {
+    let more = lines.skipped.saturating_sub(skipped);
+    let gap = if more > 0 { format!("[… {more} bytes are not shown …]\n") } else { String::new() };
+    let end = if lines.text.ends_with('\n') { "" } else { "\n" };
+    format!("{gap}{}{end}", harmless_lines(&lines.text))
 }
 
 fn json(from: &RigId, ack: &Ack) -> anyhow::Result<String> {

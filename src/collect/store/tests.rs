@@ -55,7 +55,7 @@ impl Sent {
     }
 
     fn incoming(&self) -> Incoming<'_> {
-        Incoming { topic: self.topic.as_bytes(), payload: &self.payload, gap: self.gap.as_deref() }
+        Incoming { topic: self.topic.as_bytes(), payload: &self.payload, gap: self.gap.as_deref(), early: None }
     }
 }
 

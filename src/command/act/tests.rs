@@ -109,7 +109,9 @@ fn bench(name: &str) -> Bench {
         let reloaded = Reloaded { problems: vec!["a.toml:1: argv: is missing".to_owned()], ..Reloaded::default() };
         reload.recv().await.unwrap().send(reloaded).unwrap();
     });
-    let actor = Actor { board, setpoints, snapshot, payloads, orders, reloads, reboots, end, trust_clock: true };
+    let (follow, _) = Follow::new();
+    let actor =
+        Actor { board, setpoints, snapshot, payloads, orders, reloads, reboots, follow, end, trust_clock: true };
     Bench { actor, told, ends, state, _snapshots: snapshots }
 }
 

@@ -27,8 +27,8 @@ pub const fn after_restart(order: &Order, same_boot: bool) -> AfterRestart {
         | Order::Snapshot
         | Order::RotateKey { .. }
         | Order::Maintenance { .. } => AfterRestart::Again,
-        // The agent that starts reads its configuration.
-        Order::Reload | Order::RestartAgent => AfterRestart::Done,
+        // The agent that starts reads its configuration; whoever follows a log finds that it has ended, and asks again.
+        Order::Reload | Order::RestartAgent | Order::FollowLogs { .. } => AfterRestart::Done,
         Order::Reboot if !same_boot => AfterRestart::Done,
         Order::Reboot | Order::Payload { act: PayloadAct::Restart, .. } | Order::Identify { .. } => {
             AfterRestart::Unknown

@@ -90,6 +90,7 @@ fn what_was_interrupted_is_carried_out_again_or_nobody_can_tell() {
         (Order::Identify { seconds: 1 }, Unknown, Unknown),
         (Order::Probe, Again, Again),
         (Order::Logs { payload: text(), lines: 1 }, Again, Again),
+        (Order::FollowLogs { payload: text(), seconds: 1 }, Done, Done),
         (Order::Snapshot, Again, Again),
         (Order::Reload, Done, Done),
         (Order::RestartAgent, Done, Done),

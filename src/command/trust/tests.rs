@@ -74,6 +74,7 @@ fn what_each_order_takes() {
     let add = |scopes: &[Scope]| Order::RotateKey { add: Some(key(9, scopes)), revoke: None };
     for (order, scopes, keys) in [
         (Order::Logs { payload: text(), lines: 1 }, &[Scope::Observe][..], 1),
+        (Order::FollowLogs { payload: text(), seconds: 1 }, &[Scope::Observe], 1),
         (Order::Snapshot, &[Scope::Observe], 1),
         (Order::Identify { seconds: 1 }, &[Scope::Operate], 1),
         (Order::Probe, &[Scope::Operate], 1),

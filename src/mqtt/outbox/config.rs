@@ -5,7 +5,7 @@
 //! max_kib = 1024        # in memory
 //! disk_mib = 64         # on the disk
 //! max_age_h = 72        # what waited longer is dropped
-//! delivery = "auto"     # or "watermark", "puback"
+//! delivery = "auto"     # or "watermark", "puback"; auto: the watermark once a control plane was heard at this broker
 //! backlog_per_s = 20    # messages of the backlog a second, beside what is new
 //! ```
 
@@ -16,7 +16,9 @@ use crate::source::Table;
 /// When a message counts as delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Delivery {
-    /// By the watermark where a control plane announced itself, else by the broker's acknowledgement.
+    /// By the watermark where a control plane announced itself at this broker, in this start or an earlier one; else by the
+    /// broker's acknowledgement: events and answers on a first start only 30 s after the connection. A control plane of which
+    /// there was no sign for `max_age` is forgotten.
     #[default]
     Auto,
     /// When the control plane's watermark has passed it.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! outbox/lock                   held by the one agent that may write here
-//! outbox/cursor                 one framed record: boot u32, lane u8, number u64 each: what is done with
+//! outbox/cursor                 one framed record: boot u32, lane u8, number u64 each: what is done with; of lane 0: a number of
+//!                               the broker u32, and when its control plane was last heard of there, 0 for never
 //! outbox/{event,ack,tele}/00000012   a segment; the name is its number
 //! ```
 //!
@@ -26,6 +27,8 @@ const THIN: u64 = 10;
 const LARGEST: usize = 2 * 1024 * 1024;
 /// Bytes of a mark in the cursor.
 const MARK: usize = 4 + 1 + 8;
+/// What stands there in the place of a lane's number where it is about a control plane. Never to be changed.
+const KNOWN: u8 = 0;
 
 /// What the outbox needs of a file system.
 pub(super) trait Files: Send {
@@ -49,6 +52,15 @@ pub(super) trait Files: Send {
     fn remove(&mut self, path: &Path) -> io::Result<()>;
 }
 
+/// What is remembered from start to start beside the messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cursor {
+    /// Of this boot and lane everything up to this number is done with.
+    pub(super) marks: Vec<(u32, Lane, u64)>,
+    /// A number of the broker, and when a control plane was last heard of there, ms since 1970; 0 where there was none.
+    pub(super) known: Option<(u32, u64)>,
+}
+
 /// Something to be done on the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Job {
@@ -60,8 +72,8 @@ pub(super) enum Job {
     Read { lane: Lane, number: u64, offset: u64, end: u64 },
     /// Make room; what is in `stay`, boot and number each, stays in any case.
     Reclaim { lane: Lane, number: u64, how: Reclaim, stay: Vec<(u32, u64)> },
-    /// Remember that these are done with.
-    Cursor(Vec<(u32, Lane, u64)>),
+    /// Remember this.
+    Cursor(Cursor),
 }
 
 /// What came of a job.
@@ -80,7 +92,7 @@ pub(super) enum Answer {
 pub(super) struct Found {
     /// Oldest first, and whether the last one is whole.
     pub(super) segments: Lanes<(Vec<Segment>, bool)>,
-    pub(super) cursor: Vec<(u32, Lane, u64)>,
+    pub(super) cursor: Cursor,
 }
 
 /// Some records.
@@ -116,7 +128,7 @@ impl<F: Files> Disk<F> {
             Job::Reclaim { lane, number, how, stay } => {
                 Answer::Reclaimed(self.reclaim(lane, number, how, &stay).map_err(text))
             }
-            Job::Cursor(marks) => Answer::Cursor(self.put(&self.root.join("cursor"), &cursor(&marks)).map_err(text)),
+            Job::Cursor(it) => Answer::Cursor(self.put(&self.root.join("cursor"), &cursor(&it)).map_err(text)),
         }
     }
 
@@ -164,7 +176,7 @@ impl<F: Files> Disk<F> {
         }
         // Without it everything is sent again, and nothing is lost.
         let bytes = self.files.read(&self.root.join("cursor"), 0, LARGEST).unwrap_or_default();
-        found.cursor = framed::next(&bytes).map(|(body, _)| marks(body)).unwrap_or_default();
+        found.cursor = framed::next(&bytes).map(|(body, _)| read(body)).unwrap_or_default();
         Ok(found)
     }
 
@@ -241,22 +253,30 @@ fn length(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
-fn cursor(marks: &[(u32, Lane, u64)]) -> Vec<u8> {
-    let mut body = Vec::with_capacity(marks.len() * MARK);
-    for (boot, lane, seq) in marks {
-        body.extend(boot.to_le_bytes());
-        body.push(lane.number());
+fn cursor(Cursor { marks, known }: &Cursor) -> Vec<u8> {
+    let mut body = Vec::with_capacity((marks.len() + 1) * MARK);
+    let marks = marks.iter().map(|(boot, lane, seq)| (*boot, lane.number(), *seq));
+    for (number, lane, seq) in marks.chain(known.map(|(broker, heard_ms)| (broker, KNOWN, heard_ms))) {
+        body.extend(number.to_le_bytes());
+        body.push(lane);
         body.extend(seq.to_le_bytes());
     }
     framed::frame(&body)
 }
 
-fn marks(body: &[u8]) -> Vec<(u32, Lane, u64)> {
-    let mark = |mark: &[u8]| {
-        let (boot, rest) = mark.split_first_chunk()?;
-        let (lane, rest) = rest.split_first()?;
-        let lane = Lane::ALL.into_iter().find(|known| known.number() == *lane)?;
-        Some((u32::from_le_bytes(*boot), lane, u64::from_le_bytes(*rest.first_chunk()?)))
-    };
-    body.chunks_exact(MARK).filter_map(mark).collect()
+fn read(body: &[u8]) -> Cursor {
+    let mut cursor = Cursor::default();
+    for mark in body.chunks_exact(MARK) {
+        let Some((number, rest)) = mark.split_first_chunk() else { continue };
+        let Some((lane, rest)) = rest.split_first() else { continue };
+        let Some(seq) = rest.first_chunk() else { continue };
+        let (number, seq) = (u32::from_le_bytes(*number), u64::from_le_bytes(*seq));
+        match Lane::ALL.into_iter().find(|known| known.number() == *lane) {
+            Some(lane) => cursor.marks.push((number, lane, seq)),
+            None if *lane == KNOWN => cursor.known = Some((number, seq)),
+            // From a later version.
+            None => {}
+        }
+    }
+    cursor
 }

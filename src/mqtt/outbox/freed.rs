@@ -14,6 +14,9 @@ const STRETCHES: usize = 64;
 pub(super) struct Freed {
     /// Every number up to here is delivered, or was declared as a gap.
     upto: u64,
+    /// Of those, every number up to here is the control plane's by its own word; the others were delivered to a broker alone, or to
+    /// a control plane before this one.
+    confirmed: u64,
     /// `(after, last]`: each delivered with the gap up to `after` declared.
     beyond: Vec<(u64, u64)>,
     /// `first..=last`: refused for good, and to be declared by whatever comes next.
@@ -23,6 +26,16 @@ pub(super) struct Freed {
 impl Freed {
     pub(super) const fn upto(&self) -> u64 {
         self.upto
+    }
+
+    /// The control plane's own word: it has everything up to here, and of what follows it has heard nothing.
+    pub(super) fn confirm(&mut self, upto: u64) {
+        self.confirmed = upto;
+    }
+
+    /// As far as the control plane has heard of it by its own word.
+    pub(super) fn confirmed(&self) -> u64 {
+        self.upto.min(self.confirmed)
     }
 
     /// `seq` is delivered, and with it the word that nothing exists between `after` and it.

@@ -6,9 +6,11 @@ mod jobs;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::config::{Delivery, OutboxConfig};
+use super::config::OutboxConfig;
+use super::disk::Cursor;
 use super::freed::Freed;
 use super::line::{Flight, Line, OnDisk, Record};
+use super::presence::{Presence, Rule};
 use super::segment::{Run, Segment, Stored};
 use super::{Lane, Lanes, Message, Ticket};
 use crate::wire::{Mark, Watermark, mark_backfill};
@@ -16,19 +18,8 @@ use jobs::Busy;
 
 /// A connection that comes back gets what is younger than this at once and in order; the rest is backlog.
 const FRESH: Duration = Duration::from_secs(30);
-/// So long after the first connection a control plane would have been heard: its word is retained.
-const HEARING: Duration = Duration::from_secs(2);
 /// The watermark moves every 2 s where there is one; without a move for so long everything above it is sent again.
 const STALL: Duration = Duration::from_secs(10);
-
-/// When a message is freed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rule {
-    Watermark,
-    Puback,
-    /// It is not known yet whether there is a control plane.
-    Open,
-}
 
 /// The messages that wait.
 #[derive(Debug)]
@@ -41,10 +32,8 @@ pub(super) struct Keeper {
     marks: Vec<Mark>,
     /// Since when the link is up.
     up: Option<Instant>,
-    /// Whether a control plane is there, and since when; none where none was ever heard.
-    controller: Option<(bool, Instant)>,
-    /// A connection lasted long enough to hear one.
-    listened: bool,
+    /// Whether a control plane has to confirm.
+    presence: Presence,
     /// No message of the backlog goes out before.
     pace: Option<Instant>,
     /// Dropped for want of room or by age since the start.
@@ -64,21 +53,21 @@ pub(super) struct Keeper {
     trouble: Option<String>,
     spilled: Option<Instant>,
     /// The cursor on the disk, and when it was written.
-    cursor: (Vec<(u32, Lane, u64)>, Option<Instant>),
+    cursor: (Cursor, Option<Instant>),
     stopping: bool,
 }
 
 impl Keeper {
-    pub(super) fn new(rules: OutboxConfig, boot: u32) -> Self {
+    /// `broker` is a number of the broker: what is known of a control plane is known of it there.
+    pub(super) fn new(rules: OutboxConfig, boot: u32, broker: u32) -> Self {
         Self {
+            presence: Presence::new(rules.delivery, rules.max_age, broker),
             rules,
             boot,
             lines: Lanes::default(),
             freed: BTreeMap::new(),
             marks: Vec::new(),
             up: None,
-            controller: None,
-            listened: false,
             pace: None,
             dropped: 0,
             busy: None,
@@ -89,7 +78,7 @@ impl Keeper {
             failures: 0,
             trouble: None,
             spilled: None,
-            cursor: (Vec::new(), None),
+            cursor: (Cursor::default(), None),
             stopping: false,
         }
     }
@@ -108,9 +97,16 @@ impl Keeper {
         let seq = line.last_seq;
         let stored = Stored { boot, seq, unix_ms, extra, payload: encode(seq) };
         let (flight, disk) = (Flight::Waiting, OnDisk::No);
-        line.push(Record { at: now, stored, flight, disk, exposed: false, backlog: false, after: 0 });
+        line.push(Record { at: now, stored, flight, disk, exposed: false, unhurried: false, backlog: false, after: 0 });
         self.make_room();
         Ticket { boot, lane, seq }
+    }
+
+    /// It is not written at once for its own sake.
+    pub(super) fn unhurried(&mut self, ticket: Ticket) {
+        if let Some(record) = self.find(ticket) {
+            record.unhurried = true;
+        }
     }
 
     /// Keeps to the budget: what the disk has is let go of, then telemetry is dropped, then acks, then receipts, then events.
@@ -130,28 +126,14 @@ impl Keeper {
         Lane::ALL.into_iter().map(|lane| self.lines.get(lane).bytes).sum()
     }
 
-    fn rule(&self) -> Rule {
-        match self.rules.delivery {
-            Delivery::Watermark => Rule::Watermark,
-            Delivery::Puback => Rule::Puback,
-            Delivery::Auto if self.controller.is_some() => Rule::Watermark,
-            Delivery::Auto if self.listened => Rule::Puback,
-            Delivery::Auto => Rule::Open,
-        }
-    }
-
-    /// Whether messages leave by the watermark.
+    /// Whether messages leave by the watermark, of whichever lane.
     pub(super) fn by_watermark(&self) -> bool {
-        self.rule() == Rule::Watermark
+        self.presence.rule(Lane::Event) == Rule::Watermark
     }
 
-    /// Since when the backlog may flow: it is held while the control plane that has to confirm it is away.
+    /// Since when the backlog may flow.
     fn flows(&self) -> Option<Instant> {
-        match (self.rule(), self.controller) {
-            (Rule::Puback, _) => self.up,
-            (Rule::Watermark, Some((true, since))) => self.up.map(|up| up.max(since)),
-            (Rule::Watermark | Rule::Open, _) => None,
-        }
+        self.presence.flows(self.up)
     }
 
     /// The message to send next: what is new by lanes, then the backlog at its pace. It stays until it is freed.
@@ -184,6 +166,9 @@ impl Keeper {
         let Stored { boot, seq, .. } = record.stored;
         let neighbour = index.checked_sub(1).filter(|_| !old).and_then(|before| line.new.get(before));
         let after = self.before(boot, lane, seq).max(neighbour.map_or(0, |record| record.stored.seq));
+        // What comes first of the gap may be what was delivered before this control plane was there.
+        let delivered = self.freed.get(&(boot, lane)).map_or(0, Freed::upto);
+        let early = delivered.min(seq - 1).saturating_sub(after);
         let line = self.lines.get_mut(lane);
         let record = if old { line.old.get_mut(index) } else { line.new.get_mut(index) }?;
         record.after = after;
@@ -192,17 +177,20 @@ impl Keeper {
         if backlog {
             mark_backfill(&mut payload);
         }
-        Some(Message { ticket: Ticket { boot, lane, seq }, payload, extra, gap: seq - 1 - after, backlog })
+        Some(Message { ticket: Ticket { boot, lane, seq }, payload, extra, gap: seq - 1 - after, early, backlog })
     }
 
-    /// The highest number below this one that is delivered or still on the disk.
+    /// The highest number below this one that is delivered or still on the disk. Delivered to the control plane where one has to
+    /// confirm: what went to a broker before it came, or to another one, it has to be told of.
     fn before(&self, boot: u32, lane: Lane, seq: u64) -> u64 {
         let freed = self.freed.get(&(boot, lane));
+        let delivered = freed.map_or(0, Freed::upto);
         let mut below = self.lines.get(lane).shelf.below(boot, seq);
         while let Some(lost) = below.and_then(|below| freed?.lost_from(below)) {
             below = self.lines.get(lane).shelf.below(boot, lost);
         }
-        below.unwrap_or(0).max(freed.map_or(0, Freed::upto))
+        let known = || if self.by_watermark() { freed.map_or(0, Freed::confirmed) } else { delivered };
+        below.filter(|below| *below > delivered).unwrap_or_else(known)
     }
 
     fn find(&mut self, ticket: Ticket) -> Option<&mut Record> {
@@ -226,7 +214,7 @@ impl Keeper {
 
     /// The broker has taken it.
     pub(super) fn settled(&mut self, ticket: Ticket, now: Instant) {
-        let rule = self.rule();
+        let rule = self.presence.rule(ticket.lane);
         let Some(record) = self.find(ticket) else { return };
         if rule == Rule::Puback {
             let after = record.after;
@@ -290,10 +278,42 @@ impl Keeper {
 
     /// The control plane said whether it is there.
     pub(super) fn controller(&mut self, online: bool, now: Instant) {
-        if self.controller.is_none_or(|(was, _)| was != online) {
-            self.controller = Some((online, now));
-            // What went out before it came went to nobody.
-            Lane::ALL.into_iter().for_each(|lane| self.lines.get_mut(lane).expose());
+        let before = self.by_watermark();
+        if self.presence.said(online, now) {
+            // What went out before it came went to nobody; what of it is still here goes out again, where no session of its
+            // can have kept it: there was none that anybody knew of.
+            for lane in Lane::ALL {
+                let line = self.lines.get_mut(lane);
+                line.expose();
+                if !before && online {
+                    line.again();
+                }
+            }
+        }
+    }
+
+    /// What the control plane said was said just now, and not kept by the broker.
+    pub(super) fn lives(&mut self, now: Instant) {
+        self.presence.lives(now);
+    }
+
+    /// The control plane's word was taken back: there is none any more.
+    pub(super) fn cleared(&mut self) {
+        let before = self.rules_now();
+        self.presence.cleared();
+        self.rules_changed(before);
+    }
+
+    fn rules_now(&self) -> [Rule; 4] {
+        Lane::ALL.map(|lane| self.presence.rule(lane))
+    }
+
+    /// Where the broker's word is enough from now on, what it has is delivered.
+    fn rules_changed(&mut self, before: [Rule; 4]) {
+        for (lane, before) in Lane::ALL.into_iter().zip(before) {
+            if before != Rule::Puback && self.presence.rule(lane) == Rule::Puback {
+                self.free_acked(lane);
+            }
         }
     }
 
@@ -317,7 +337,12 @@ impl Keeper {
         let line = self.lines.get_mut(lane);
         // A boot of which nothing is left, or a number that was never given, is not ours to remember.
         let known = if own { upto <= line.last_seq } else { line.shelf.last_of(boot).is_some() };
-        if !known || !self.freed.entry((boot, lane)).or_default().pass(upto) {
+        if !known {
+            return;
+        }
+        let freed = self.freed.entry((boot, lane)).or_default();
+        freed.confirm(upto);
+        if !freed.pass(upto) {
             return;
         }
         line.old.retain(|record| record.stored.boot != boot || record.stored.seq > upto);
@@ -332,14 +357,11 @@ impl Keeper {
     }
 
     /// What time alone decides.
-    fn tick(&mut self, now: Instant) {
-        if self.rule() == Rule::Open && self.up.is_some_and(|up| now >= up + HEARING) {
-            self.listened = true;
-            for lane in Lane::ALL {
-                self.free_acked(lane);
-            }
-        }
-        let (Rule::Watermark, Some(from)) = (self.rule(), self.flows()) else { return };
+    fn tick(&mut self, now: Instant, unix_ms: u64) {
+        let before = self.rules_now();
+        self.presence.look(now, unix_ms, self.up);
+        self.rules_changed(before);
+        let (true, Some(from)) = (self.by_watermark(), self.flows()) else { return };
         for lane in Lane::ALL {
             let unsent = self.unsent(lane);
             let line = self.lines.get_mut(lane);
@@ -368,6 +390,12 @@ impl Keeper {
             let ticket = Ticket { boot: self.boot, lane, seq };
             self.freed.entry((ticket.boot, lane)).or_default().settle(after, seq);
             self.forget(ticket);
+        }
+        let line = self.lines.get_mut(lane);
+        if line.old_stall.since.is_some() {
+            // What it has of the backlog is only on the disk, and is told from the rest by being sent once more.
+            line.old_stall.moved(None);
+            line.reread();
         }
     }
 

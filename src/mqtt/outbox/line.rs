@@ -48,6 +48,8 @@ pub(super) struct Record {
     /// The broker's acknowledgement is worth nothing: its connection is gone, and perhaps the broker, or there was no control
     /// plane that it could have gone to.
     pub(super) exposed: bool,
+    /// It is written with what comes after it, or when it is old.
+    pub(super) unhurried: bool,
     /// It goes out at the backlog's pace.
     pub(super) backlog: bool,
     /// The number before it that existed as it was sent.

@@ -51,7 +51,8 @@ impl Site {
         // Far from the clock's own beginning, so that times before it exist.
         let now = clock::now() + Duration::from_secs(1_000_000);
         let disk = Disk::new(files, "/outbox".into());
-        let mut site = Self { keeper: Keeper::new(rules, boot), disk, now, began: now, boot, hangs: false, pad: 300 };
+        let mut site =
+            Self { keeper: Keeper::new(rules, boot, 7), disk, now, began: now, boot, hangs: false, pad: 300 };
         site.work();
         site
     }

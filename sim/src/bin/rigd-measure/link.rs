@@ -1,7 +1,7 @@
 //! A signed command from its sending to its answer, over a real broker on the loopback, beside an echo that does nothing else.
 //!
-//! The agent verifies, writes a journal, carries out, writes its end down, and answers through an outbox that is on the disk: four
-//! times the disk is waited for, by it or beside it. Commands come below the rate that the agent looks at. The echo is a rumqttc client
+//! The agent verifies, writes a journal, carries out, writes its end down, and answers through an outbox that is on the disk: twice
+//! it waits for the disk, and twice more the disk is synced beside it. Commands come below the rate that the agent looks at. The echo is a rumqttc client
 //! that sends back what it gets, at the same pace and back to back; then what a signature and one `fdatasync` take on this machine.
 
 use std::fs::{self, File};

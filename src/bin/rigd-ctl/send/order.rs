@@ -81,6 +81,12 @@ pub(crate) enum Verb {
         /// So many
         #[arg(long, default_value_t = 50)]
         lines: u16,
+        /// Show what it writes from now on, as it writes it; for 0s only what is being shown elsewhere ends
+        #[arg(short, long, conflicts_with = "lines")]
+        follow: bool,
+        /// Follow for so long, at most 10m
+        #[arg(long = "for", value_name = "TIME", default_value = "1m", requires = "follow", value_parser = humantime::parse_duration)]
+        lasts: Duration,
     },
     /// Ask for birth and telemetry now
     Snapshot,
@@ -163,7 +169,11 @@ impl Verb {
                 Order::Identify { seconds: u16::try_from(time.as_secs()).context("so long no rig is heard")? }
             }
             Self::Probe => Order::Probe,
-            Self::Logs { payload, lines } => Order::Logs { payload, lines },
+            Self::Logs { payload, follow: true, lasts, .. } => Order::FollowLogs {
+                payload,
+                seconds: u16::try_from(lasts.as_secs()).context("so long no log is followed")?,
+            },
+            Self::Logs { payload, lines, .. } => Order::Logs { payload, lines },
             Self::Snapshot => Order::Snapshot,
             Self::Reload => Order::Reload,
             Self::RestartAgent => Order::RestartAgent,
@@ -235,6 +245,8 @@ mod tests {
             ("identify 1m", Order::Identify { seconds: 60 }),
             ("probe", Order::Probe),
             ("logs llm --lines 9", Order::Logs { payload: name("llm"), lines: 9 }),
+            ("logs llm -f", Order::FollowLogs { payload: name("llm"), seconds: 60 }),
+            ("logs llm --follow --for 10m", Order::FollowLogs { payload: name("llm"), seconds: 600 }),
             ("snapshot", Order::Snapshot),
             ("reload", Order::Reload),
             ("restart-agent", Order::RestartAgent),
@@ -258,6 +270,8 @@ mod tests {
             "set-power-cap 5000000",
             "payload sing llm",
             "identify 90000s",
+            "logs llm --follow --lines 9",
+            "logs llm --for 1m",
             "rotate-key",
             "rotate-key --revoke xyz",
             "rotate-key --add /nonexistent",

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use rigd::wire::{Ack, Birth, CommandId, Kind, Message, RigId, Topic};
+use rigd::wire::{Ack, Birth, CommandId, Kind, LogLines, Message, RigId, Topic};
 use rumqttc::v5::mqttbytes::v5::{PubAckReason, PublishProperties};
 
 use crate::broker::Flags;
@@ -16,6 +16,8 @@ pub(super) enum Heard {
     Ack(RigId, Ack),
     /// A rig's birth.
     Birth(Box<Birth>),
+    /// What a payload of the rig says.
+    Log(LogLines),
 }
 
 /// An open conversation.
@@ -28,16 +30,18 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Connects and listens to one rig's answers and birth, or to every rig's answers.
+    /// Connects and listens to one rig's answers and birth, and to what its payloads say where that is wanted; or to every rig's
+    /// answers.
     ///
     /// # Errors
     /// A broker that cannot be reached or does not let us listen.
-    pub(super) async fn open(broker: Flags, rig: Option<&RigId>) -> anyhow::Result<Self> {
+    pub(super) async fn open(broker: Flags, rig: Option<&RigId>, logs: bool) -> anyhow::Result<Self> {
         let of = |kind| rig.map(|rig| Topic::new(rig.clone(), kind).to_string());
-        let filters = match (of(Kind::Ack), of(Kind::Birth)) {
+        let mut filters = match (of(Kind::Ack), of(Kind::Birth)) {
             (Some(ack), Some(birth)) => vec![ack, birth],
             _ => vec!["r1/+/up/ack".to_owned()],
         };
+        filters.extend(of(Kind::Log).filter(|_| logs));
         let session = session::Session::open(broker, filters).await?;
         Ok(Self { session, response: of(Kind::Ack), correlation: None })
     }
@@ -93,6 +97,7 @@ impl Session {
                     return Ok(Some(Heard::Ack(topic.rig, ack)));
                 }
                 (Some(_), Ok((_, Message::Birth(birth)))) => return Ok(Some(Heard::Birth(Box::new(birth)))),
+                (Some(_), Ok((_, Message::Log(lines)))) => return Ok(Some(Heard::Log(lines))),
                 _ => {}
             }
         }

@@ -49,8 +49,8 @@ impl Fleet {
             // The control plane's own words.
             Message::Watermark(_) | Message::Controller(_) | Message::Command(_) | Message::Desired(_) => {}
             Message::Reported(reported) => rig.reported = Some(reported),
-            // Whoever gave the command shows its answer; what was used is telemetry's to tell.
-            Message::Ack(_) | Message::Receipt(_) => {}
+            // Whoever gave the command shows what it brings; what was used is telemetry's to tell.
+            Message::Ack(_) | Message::Receipt(_) | Message::Log(_) => {}
         }
     }
 

@@ -266,6 +266,7 @@ pub(crate) fn line(fleet: &Fleet, name: &RigId, message: &Message) -> String {
             }
             None => writeln!(line, "receipt that cannot be read"),
         },
+        Message::Log(log) => writeln!(line, "log {} {} bytes", log.payload, log.text.len()),
         Message::Reported(reported) => writeln!(
             line,
             "reported revision {} of {}, {} differences",

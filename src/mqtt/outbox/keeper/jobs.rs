@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::disk::{Answer, Chunk, Found, Job};
+use super::super::disk::{Answer, Chunk, Cursor, Found, Job};
 use super::super::line::{Flight, OnDisk, Reader, Record};
 use super::super::segment::{Run, Segment, write};
 use super::super::shelf::{Reclaim, Shelf, reclaim};
 use super::super::{Lane, Lanes};
-use super::{Freed, HEARING, Keeper, Rule, STALL};
+use super::{Freed, Keeper, Rule, STALL};
 
 /// Telemetry is written once it is so old and not freed: what a killed agent loses at most. Not more often either.
 const SPILL: Duration = Duration::from_secs(1);
@@ -42,13 +42,13 @@ pub(super) enum Busy {
         number: u64,
         how: Reclaim,
     },
-    Cursor(Vec<(u32, Lane, u64)>),
+    Cursor(Cursor),
 }
 
 impl Keeper {
     /// What the disk has to do next; none while it does something, or where there is nothing to do.
     pub(in super::super) fn job(&mut self, now: Instant, unix_ms: u64) -> Option<Job> {
-        self.tick(now);
+        self.tick(now, unix_ms);
         if self.busy.is_some() {
             return None;
         }
@@ -82,9 +82,7 @@ impl Keeper {
                 times.push(write(due, self.no_write));
             }
         }
-        if self.rule() == Rule::Open {
-            times.extend(self.up.map(|up| up + HEARING));
-        }
+        times.extend(self.presence.wake(self.up));
         if let Some(from) = self.flows() {
             let mut backlog = false;
             for lane in Lane::ALL {
@@ -109,11 +107,12 @@ impl Keeper {
     /// When the first record that the disk does not have is to be written.
     fn append_due(&self, lane: Lane, now: Instant) -> Option<Instant> {
         let line = self.lines.get(lane);
-        let mut unwritten = line.new.iter().skip(line.unwritten());
+        let unwritten = line.new.iter().skip(line.unwritten());
         if self.stopping || lane != Lane::Telemetry {
-            return unwritten.next().map(|_| now);
+            let due = |record: &Record| if record.unhurried && !self.stopping { record.at + SPILL } else { now };
+            return unwritten.map(due).min();
         }
-        let undecided = self.rule() == Rule::Open;
+        let undecided = self.presence.rule(lane) == Rule::Open;
         let due = |record: &Record| match record.flight {
             // It is sent again late, after what is newer.
             Flight::Acked if record.exposed => record.at,
@@ -203,18 +202,18 @@ impl Keeper {
     }
 
     /// What the cursor has to say: of each boot on the disk how far it is done with, as far as that goes.
-    fn marks(&self) -> Vec<(u32, Lane, u64)> {
+    fn to_keep(&self) -> Cursor {
         let mark = |(&(boot, lane), freed): (&(u32, Lane), &Freed)| {
             let last = self.lines.get(lane).shelf.last_of(boot)?;
             Some((boot, lane, freed.upto().min(last))).filter(|(.., upto)| *upto > 0)
         };
-        self.freed.iter().filter_map(mark).collect()
+        Cursor { marks: self.freed.iter().filter_map(mark).collect(), known: self.presence.to_keep() }
     }
 
     fn note_due(&self, now: Instant) -> Option<Instant> {
         let (written, at) = &self.cursor;
         let due = at.filter(|_| !self.stopping).map_or(now, |at| at + CURSOR);
-        (self.marks() != *written).then_some(due)
+        (self.to_keep() != *written).then_some(due)
     }
 
     fn note(&mut self, now: Instant) -> Option<(Busy, Job)> {
@@ -223,8 +222,8 @@ impl Keeper {
         }
         let (boot, lines) = (self.boot, &self.lines);
         self.freed.retain(|(of, lane), _| *of == boot || lines.get(*lane).shelf.last_of(*of).is_some());
-        let marks = self.marks();
-        Some((Busy::Cursor(marks.clone()), Job::Cursor(marks)))
+        let cursor = self.to_keep();
+        Some((Busy::Cursor(cursor.clone()), Job::Cursor(cursor)))
     }
 
     /// The disk has answered.
@@ -264,10 +263,10 @@ impl Keeper {
                     self.failed(text, now);
                 }
             },
-            (Some(Busy::Cursor(marks)), Answer::Cursor(result)) => {
+            (Some(Busy::Cursor(cursor)), Answer::Cursor(result)) => {
                 match result {
                     Ok(()) => {
-                        self.cursor.0 = marks;
+                        self.cursor.0 = cursor;
                         self.works();
                     }
                     Err(text) => self.failed(text, now),
@@ -295,9 +294,13 @@ impl Keeper {
             let (segments, whole) = std::mem::take(segments.get_mut(lane));
             self.lines.get_mut(lane).shelf = Shelf::found(segments, whole);
         }
-        for (boot, lane, upto) in &found.cursor {
-            self.freed.entry((*boot, *lane)).or_default().pass(*upto);
+        for (boot, lane, upto) in &found.cursor.marks {
+            let freed = self.freed.entry((*boot, *lane)).or_default();
+            // Confirmed as far as it knows; a control plane that has less says so.
+            freed.confirm(*upto);
+            freed.pass(*upto);
         }
+        self.presence.found(found.cursor.known);
         self.cursor.0 = found.cursor;
         self.open = true;
         self.works();
@@ -319,7 +322,16 @@ impl Keeper {
                 continue;
             }
             let (flight, disk) = (Flight::Waiting, OnDisk::Yes);
-            line.old.push_back(Record { at: now, stored, flight, disk, exposed: false, backlog: true, after: 0 });
+            line.old.push_back(Record {
+                at: now,
+                stored,
+                flight,
+                disk,
+                exposed: false,
+                unhurried: false,
+                backlog: true,
+                after: 0,
+            });
         }
         if let Some(damaged) = chunk.damaged {
             let at = line.reader.at;

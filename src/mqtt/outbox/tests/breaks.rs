@@ -68,7 +68,7 @@ fn two_agents_on_one_directory_one_of_them_writes() {
 #[test]
 fn on_real_files_it_is_the_same() {
     let root = std::env::temp_dir().join(format!("rigd-outbox-real-{}", std::process::id()));
-    let mut keeper = Keeper::new(rules(Delivery::Puback), 1);
+    let mut keeper = Keeper::new(rules(Delivery::Puback), 1, 7);
     let mut disk = Disk::new(Real::default(), root.clone());
     let now = clock::now();
     let work = |keeper: &mut Keeper, disk: &mut Disk<Real>, now| {
@@ -82,11 +82,11 @@ fn on_real_files_it_is_the_same() {
         work(&mut keeper, &mut disk, now);
         assert_eq!(keeper.trouble(), None, "{seq}");
     }
-    let mut locked = Keeper::new(rules(Delivery::Puback), 9);
+    let mut locked = Keeper::new(rules(Delivery::Puback), 9, 7);
     work(&mut locked, &mut Disk::new(Real::default(), root.clone()), now);
     assert_eq!(locked.trouble(), Some("another agent writes there"));
     drop(disk);
-    let mut keeper = Keeper::new(rules(Delivery::Puback), 2);
+    let mut keeper = Keeper::new(rules(Delivery::Puback), 2, 7);
     let mut disk = Disk::new(Real::default(), root.clone());
     keeper.connected(now);
     for seq in 1..=3 {
@@ -100,7 +100,7 @@ fn on_real_files_it_is_the_same() {
     keeper.stop();
     work(&mut keeper, &mut disk, now + Duration::from_secs(4));
     drop(disk);
-    let mut keeper = Keeper::new(rules(Delivery::Puback), 3);
+    let mut keeper = Keeper::new(rules(Delivery::Puback), 3, 7);
     work(&mut keeper, &mut Disk::new(Real::default(), root.clone()), now);
     assert_eq!(keeper.waiting(), 0, "the cursor was read");
     std::fs::remove_dir_all(&root).unwrap();

@@ -14,6 +14,8 @@ fn a_healthy_link_writes_no_telemetry_by_either_rule() {
             if controller || delivery == Delivery::Watermark {
                 site.keeper.controller(true, site.now);
             }
+            // Whether there is a control plane is written down once.
+            site.seconds(40);
             let before = site.disk.files.changes;
             for _ in 0..720 {
                 let ticket = site.add(Lane::Telemetry);
@@ -162,7 +164,7 @@ fn a_watermark_that_came_before_the_disk_was_read_counts() {
     site.add(Lane::Event);
     let files = site.disk.files.clone();
     let mut next = Site { hangs: true, ..Site::new(rules(Delivery::Watermark)) };
-    (next.disk, next.keeper) = (Disk::new(files, "/outbox".into()), Keeper::new(rules(Delivery::Watermark), 2));
+    (next.disk, next.keeper) = (Disk::new(files, "/outbox".into()), Keeper::new(rules(Delivery::Watermark), 2, 7));
     next.mark(1, Lane::Event, 1);
     next.hangs = false;
     next.work();
@@ -300,4 +302,105 @@ fn what_was_acknowledged_to_nobody_is_written_at_once() {
     let writes = site.disk.files.writes;
     site.pass(Duration::from_millis(900));
     assert_eq!(site.disk.files.writes, writes);
+}
+
+/// Numbers that a broker was given before there was a control plane are told to it, and told from what was dropped.
+#[test]
+fn a_control_plane_that_comes_late_is_told_what_went_out_before_it() {
+    for lane in LANES {
+        let mut site = Site::new(rules(Delivery::Auto));
+        site.keeper.connected(site.now);
+        site.seconds(40);
+        for _ in 0..5 {
+            site.add(lane);
+        }
+        assert_eq!(site.deliver().len(), 5);
+        assert_eq!(site.keeper.waiting(), 0);
+        site.keeper.controller(true, site.now);
+        site.add(lane);
+        let sent = site.deliver();
+        assert_eq!((seqs(&sent), sent[0].gap, sent[0].early), (vec![6], 5, 5), "{lane:?}");
+        site.mark(1, lane, 6);
+        site.add(lane);
+        let next = site.deliver();
+        assert_eq!((seqs(&next), next[0].gap, next[0].early), (vec![7], 0, 0), "once is enough");
+        // It lost its store, and says so: what it had is told again with the first that waits.
+        site.mark(1, lane, 0);
+        let again = site.deliver_for(12 * SECOND);
+        assert_eq!((seqs(&again), again[0].gap, again[0].early), (vec![7], 6, 6), "{lane:?}");
+        site.mark(1, lane, 7);
+        assert_eq!(site.keeper.waiting(), 0);
+    }
+}
+
+/// Known from an earlier start, it is waited for though nobody is heard; on a first start for half a minute.
+#[test]
+fn events_wait_for_a_control_plane_that_was_known_and_on_a_first_start_for_half_a_minute() {
+    let mut site = Site::new(rules(Delivery::Auto));
+    site.keeper.connected(site.now);
+    LANES.into_iter().for_each(|lane| _ = site.add(lane));
+    site.deliver();
+    site.seconds(3);
+    assert_eq!(site.keeper.waiting(), 1, "the event waits");
+    site.keeper.controller(true, site.now);
+    site.mark(1, Lane::Event, 1);
+    site.seconds(20);
+    let files = site.disk.files.clone();
+    let mut next = site.restart(rules(Delivery::Auto), files);
+    next.keeper.connected(next.now);
+    LANES.into_iter().for_each(|lane| _ = next.add(lane));
+    next.deliver();
+    next.seconds(3_600);
+    assert_eq!((next.keeper.waiting(), next.keeper.by_watermark()), (2, true), "it was known, and is away");
+    // Its word is cleared: the broker's is enough, and what it has taken is done with.
+    next.keeper.cleared();
+    next.work();
+    assert_eq!((next.keeper.waiting(), next.keeper.by_watermark()), (0, false));
+    next.seconds(20);
+    let files = next.disk.files.clone();
+    let mut third = next.restart(rules(Delivery::Auto), files);
+    third.keeper.connected(third.now);
+    third.add(Lane::Event);
+    third.deliver();
+    third.seconds(2);
+    assert_eq!((third.keeper.waiting(), third.keeper.by_watermark()), (0, false), "nobody was there before");
+}
+
+/// One that was tried once and went holds the backlog no longer than anything may wait.
+#[test]
+fn a_control_plane_that_never_came_back_is_forgotten_and_the_backlog_flows() {
+    let mut site = Site::new(rules(Delivery::Auto));
+    site.keeper.connected(site.now);
+    site.keeper.controller(false, site.now);
+    site.add(Lane::Event);
+    site.keeper.disconnected();
+    site.seconds(100);
+    site.keeper.connected(site.now);
+    assert!(site.deliver_for(100 * SECOND).is_empty(), "the backlog is held");
+    site.seconds(73 * 3_600);
+    // By its age it is dropped just then; what comes now goes to whoever is there.
+    site.add(Lane::Event);
+    let sent = site.deliver_for(2 * SECOND);
+    assert_eq!(sent.last().map(|message| message.ticket.seq), Some(2));
+    assert_eq!((site.keeper.by_watermark(), site.keeper.waiting()), (false, 0));
+}
+
+#[test]
+fn what_loses_its_worth_with_the_next_is_written_with_it() {
+    let mut site = Site::new(rules(Delivery::Watermark));
+    site.keeper.connected(site.now);
+    site.keeper.controller(true, site.now);
+    site.seconds(20);
+    let before = (site.disk.files.writes, site.disk.files.syncs);
+    let accepted = site.push(Lane::Ack);
+    site.keeper.unhurried(accepted);
+    site.work();
+    assert_eq!((site.disk.files.writes, site.disk.files.syncs), before, "not for its own sake");
+    let done = site.add(Lane::Ack);
+    assert_eq!((site.disk.files.writes - before.0, site.disk.files.syncs - before.1), (1, 2), "the file and its name");
+    assert!(site.keeper.safe(accepted) && site.keeper.safe(done));
+    let alone = site.push(Lane::Ack);
+    site.keeper.unhurried(alone);
+    site.seconds(1);
+    assert!(site.keeper.safe(alone), "after a second");
 }
