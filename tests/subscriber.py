@@ -59,6 +59,8 @@ class Reader:
             return TABLES["Missing"][byte - 1][1] if byte else self.read(kind[6:-1])
         if kind.startswith("bytes("):
             return self.take(int(kind[6:-1])).hex()
+        if kind == "bytes":
+            return self.take(self.varint()).hex()
         if kind == "text":
             return self.take(self.varint()).decode()
         if kind in ("bool", "u8"):

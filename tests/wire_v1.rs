@@ -212,7 +212,7 @@ fn birth() {
         Header::new(Kind::Birth, BOOT, 0),
         &body,
         &Message::Birth(body.clone()),
-        7,
+        8,
         "a1020100 ed5eedfe 0000000000000000
          09 0172 05302e312e30 01 05 02 00 02 00 01 03 01 e807 00 01 02 03
          0162 0161
@@ -244,8 +244,8 @@ fn a_birth_ends_with_its_nonce_and_whether_the_clock_is_set() {
     let birth = Birth::new("r".parse().unwrap(), &board, Encoding::Postcard, 1_000, 5);
     let bytes = |nonce, clock_set| postcard::to_allocvec(&Birth { nonce, clock_set, ..birth.clone() }).unwrap();
     let (absent, present) = (bytes(0, false), bytes(300, true));
-    assert!(absent.ends_with(&[0, 0, 0]) && present.ends_with(&[0xac, 0x02, 1, 0]));
-    assert_eq!(absent[..absent.len() - 3], present[..present.len() - 4]);
+    assert!(absent.ends_with(&[0, 0, 0, 0]) && present.ends_with(&[0xac, 0x02, 1, 0, 0]));
+    assert_eq!(absent[..absent.len() - 4], present[..present.len() - 5]);
 }
 
 /// How far the audit log went: a tag, the number, the hash as it is.
@@ -255,14 +255,16 @@ fn a_birth_ends_with_the_head_of_the_audit_log() {
     let mut birth = Birth::new("r".parse().unwrap(), &board, Encoding::Postcard, 1_000, 5);
     birth.audit_head = Some(AuditHead { n: 812, hash: AuditHash([0xab; 32]) });
     let bytes = postcard::to_allocvec(&birth).unwrap();
-    assert!(bytes.ends_with(&[&[0, 0, 1, 0xac, 0x06][..], &[0xab; 32]].concat()));
+    assert!(bytes.ends_with(&[&[0, 0, 1, 0xac, 0x06][..], &[0xab; 32], &[0]].concat()));
     let header = Header::new(Kind::Birth, BOOT, 0);
     for encoding in [Encoding::Postcard, Encoding::Json] {
         let message = encode(encoding, header, &birth);
         assert_eq!(decode(&message).unwrap(), (header, Message::Birth(birth.clone())));
     }
     let json = String::from_utf8(encode(Encoding::Json, header, &birth)).unwrap();
-    assert!(json.ends_with(&format!(r#""audit_head":{{"n":812,"hash":"{}"}}}}}}"#, "ab".repeat(32))));
+    assert!(
+        json.ends_with(&format!(r#""audit_head":{{"n":812,"hash":"{}"}},"receipt_key":null}}}}"#, "ab".repeat(32)))
+    );
 }
 
 /// The numbers of every enum that is on the wire, each written out.
@@ -295,7 +297,7 @@ fn enums_only_append() {
     assert_eq!(numbers(&[Reason::Connected, Reason::Stopped, Reason::Lost]), [0, 1, 2]);
     assert_eq!(numbers(&[Delivery::Puback, Delivery::Watermark]), [0, 1]);
     assert_eq!(numbers(&[Encoding::Postcard, Encoding::Json]), [0, 1]);
-    assert_eq!(numbers(&Kind::ALL), (0..11).collect::<Vec<_>>());
+    assert_eq!(numbers(&Kind::ALL), (0..12).collect::<Vec<_>>());
     let kinds = [Kind::Online, Kind::Birth, Kind::Telemetry, Kind::Event, Kind::Watermark, Kind::Controller];
     assert!(Kind::ALL.starts_with(&kinds));
 }

@@ -66,7 +66,8 @@ impl Holds {
             // One that an earlier agent was told of is not known to hold on.
             let said = *hold == Hold::Free || told.is_some_and(|(said, _)| said == *hold);
             let over = |(said, at): (Hold, Instant)| said != *hold || now.saturating_duration_since(at) >= AGAIN;
-            if !payload.removed && !(payload.hold == *hold && said) && told.is_none_or(over) {
+            let there = payload.removed || payload.hold == *hold && said;
+            if !there && told.is_none_or(over) {
                 *told = Some((*hold, now));
                 tells.push((payload.name.as_str(), *hold));
             }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::alarm::Cause;
 use crate::control::limits::{Restrained, Restraint};
 use crate::control::step::ladder;
-use crate::control::step::power::{self, Basis, Source};
+use crate::control::step::power::{self, Source};
 use crate::units::Milliwatts;
 
 /// The cap that holds, and what it is held by.
@@ -16,7 +16,7 @@ pub struct PowerNow {
     /// Whose cap it is.
     pub source: Option<Source>,
     /// What it is held by.
-    pub basis: Basis,
+    pub basis: power::Basis,
     /// What the rig draws by that: measured, or the sum of its parts with the margin in it.
     pub estimate_mw: Milliwatts,
 }

@@ -31,12 +31,12 @@ fn what_was_used_ends_the_telemetry() {
     let without = encode(Encoding::Postcard, header, &telemetry);
     telemetry.energy = Some(energy());
     let bytes = encode(Encoding::Postcard, header, &telemetry);
-    let tail = "01 ac02 02c80164 0107 01fa01e807 e0d403".replace(' ', "");
-    assert_eq!(hex(&bytes), hex(&without[..without.len() - 1]) + &tail);
+    let tail = "01 ac02 02c80164 0107 01fa01e807 e0d403 000000".replace(' ', "");
+    assert_eq!(hex(&bytes), hex(&without[..without.len() - 4]) + &tail);
     let text = String::from_utf8(encode(Encoding::Json, header, &telemetry)).unwrap();
     let end = concat!(
         r#""energy":{"rig_mwh":300,"supplies_mwh":[200,100],"gpus_mwh":[7],"payloads":[{"mwh":250,"work":1000}],"#,
-        r#""gap_ms":60000}}}"#
+        r#""gap_ms":60000},"power":null,"rungs":[],"unread":0}}"#
     );
     assert!(text.ends_with(end), "{text}");
     for bytes in [&bytes, text.as_bytes()] {
@@ -44,7 +44,7 @@ fn what_was_used_ends_the_telemetry() {
     }
     // An agent from before there was energy.
     telemetry.energy = None;
-    assert_eq!(decode(&without[..without.len() - 1]), Ok((header, Message::Telemetry(telemetry))));
+    assert_eq!(decode(&without[..without.len() - 4]), Ok((header, Message::Telemetry(telemetry))));
 }
 
 #[test]

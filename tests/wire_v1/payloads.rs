@@ -114,7 +114,7 @@ fn what_holds_power_back_ends_the_telemetry() {
     let header = Header::new(Kind::Telemetry, BOOT, 1);
     let bytes = encode(Encoding::Postcard, header, &telemetry);
     let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let expected = "01 01809f49 0103 0103 ac02  02 00000000 04010b01 040 10fac0204".replace(' ', "");
+    let expected = "01 01809f49 0103 0103 ac02  02 00000000 04010c01 040110ac0204 00".replace(' ', "");
     assert!(text.ends_with(&expected), "{text} does not end with {expected}");
     for bytes in [bytes, encode(Encoding::Json, header, &telemetry)] {
         assert_eq!(decode(&bytes).unwrap(), (header, Message::Telemetry(telemetry.clone())));
@@ -124,10 +124,10 @@ fn what_holds_power_back_ends_the_telemetry() {
     }
     use alarm::Kind as A;
     let alarms = [A::PowerLimited, A::PowerClocks, A::PowerPaused, A::PowerDrained, A::PowerStopped];
-    assert_eq!(numbers(&alarms), [25, 26, 27, 28, 29]);
-    assert_eq!(numbers(&[A::GpuHot, A::HeatLimited, A::HeatPaused, A::HeatStopped]), [30, 31, 32, 33]);
+    assert_eq!(numbers(&alarms), [26, 27, 28, 29, 30]);
+    assert_eq!(numbers(&[A::GpuHot, A::HeatLimited, A::HeatPaused, A::HeatStopped]), [31, 32, 33, 34]);
     let causes = [Cause::Supplies, Cause::Supply(300), Cause::Rail(1), Cause::Cooling];
-    assert_eq!(numbers(&causes), [12, 13, 172, 2, 14, 1, 16]);
+    assert_eq!(numbers(&causes), [13, 14, 172, 2, 15, 1, 17]);
     use power::{Rung, Source};
     let rungs = [Rung::Free, Rung::Limit, Rung::Clocks, Rung::Pause, Rung::Drain, Rung::Stop];
     assert_eq!(numbers(&rungs), [0, 1, 2, 3, 4, 5]);

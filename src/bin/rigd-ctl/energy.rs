@@ -21,7 +21,7 @@ use rigd::{config, energy};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::{Agent, unexpected};
-use crate::people::{harmless, milli, time};
+use crate::people::{harmless_lines, milli, time};
 use crate::print;
 
 /// A file of exported lines is no longer: some hundred thousand receipts.
@@ -95,7 +95,7 @@ pub(crate) fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
             if chains.iter().all(|(_, receipts)| receipts.is_empty()) {
                 bail!("{}: there is no receipt in it", from.display());
             }
-            print(&harmless(&text))?;
+            print(&harmless_lines(&text))?;
             Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
@@ -216,7 +216,7 @@ fn list((rig, receipts): &Chain, json: bool) -> String {
         }
         text.push('\n');
     }
-    harmless(&text)
+    harmless_lines(&text)
 }
 
 fn show(socket: &Path, json: bool) -> anyhow::Result<()> {
@@ -234,7 +234,7 @@ fn show(socket: &Path, json: bool) -> anyhow::Result<()> {
         }
         return print(&text);
     }
-    print(&harmless(&table(&head, &accounts)))
+    print(&harmless_lines(&table(&head, &accounts)))
 }
 
 /// With three decimals, cut: a thousandth is a watt-hour.

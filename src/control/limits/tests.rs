@@ -6,7 +6,7 @@ use crate::gpu::plan::tests::{card, sample};
 use crate::gpu::wire::{Code, Device, PciAddress};
 use crate::gpu::{GpuSnapshot, ProfileNow};
 use crate::payload::supervisor::{Payloads, Status};
-use crate::payload::{Hold, lifecycle::Phase};
+use crate::payload::{By, Hold, lifecycle::Phase};
 use crate::reading::Power;
 
 const PCI: PciAddress = PciAddress { domain: 0, bus: 1, device: 0 };
@@ -95,9 +95,14 @@ fn a_gpu_is_what_its_card_its_profile_and_its_owner_make_of_it() {
     let owned = found(gpu(Presence::Seen), vec![other.clone(), owner(Phase::Running)]);
     assert_eq!((owned.payload, owned.worth), (Some(1), 1));
     assert_eq!(found(gpu(Presence::Seen), vec![other, owner(Phase::Stopped)]).payload, None);
-    let snapshot = |hold| with(vec![], &[], vec![Status { hold, ..owner(Phase::Running) }]);
-    for (hold, running) in [(Hold::Free, true), (Hold::Pause, false), (Hold::Drain, true)] {
-        assert_eq!(gather(&Rules::default(), &snapshot(hold), &none()).payloads[0].running, running);
+    let snapshot = |hold, paused| with(vec![], &[], vec![Status { hold, paused, ..owner(Phase::Running) }]);
+    for (hold, paused, running) in [
+        (Hold::Free, None, true),
+        (Hold::Pause, None, true),
+        (Hold::Pause, Some(By::Freezer), false),
+        (Hold::Drain, None, true),
+    ] {
+        assert_eq!(gather(&Rules::default(), &snapshot(hold, paused), &none()).payloads[0].running, running);
     }
 }
 

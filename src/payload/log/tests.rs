@@ -1,5 +1,7 @@
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -84,6 +86,12 @@ fn a_pipe_is_taken_over_from_its_keeper_and_outlives_it() {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", first.pidfd.as_raw_fd())).unwrap();
     let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok()).and_then(Pid::from_raw);
     let nobody = i32::MAX;
+    // It is a keeper once the pipe is where it reads.
+    let (place, began) = (format!("/proc/{}/fd/0", pid.unwrap().as_raw_nonzero()), Instant::now());
+    while fs::metadata(&place).map(|at| at.ino()).ok() != Some(pipe) {
+        assert!(began.elapsed() < Duration::from_secs(10), "{place} is not the pipe");
+        std::thread::yield_now();
+    }
     assert!(ring.take_over(nobody, pipe + 1, pid, None).is_err() && ring.take_over(nobody, pipe, None, None).is_err());
     let mut taken = ring.take_over(nobody, pipe, pid, None).unwrap();
     // The agent before is gone, and with it its ends of the pipe; then the keeper dies.
