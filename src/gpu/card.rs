@@ -112,7 +112,8 @@ impl Card {
             self.rule = None;
         }
         self.fresh = true;
-        self.answer = None;
+        // The disk has answered, whoever asks the driver now.
+        self.answer = self.answer.take().filter(|answer| matches!(answer, keeper::Answer::Saved(_)));
         (self.again, self.wait) = (None, LOOK_AGAIN);
         self.turn(Presence::Seen);
     }

@@ -124,8 +124,10 @@ fn an_old_driver_lacks_functions_and_not_its_gpus() {
             })
     });
     for gpu in 0..8 {
-        let set = (world.truth(gpu, "limit_mw"), world.truth(gpu, "core_offset_mhz"), world.truth(gpu, "manual"));
-        assert_eq!(set, (200_000, -60, 1), "GPU {gpu}");
+        until("each has all of it, its fans too", || {
+            let set = (world.truth(gpu, "limit_mw"), world.truth(gpu, "core_offset_mhz"), world.truth(gpu, "manual"));
+            (set == (200_000, -60, 1)).then_some(())
+        });
     }
     ends(world, 8);
 }

@@ -82,6 +82,8 @@ pub struct Gpu {
     pub limits: Option<(Milliwatts, Milliwatts)>,
     /// The limit of its profile.
     pub top: Milliwatts,
+    /// It gives samples: one that does not can be ordered nothing either.
+    pub answers: bool,
 }
 
 /// What is remembered of a GPU.
@@ -135,7 +137,7 @@ pub fn step(mut state: State, gpu: &Gpu, now: Instant) -> (State, Order) {
     let level = match heat {
         Heat::Emergency => STOP,
         Heat::Hot if waited >= up(state.level) => (state.level + 1).min(STOP),
-        Heat::Blind if state.level < LOWEST_LIMIT && waited >= up(state.level) => state.level + 1,
+        Heat::Blind if state.level < blind(gpu) && waited >= up(state.level) => state.level + 1,
         Heat::Cool if waited >= down(state.level) => state.level.saturating_sub(1),
         Heat::Hot | Heat::Blind | Heat::Cool | Heat::Between => state.level,
     };
@@ -183,6 +185,12 @@ impl Heat {
             Self::Emergency => 4,
         }
     }
+}
+
+/// How far one climbs of which nobody knows whether it is hot. Where it cannot be told anything no further than air: when it is back its
+/// temperature is known at once.
+const fn blind(gpu: &Gpu) -> u8 {
+    if gpu.answers { LOWEST_LIMIT } else { 1 }
 }
 
 const fn up(level: u8) -> Duration {
@@ -256,6 +264,7 @@ mod tests {
             zone: zone.map(|stage| (2, stage)),
             limits: Some((Milliwatts(100_000), Milliwatts(300_000))),
             top: Milliwatts(300_000),
+            answers: true,
         }
     }
 
@@ -293,6 +302,12 @@ mod tests {
                 vec![(999, gpu(Err(Missing::Stale), None))],
                 all(Some(Cause::Blind(Missing::Stale)))[..2].to_vec(),
                 Some(100),
+            ),
+            (
+                "silent",
+                vec![(999, Gpu { answers: false, ..gpu(Err(Missing::Bus), None) })],
+                vec![(Rung::Air, Some(Cause::Blind(Missing::Bus)))],
+                None,
             ),
             (
                 "emergency",

@@ -91,6 +91,7 @@ fn heat(
         zone: stages.max_by_key(|(_, stage)| worse(*stage)),
         limits: own.limits,
         top: own.top,
+        answers: gpu.sample.is_ok(),
     };
     let (next, order) = ladder::step(*memory, &seen, now);
     *memory = next;

@@ -6,7 +6,7 @@ use crate::clock;
 use crate::control::step::power::{Cap, Payload, Policy, Source};
 use crate::control::step::step;
 use crate::gpu::plan::tests::{card, sample};
-use crate::gpu::wire::PciAddress;
+use crate::gpu::wire::{Code, PciAddress, Sample};
 use crate::payload::manifest::Kind;
 use crate::units::Millicelsius;
 
@@ -105,9 +105,14 @@ fn what_is_not_there_or_was_let_go_of_is_no_heat() {
         let limited = run(&[gone], [Kind::Mining; 2], &[], 200);
         assert_eq!(limited.gpus[0].heat, ladder::Order::default());
     }
-    // One that should tell and does not comes down to its lowest limit, and no further.
-    let blind = Gpu { sample: Err(Missing::Bus), ..gpu(60) };
-    let limited = run(&[blind], [Kind::Mining; 2], &[], 200);
-    assert_eq!((limited.gpus[0].heat.rung, limited.holds[0]), (ladder::Rung::Limit, Hold::Free));
-    assert_eq!(limited.gpus[0].limits.power, Some(Milliwatts(100_000)));
+    // One that answers and does not tell comes down to its lowest limit, and no further; of one that does not answer nobody can ask that.
+    let told =
+        gpu(60).sample.map(|sample| Arc::new(Sample { temperature: Err(Code::NOT_SUPPORTED), ..(*sample).clone() }));
+    for (sample, rung, limit) in
+        [(told, ladder::Rung::Limit, Some(Milliwatts(100_000))), (Err(Missing::Bus), ladder::Rung::Air, None)]
+    {
+        let limited = run(&[Gpu { sample, ..gpu(60) }], [Kind::Mining; 2], &[], 200);
+        assert_eq!((limited.gpus[0].heat.rung, limited.holds[0]), (rung, Hold::Free));
+        assert_eq!(limited.gpus[0].limits.power, limit);
+    }
 }

@@ -139,6 +139,10 @@ impl Belief {
         self.guards.resize(inputs.guards.len(), None);
         for (rest, guard) in self.guards.iter_mut().zip(inputs.guards) {
             let Ok(measured) = guard.measured else { continue };
+            // Nor is anything learnt first while it moves: the draw of GPUs that were just found would be taken for the rest's.
+            if !all_tell(inputs.gpus, members(guard)) || rest.is_none() && !steady {
+                continue;
+            }
             let loss = if guard.input { NOMINAL } else { 1000 };
             let members = sum(inputs.gpus, shares, members(guard));
             let found = (i64::from(measured.0) - members.saturating_mul(loss) / 1000).max(0);
@@ -231,6 +235,13 @@ fn worst_loss(policy: &Policy) -> i64 {
 pub(super) fn at_worst(gpu: &Gpu) -> i64 {
     let highest = gpu.limits.map_or(gpu.top, |(_, highest)| highest.max(gpu.top));
     i64::from(gpu.power.unwrap_or(highest).0)
+}
+
+/// Whether each of those GPUs tells what it draws. While one does not, nothing more is learnt of the rest: its draw would be taken for
+/// the rest's, and its limit counts too.
+fn all_tell(gpus: &[Gpu], members: u64) -> bool {
+    let mut of = gpus.iter().enumerate().filter(|(index, _)| members & bit(*index) != 0);
+    of.all(|(_, gpu)| gpu.power.is_ok())
 }
 
 /// What those GPUs draw that can be limited and tell it, as far as they keep to their limits.
