@@ -71,8 +71,8 @@ pub struct Order {
     pub fans: Vec<Option<Duty>>,
     /// The profile that what runs on each GPU brings along; none leaves it at that of the configuration.
     pub profiles: Vec<Option<String>>,
-    /// What holds each GPU back beside its profile, the lower of both; one that is not among them keeps what it has.
-    pub limits: Vec<Limits>,
+    /// What holds each GPU back beside its profile, the lower of both; none while nothing is decided on one, which keeps what it has.
+    pub limits: Vec<Option<Limits>>,
 }
 
 /// What a GPU may take beside its profile.

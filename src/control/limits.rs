@@ -148,11 +148,13 @@ fn of(index: usize, gpu: &Gpu, snapshot: &Snapshot, setpoints: &Setpoints) -> po
     }
 }
 
-/// What each card gets: what was decided, and what a search tries, the lower of both.
-pub(super) fn orders(limited: &Limited, gpus: &[Gpu], setpoints: &Setpoints, now: Instant) -> Vec<Limits> {
+/// What each card gets: what was decided, and what a search tries, the lower of both. Nothing is decided of one that no driver has told
+/// of yet: it keeps what an earlier agent has left on it.
+pub(super) fn orders(limited: &Limited, gpus: &[Gpu], setpoints: &Setpoints, now: Instant) -> Vec<Option<Limits>> {
     let trial = |gpu: &Gpu| gpu.device.as_ref().map_or_else(Limits::default, |one| setpoints.trial(&one.uuid, now));
     let decided = limited.gpus.iter().map(|gpu| gpu.limits).chain(std::iter::repeat(Limits::default()));
-    gpus.iter().zip(decided).map(|(gpu, limits)| limits.lower(trial(gpu))).collect()
+    let order = |(gpu, limits): (&Gpu, Limits)| gpu.device.is_some().then(|| limits.lower(trial(gpu)));
+    gpus.iter().zip(decided).map(order).collect()
 }
 
 /// What holds the rig back now, as everybody is told.

@@ -63,7 +63,7 @@ pub(super) struct Worker {
     store: Store,
     commands: Receiver<Command>,
     /// What held each GPU back in the order before this one.
-    limits: Vec<Limits>,
+    limits: Vec<Option<Limits>>,
     /// Let go of the driver until then.
     released: Option<Instant>,
     /// When a helper was lost in the middle of several calls: nobody knows over which.
@@ -206,7 +206,8 @@ impl Worker {
         for _ in 0..ACTS {
             busy.retain(|index| {
                 let brought = order.profiles.get(*index).and_then(Option::as_deref);
-                order.limits.get(*index).is_some_and(|limits| self.act(*index, Wanted::Of(brought, *limits)))
+                let limits = order.limits.get(*index).copied().flatten();
+                limits.is_some_and(|limits| self.act(*index, Wanted::Of(brought, limits)))
             });
         }
     }

@@ -67,8 +67,10 @@ impl Rig {
     fn until(&self, what: &str, good: impl Fn(&GpuSnapshot) -> bool) -> Arc<GpuSnapshot> {
         until(what, || {
             let drive = Some(Duty::from_percent(60).unwrap());
-            self.gpus
-                .order(Order { fans: vec![drive; 8], limits: vec![Limits::default(); 8], ..Order::default() }, now());
+            self.gpus.order(
+                Order { fans: vec![drive; 8], limits: vec![Some(Limits::default()); 8], ..Order::default() },
+                now(),
+            );
             thread::park_timeout(TICK);
             let snapshot = self.gpus.snapshot();
             good(&snapshot).then_some(snapshot)

@@ -83,7 +83,7 @@ impl World {
                 },
                 Is::Ending(since) if now - since >= nature.ends * S && !nature.unkillable => Is::Rest,
                 Is::Ending(since) if now - since >= GRACE && !nature.unkillable => Is::Rest,
-                as_it_was => as_it_was,
+                as_it_was @ (Is::Rest | Is::Up(_) | Is::Ending(_) | Is::Crashing) => as_it_was,
             };
         }
         for gpu in ["g", "h"] {

@@ -113,10 +113,10 @@ fn what_a_search_tries_is_beside_what_was_decided() {
     let now = crate::clock::now();
     let setpoints = none();
     // A GPU that nothing was decided on gets no limit.
-    assert_eq!(orders(&limited, &gpus, &setpoints, now), [Limits::default()]);
+    assert_eq!(orders(&limited, &gpus, &setpoints, now), [Some(Limits::default())]);
     let limits = Limits { power: Some(Milliwatts(150_000)), clock: None };
     limited.gpus.push(crate::control::step::GpuLimited { limits, ..Default::default() });
-    assert_eq!(orders(&limited, &gpus, &setpoints, now), [limits]);
+    assert_eq!(orders(&limited, &gpus, &setpoints, now), [Some(limits)]);
 }
 
 #[test]

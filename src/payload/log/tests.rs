@@ -1,7 +1,7 @@
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
 
@@ -87,7 +87,7 @@ fn a_pipe_is_taken_over_from_its_keeper_and_outlives_it() {
     let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok()).and_then(Pid::from_raw);
     let nobody = i32::MAX;
     // It is a keeper once the pipe is where it reads.
-    let (place, began) = (format!("/proc/{}/fd/0", pid.unwrap().as_raw_nonzero()), Instant::now());
+    let (place, began) = (format!("/proc/{}/fd/0", pid.unwrap().as_raw_nonzero()), crate::clock::now());
     while fs::metadata(&place).map(|at| at.ino()).ok() != Some(pipe) {
         assert!(began.elapsed() < Duration::from_secs(10), "{place} is not the pipe");
         std::thread::yield_now();

@@ -73,7 +73,6 @@ fn a_day_of_commands_fits_and_the_longest_do_not_fill_the_disk() {
         .unwrap();
     journal.finish(&done(&usual, "read back on 8 GPUs")).unwrap();
     let usual = usize::try_from(journal.file.length() - before).unwrap();
-    println!("a command and its answer: {usual} bytes");
     assert!(usual * MOST <= KEPT_BYTES);
     let (mut largest, mut written) = (0, 0);
     for number in 2..=2_000 {
@@ -84,7 +83,6 @@ fn a_day_of_commands_fits_and_the_longest_do_not_fill_the_disk() {
         written += u32::from(journal.file.length() < length);
         largest = largest.max(journal.file.length());
     }
-    println!("largest {largest} bytes, written anew {written} times");
     assert!(largest < COMPACT_AT + 8_192 && (1..=10).contains(&written), "{largest} {written}");
     assert!(journal.commands.len() > 330);
     drop(journal);

@@ -36,7 +36,7 @@ fn measured(rate: u64, power_mw: u32, noise: u64) -> Step {
 fn a_point_settles_and_is_measured_and_both_take_longer_where_nothing_stands_still() {
     let warms = |second: u64| Look { power: Some(200_000 - 20_000 / (second + 1)), ..GOOD };
     let climbs = |second: u64| Look { rate: Some(60_000 + 3_000 * second), ..GOOD };
-    let jumps = |second: u64| Look { rate: Some(if second % 2 == 0 { 60_000 } else { 63_000 }), ..GOOD };
+    let jumps = |second: u64| Look { rate: Some(if second.is_multiple_of(2) { 60_000 } else { 63_000 }), ..GOOD };
     assert_eq!(run(|_| GOOD), (7, measured(60_000, 200_000, 0)));
     assert_eq!(run(warms).0, 7 + 1, "the warmth of the first seconds is waited for");
     // 3 × 3 s and 2 × 4 s, and then it is as noisy as it is.
