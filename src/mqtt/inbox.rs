@@ -261,8 +261,11 @@ impl Inbox {
         let Ok(id) = spawn_blocking(move || lock(&desk).in_excess(&message)).await else { return };
         let to = reply(&self.me, &inbound);
         self.answer(Answer::Acknowledge(inbound)).await;
-        if let Some(id) = id {
-            self.say_once(id, AckState::Refused(Refusal::TooMany), to).await;
+        match id {
+            Some(id) => self.say_once(id, AckState::Refused(Refusal::TooMany), to).await,
+            None => {
+                self.unread.fetch_add(1, Ordering::Relaxed);
+            }
         }
         if let Some(count) = self.excess.add(clock::now()) {
             self.told_excess(count);

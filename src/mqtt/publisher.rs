@@ -293,6 +293,8 @@ impl Publisher {
                 if self.up.is_some() && self.said.len() < SAID {
                     self.said
                         .push_back((encode(self.encoding, Header::new(Kind::Ack, self.start.boot, 0), &ack), reply));
+                } else {
+                    self.inputs.unread.fetch_add(1, Ordering::Relaxed);
                 }
             }
             inbox::Answer::Reported(reported) => {

@@ -70,7 +70,7 @@ pub struct Telemetry {
     /// How far each GPU is held back; empty where none is.
     #[serde(default)]
     pub rungs: Vec<Rungs>,
-    /// Commands that were dropped unread since the agent's start: they came too fast, or there was no room for them.
+    /// Commands to which nothing was answered since the agent's start: they came too fast, or there was no room for them.
     #[serde(default)]
     pub unread: u32,
 }

@@ -123,6 +123,10 @@ impl Bystander {
                     }
                     Ok(Event::Incoming(Packet::Publish(publish))) => {
                         let (header, message) = decode(&publish.payload).unwrap();
+                        // An answer without a number is kept nowhere and promised to nobody.
+                        if header.seq == 0 {
+                            continue;
+                        }
                         let number = (header.boot, header.kind, header.seq);
                         let before = ours.lock().unwrap().insert(number, message.clone());
                         assert!(before.is_none_or(|before| before == message), "{number:?} was two messages");
