@@ -11,13 +11,14 @@
 //! lend_pct = 4              # of a cap that cards at rest lend to the others at most: more is above the cap when they come back
 //! release_w_per_s = 50      # how fast a cap that was raised or lifted is followed
 //! jitter_s = 30             # how long it is waited before that, at most: each rig has its own share of it
+//! guard_supplies = true     # what the board says that all supplies together may draw is a limit for all GPUs
 //! [power.limit.psu1]        # a supply or a rail of the board: its breaker
 //! w = 1200                  # or what the board says of it
 //! gpus = ["0000:01:00.0", "GPU-5f0e…"]
 //! ```
 //!
-//! A limit is no cap: no command, floor or ramp lifts it. Where the board says of each supply what it may draw, the sum of that
-//! is a limit for all GPUs without a word here; which GPUs hang on which of several supplies only the configuration can say.
+//! A limit is no cap: no command, floor or ramp lifts it. That of all supplies together holds where `guard_supplies` asks
+//! for it and the board says of each what it may draw; which GPUs hang on which of several supplies only the configuration can say.
 
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub struct PowerConfig {
     policy: Policy,
     /// The configuration's own cap.
     pub cap: Option<Cap>,
+    /// What the board's supplies may draw together is a limit for all GPUs.
+    guard_supplies: bool,
     limits: Vec<Limit>,
 }
 
@@ -66,6 +69,7 @@ impl PowerConfig {
             "lend_pct",
             "release_w_per_s",
             "jitter_s",
+            "guard_supplies",
             "limit",
         ]);
         let watts = |key: &str, default: u32, low: u32| ranged(&table, key, default, low, MOST_W) * 1000;
@@ -95,7 +99,8 @@ impl PowerConfig {
             table.complain("floor_w", "is above cap_w: the cap would never hold");
         }
         let limits = table.tables("limit").into_iter().map(|(name, limit)| Limit::read(name, &limit)).collect();
-        Self { policy, cap, limits }
+        let guard_supplies = table.flag("guard_supplies").unwrap_or(false);
+        Self { policy, cap, guard_supplies, limits }
     }
 
     /// How caps are held by the rig of this name: its share of the jitter is always the same.
@@ -112,7 +117,7 @@ impl PowerConfig {
     /// Limits of what the board does not have, or says nothing of; with file, line and key.
     pub fn rules(&self, board: &Board) -> Result<Vec<Rule>, Problems> {
         let sum = board.supplies.iter().map(|supply| supply.max_input.map(|most| most.0)).sum::<Option<u32>>();
-        let whole = sum.filter(|_| !board.supplies.is_empty());
+        let whole = sum.filter(|_| self.guard_supplies && !board.supplies.is_empty());
         let mut rules: Vec<Rule> = Vec::new();
         rules.extend(whole.map(|limit| Rule { place: Place::Supplies, limit: Milliwatts(limit), gpus: None }));
         let mut problems = Vec::new();
@@ -222,12 +227,14 @@ mod tests {
         let rules =
             |text: &str, board: &Board| parse(text).unwrap().rules(board).map_err(|problems| problems.to_string());
         let whole = |watts: u32| Rule { place: Place::Supplies, limit: Milliwatts(watts * 1000), gpus: None };
-        assert_eq!(rules("", &one), Ok(vec![whole(3_200)]));
-        assert_eq!(rules("", &two), Ok(vec![whole(2_600)]));
+        assert_eq!(rules("", &one), Ok(vec![]), "nobody asked for it");
+        let all = "[power]\nguard_supplies = true\n";
+        assert_eq!(rules(all, &one), Ok(vec![whole(3_200)]));
+        assert_eq!(rules(all, &two), Ok(vec![whole(2_600)]));
         let card = || Some(vec![Card::named("GPU-1").unwrap()]);
         let own = |place, watts: u32| Rule { place, limit: Milliwatts(watts * 1000), gpus: card() };
         let text = "[power.limit.gpu3]\nw = 300\ngpus = [\"GPU-1\"]\n[power.limit.psu1]\ngpus = [\"GPU-1\"]";
-        assert_eq!(rules(text, &one), Ok(vec![whole(3_200), own(Place::Rail(3), 300), own(Place::Supply(0), 3_200)]));
+        assert_eq!(rules(text, &one), Ok(vec![own(Place::Rail(3), 300), own(Place::Supply(0), 3_200)]));
         let error = rules("[power.limit.psu9]\ngpus = [\"GPU-1\"]", &one).unwrap_err();
         assert!(
             error.starts_with("rigd.toml:2: power.limit.psu9: the board `simulated-8gpu` has only psu1, gpu0"),
@@ -235,7 +242,7 @@ mod tests {
         );
         let mut silent = one.clone();
         silent.supplies[0].max_input = None;
-        assert_eq!(rules("", &silent), Ok(vec![]));
+        assert_eq!(rules(all, &silent), Ok(vec![]));
         let error = rules("[power.limit.psu1]\ngpus = [\"GPU-1\"]", &silent).unwrap_err();
         assert_eq!(error, "rigd.toml:2: power.limit.psu1: needs `w`: the board says nothing of it");
     }

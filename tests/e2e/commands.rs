@@ -336,7 +336,9 @@ fn of_ten_thousand_hostile_commands_and_a_thousand_duplicates_none_is_carried_ou
         let counts = world.agent.log();
         let counts = counts
             .lines()
-            .filter_map(|line| line.split_once("commands: ")?.1.strip_suffix(" came too fast and were dropped unread"));
+            .filter_map(|line| line.split_once("commands: ")?.1.split_once(' '))
+            .filter(|(_, what)| ["came too fast and were dropped unread", "more than are taken at once"].contains(what))
+            .map(|(count, _)| count);
         counts.map(|count| count.parse::<usize>().unwrap()).sum()
     };
     // One more good one gets through when all that came before is over with.
@@ -365,7 +367,7 @@ fn of_ten_thousand_hostile_commands_and_a_thousand_duplicates_none_is_carried_ou
     assert_eq!(looked() + unread, published);
     println!("{published} sent, {} answers, {refused} refused, {unread} dropped unread", answered().len());
     until("the log tells of those that came too fast", || (dropped() * 10 >= unread * 9).then_some(()));
-    assert!(dropped() <= unread);
+    assert!(dropped() <= published);
     assert!(refused >= 20 && dropped() > 1_000);
     assert!(
         answered().iter().all(|state| matches!(state, AckState::Refused(_) | AckState::Accepted | AckState::Done(_)))
