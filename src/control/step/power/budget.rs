@@ -68,6 +68,8 @@ struct Same {
     since: Instant,
     /// The GPUs' draw when it came.
     drawn: i64,
+    /// How far it was from what that draw explains.
+    off: u64,
     /// That has been another one since.
     moved: bool,
 }
@@ -131,6 +133,7 @@ impl Belief {
         if let Ok(meter) = inputs.meter
             && good
             && self.believed
+            && (self.rest.is_none() || all_tell(inputs.gpus, u64::MAX))
         {
             let rest = (i64::from(meter.0) - lagging.saturating_mul(NOMINAL) / 1000).max(0);
             let learn = |before| if steady { toward(before, rest, millis, LEARN_MS) } else { before };
@@ -195,14 +198,18 @@ impl Belief {
         let most: i64 = inputs.gpus.iter().map(at_worst).sum();
         let most = most.saturating_mul(worst_loss(policy)) / 1000 + i64::from(policy.base.0);
         let value = i64::from(meter.0);
+        let off = self.rest.map_or(0, |rest| value.abs_diff(rest.saturating_add(least.saturating_mul(NOMINAL) / 1000)));
         let mut same = self.same.filter(|same| same.meter == meter).unwrap_or(Same {
             meter,
             since: inputs.now,
             drawn: least,
+            off,
             moved: false,
         });
-        // Once the draw was another one it stays frozen, also when the draw comes back, until the meter shows something else.
-        same.moved |= least.abs_diff(same.drawn).saturating_mul(60) > value.unsigned_abs();
+        // Once the draw was another one it stays frozen, also when the draw comes back, until the meter shows something else. What the
+        // cards tell is a mean and comes to where the meter is already: that is no draw that the meter does not see.
+        let away = self.rest.is_none() || off > same.off;
+        same.moved |= away && least.abs_diff(same.drawn).saturating_mul(60) > value.unsigned_abs();
         self.same = Some(same);
         let frozen = same.moved && inputs.now.saturating_duration_since(same.since) >= DOUBT;
         let low = value < least.saturating_mul(LOW.0) / 1000 - LOW.1;
