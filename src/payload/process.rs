@@ -29,6 +29,8 @@ const EMPTIED: Duration = Duration::from_secs(2);
 
 /// For a cgroup to freeze. The kernel stops what runs within a tick; what is in a driver's hands stops when it comes out of there.
 const FROZEN: Duration = Duration::from_secs(2);
+/// Who is in a removed payload's cgroup for longer than this is there to stay.
+const LEAVES: Duration = Duration::from_mins(1);
 
 /// Where payloads live on this rig.
 #[derive(Clone, Debug)]
@@ -97,12 +99,20 @@ impl Site {
         self.root.as_ref().map(|root| root.group(&format!("{name}.log")))
     }
 
-    /// Removes the cgroups of one that has no manifest any more, where nobody is in them.
+    /// Removes the cgroups of one that has no manifest any more, as soon as nobody is in them: the last of its log may still be
+    /// written down.
     pub(super) fn clear(&self, name: &str) {
         for group in [self.group(name), self.log_group(name)].into_iter().flatten() {
             if !group.populated() {
                 group.remove();
+                continue;
             }
+            tokio::spawn(async move {
+                // Its manifest came back meanwhile at worst, and it is made anew.
+                if group.emptied(LEAVES).await.is_ok() {
+                    group.remove();
+                }
+            });
         }
     }
 

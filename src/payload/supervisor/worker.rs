@@ -415,14 +415,7 @@ impl Worker {
     fn let_go(&mut self) {
         (self.keeping, self.pipe) = (None, 0);
         if let Some(keeper) = self.keeper.take() {
-            let gone = self.status.removed.then(|| (Arc::clone(&self.site), self.manifest.name.clone()));
-            tokio::spawn(async move {
-                reap(keeper.release()).await;
-                if let Some((site, name)) = gone {
-                    // Its manifest came back meanwhile at worst, and it is made anew.
-                    site.clear(&name);
-                }
-            });
+            tokio::spawn(reap(keeper.release()));
         }
     }
 
