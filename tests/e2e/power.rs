@@ -116,24 +116,22 @@ fn half_the_power_is_met_within_two_seconds_at_the_true_input_and_held_whatever_
     println!("{before:.0} W to {cap} W: met after {} ms: {:.0?}", met * 50, &found[..40]);
     assert!(met * 50 <= 2_000, "{:.0?}", &found[..60]);
     assert!(found.iter().all(|watts| *watts <= before * 1.02), "no overshoot: {:.0?}", &found[..60]);
-    assert!(means(&found[80..]).iter().all(|mean| *mean <= cap * 1.005), "at constant load: {:.0?}", &found[80..]);
-    until("held within 2 % at constant load", || {
-        let held = world.watch(Duration::from_secs(2));
-        means(&held).iter().all(|mean| (cap * 0.98..=cap * 1.005).contains(mean)).then_some(())
-    });
+    for mean in means(&found[80..]) {
+        assert!((cap * 0.98..=cap * 1.005).contains(&mean), "{mean} of {cap} at constant load");
+    }
     world.subscriber.telemetry("the cap, whose it is and what each GPU is held back by", |telemetry| {
         let Some(power) = telemetry.power else { return false };
-        let limited = |rungs: &Rungs| {
-            matches!(rungs.power, Rung::Limit | Rung::Clocks) && rungs.power_cause == Some(Cause::Cap(Source::Command))
-        };
+        let limited =
+            |rungs: &Rungs| (rungs.power, rungs.power_cause) == (Rung::Limit, Some(Cause::Cap(Source::Command)));
         power.source == Some(Source::Command)
             && power.basis == Basis::Meter
             && telemetry.rungs.len() == 8
             && telemetry.rungs.iter().all(limited)
     });
+    world.alarmed(Kind::PowerLimited, 0);
     let shown = world.ctl(&["power"]);
     let text = String::from_utf8(shown.stdout).unwrap();
-    assert!(text.contains(&format!("{cap:.1} W by command")) && text.contains("(cap by command)"), "{text}");
+    assert!(text.contains(&format!("{cap:.1} W by command")) && text.contains("limit (cap by command)"), "{text}");
     // Loads that change: some rest, and come back, at last all of them at once.
     for rest in [&[0, 1][..], &[3, 5, 6], &[0, 1, 2, 3, 4, 5, 6, 7]] {
         for gpu in rest {
@@ -147,9 +145,12 @@ fn half_the_power_is_met_within_two_seconds_at_the_true_input_and_held_whatever_
             // 1.9 % were measured; what else this machine does may cost a tick.
             assert!(*mean <= cap * 1.025, "{mean} of {cap}, {} rest: {:.0?}", rest.len(), means(&back));
         }
-        // Below it the rig may be by more than the 2 % that are wished for: one that had to lock clocks keeps them for a minute.
         let last = means(&back[60..]);
-        assert!(last.iter().all(|mean| *mean >= cap * 0.8), "{} rest: {last:.0?}", rest.len());
+        assert!(last.iter().all(|mean| *mean >= cap * 0.98), "{} rest: {last:.0?}", rest.len());
+        if rest.len() <= 2 {
+            let last = means(&resting[70..]);
+            assert!(last.iter().all(|mean| *mean >= cap * 0.94), "{} rest: {last:.0?}", rest.len());
+        }
     }
     // The meter is gone, is frozen, and comes back.
     for (fault, told) in [("nack", true), ("frozen", false)] {

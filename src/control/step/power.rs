@@ -273,7 +273,7 @@ pub fn step(policy: &Policy, mut state: State, inputs: &Inputs<'_>) -> (State, O
     }
 
     let late = exceeded(&mut state, inputs, cap.map(|(limit, _)| limit), found.basis);
-    state.halts.step(inputs, &constraints, late);
+    state.halts.step(inputs, &constraints, found.known, late);
     let before = state.shares.sum();
     let mut orders = state.shares.share(inputs, &constraints, &state.halts, (policy.lend, since));
     if before.abs_diff(state.shares.sum()) > before.unsigned_abs() / 32 {

@@ -27,6 +27,8 @@ const FORGET_MS: i64 = 30_000;
 const LAG_MS: i64 = 250;
 /// Nothing is learnt for so long after the limits have moved.
 const SETTLE: Duration = Duration::from_millis(800);
+/// GPUs that were just found, or a new helper's, are given so long before they count for what they may draw at worst.
+const FOUND: Duration = Duration::from_secs(2);
 /// So much below the sum of the GPUs a meter may read: two instruments, and moments that differ.
 const LOW: (i64, i64) = (970, 30_000);
 /// So much above all parts at their worst.
@@ -50,8 +52,12 @@ pub enum Basis {
 pub(super) struct Belief {
     /// At the input, what is not explained by the limited GPUs at nominal loss; none before the first good reading.
     rest: Option<i64>,
+    /// GPUs that told what they draw when that was learnt.
+    told: usize,
+    /// How many GPUs there are while not all tell that, and since when.
+    silent: Option<(usize, Instant)>,
     /// The same for each guard.
-    guards: Vec<Option<i64>>,
+    guards: Vec<(Option<i64>, usize)>,
     /// The GPUs' draw as late as the meter is.
     lagging: Option<i64>,
     believed: bool,
@@ -81,6 +87,8 @@ pub(super) struct Found {
     pub(super) estimate: i64,
     /// The meter is good now: who does not use a limit may lend it.
     pub(super) good: bool,
+    /// The GPUs are known, or nobody will know them: what they must have at least can be held against the budget.
+    pub(super) known: bool,
     rest: i64,
     /// Thousandths at the input for one at a GPU.
     loss: i64,
@@ -106,6 +114,8 @@ impl Belief {
     pub(super) const fn new(now: Instant) -> Self {
         Self {
             rest: None,
+            told: 0,
+            silent: None,
             guards: Vec::new(),
             lagging: None,
             believed: true,
@@ -124,28 +134,46 @@ impl Belief {
         let worst = worst_loss(policy);
         let explained = sum(inputs.gpus, shares, u64::MAX);
         let millis = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-        let lagging = self.lagging.map_or(explained, |before| toward(before, explained, millis, LAG_MS));
-        self.lagging = Some(lagging);
+        let mut lagging = self.lagging.map_or(explained, |before| toward(before, explained, millis, LAG_MS));
         let steady = lagging.abs_diff(explained) <= explained.unsigned_abs() / 25 && inputs.now >= self.settled_at;
 
         let good = self.plausible(policy, inputs);
         self.believe(good, inputs.now);
+        let tell = telling(inputs.gpus, u64::MAX);
+        let count = inputs.gpus.len();
+        let silent = self.silent.filter(|(before, _)| *before == count).unwrap_or((count, inputs.now));
+        self.silent = tell.is_none_or(|telling| telling == 0).then_some(silent);
+        let known =
+            self.silent.is_none_or(|(_, since)| count > 0 && inputs.now.saturating_duration_since(since) >= FOUND);
         if let Ok(meter) = inputs.meter
             && good
             && self.believed
-            && (self.rest.is_none() || all_tell(inputs.gpus, u64::MAX))
+            && (self.rest.is_none() || tell.is_some())
         {
+            let telling = tell.unwrap_or(0);
+            if telling > self.told {
+                // Their draw was taken for the rest's while they were not known.
+                self.rest = None;
+                lagging = explained;
+            }
+            self.told = telling;
             let rest = (i64::from(meter.0) - lagging.saturating_mul(NOMINAL) / 1000).max(0);
             let learn = |before| if steady { toward(before, rest, millis, LEARN_MS) } else { before };
             self.rest = Some(self.rest.map_or(rest, learn));
         }
-        self.guards.resize(inputs.guards.len(), None);
-        for (rest, guard) in self.guards.iter_mut().zip(inputs.guards) {
+        self.lagging = Some(lagging);
+        self.guards.resize(inputs.guards.len(), (None, 0));
+        for ((rest, told), guard) in self.guards.iter_mut().zip(inputs.guards) {
             let Ok(measured) = guard.measured else { continue };
+            let Some(telling) = telling(inputs.gpus, members(guard)) else { continue };
+            if telling > *told {
+                *rest = None;
+            }
             // Nor is anything learnt first while it moves: the draw of GPUs that were just found would be taken for the rest's.
-            if !all_tell(inputs.gpus, members(guard)) || rest.is_none() && !steady {
+            if rest.is_none() && !steady {
                 continue;
             }
+            *told = telling;
             let loss = if guard.input { NOMINAL } else { 1000 };
             let members = sum(inputs.gpus, shares, members(guard));
             let found = (i64::from(measured.0) - members.saturating_mul(loss) / 1000).max(0);
@@ -159,7 +187,7 @@ impl Belief {
         match (self.rest, self.believed) {
             (Some(rest), true) => {
                 let estimate = rest + lagging.saturating_mul(NOMINAL) / 1000;
-                Found { basis: Basis::Meter, estimate, good, rest, loss: NOMINAL }
+                Found { basis: Basis::Meter, estimate, good, known, rest, loss: NOMINAL }
             }
             (rest, _) => {
                 // What cannot be limited cannot be held back either, and is counted as at its worst.
@@ -168,7 +196,7 @@ impl Belief {
                 let rest = base.max(rest.unwrap_or(0));
                 let drawn: i64 = inputs.gpus.iter().filter(|gpu| gpu.limits.is_some()).map(at_worst).sum();
                 let estimate = rest.saturating_add(drawn.saturating_mul(worst) / 1000);
-                Found { basis: Basis::Parts { margin: policy.margin }, estimate, good, rest, loss: worst }
+                Found { basis: Basis::Parts { margin: policy.margin }, estimate, good, known, rest, loss: worst }
             }
         }
     }
@@ -176,13 +204,13 @@ impl Belief {
     /// A guard, as a limit of its GPUs' sum.
     pub(super) fn guard(&self, policy: &Policy, index: usize, guard: &Guard) -> Constraint {
         let limit = i64::from(guard.limit.0);
-        let measured = guard.measured.ok().and_then(|_| *self.guards.get(index)?);
+        let measured = guard.measured.ok().and_then(|_| self.guards.get(index)?.0);
         let (aim, rest, loss) = match (measured, guard.input) {
             (Some(rest), true) => (limit.saturating_mul(GUARD_AIM) / 1000, rest, NOMINAL),
             (Some(rest), false) => (limit.saturating_mul(GUARD_AIM) / 1000, rest, 1000),
             (None, input) => {
                 let aim = limit.saturating_mul(GUARD_AIM - 10 * i64::from(policy.margin.0.min(90))) / 1000;
-                let known = self.guards.get(index).copied().flatten().unwrap_or(0);
+                let known = self.guards.get(index).and_then(|(rest, _)| *rest).unwrap_or(0);
                 let base = if input { i64::from(policy.base.0) } else { 0 };
                 (aim, base.max(known), if input { worst_loss(policy) } else { 1000 })
             }
@@ -244,11 +272,11 @@ pub(super) fn at_worst(gpu: &Gpu) -> i64 {
     i64::from(gpu.power.unwrap_or(highest).0)
 }
 
-/// Whether each of those GPUs tells what it draws. While one does not, nothing more is learnt of the rest: its draw would be taken for
-/// the rest's, and its limit counts too.
-fn all_tell(gpus: &[Gpu], members: u64) -> bool {
+/// How many those GPUs are, where each of them tells what it draws. While one does not, nothing more is learnt of the rest: its draw
+/// would be taken for the rest's, and its limit counts too.
+fn telling(gpus: &[Gpu], members: u64) -> Option<usize> {
     let mut of = gpus.iter().enumerate().filter(|(index, _)| members & bit(*index) != 0);
-    of.all(|(_, gpu)| gpu.power.is_ok())
+    of.try_fold(0, |count, (_, gpu)| gpu.power.ok().map(|_| count + 1))
 }
 
 /// What those GPUs draw that can be limited and tell it, as far as they keep to their limits.

@@ -50,11 +50,11 @@ impl Halts {
         (0..count).map(|payload| self.rung(Some(payload)).map_or(Rung::Free, |(rung, _)| rung)).collect()
     }
 
-    /// `late`: what has been exceeded for too long whatever the sums say.
-    pub(super) fn step(&mut self, inputs: &Inputs<'_>, constraints: &[Constraint], late: Option<Cause>) {
+    /// `known`: the GPUs' sums hold. `late`: what has been exceeded for too long whatever they say.
+    pub(super) fn step(&mut self, inputs: &Inputs<'_>, constraints: &[Constraint], known: bool, late: Option<Cause>) {
         self.stack.retain(|halted| halted.payload < inputs.payloads.len());
         let before = (self.clocks, self.stack.len());
-        for one in constraints {
+        for one in constraints.iter().filter(|_| known) {
             let least = |halts: &Self, clocks| at_least(one, inputs.gpus, halts, clocks);
             // Each round halts one payload or ends it.
             while least(self, true) > one.budget && self.push(inputs, one) {}

@@ -58,6 +58,8 @@ pub(super) struct Plant {
     pub(super) caps: Vec<Cap>,
     pub(super) guards: Vec<Guard>,
     pub(super) failure: Option<Failure>,
+    /// The helper that knows the cards is not there yet.
+    pub(super) alone: bool,
     meter: VecDeque<f64>,
     shown: Option<Milliwatts>,
     pub(super) state: Option<State>,
@@ -78,6 +80,7 @@ impl Plant {
             caps: Vec::new(),
             guards: Vec::new(),
             failure: None,
+            alone: false,
             meter: VecDeque::new(),
             shown: None,
             state: Some(State::new(now)),
@@ -138,7 +141,7 @@ impl Plant {
             }
         }
         let meter = self.meter();
-        let gpus: Vec<Gpu> = self.gpus();
+        let gpus: Vec<Gpu> = if self.alone { Vec::new() } else { self.gpus() };
         let payloads: Vec<Payload> = self.kinds.iter().zip(&self.running).map(payload).collect();
         let mut guards = self.guards.clone();
         for guard in &mut guards {

@@ -136,6 +136,39 @@ fn a_meter_that_fails_never_takes_the_rig_above_the_cap() {
 }
 
 #[test]
+fn an_agent_that_finds_its_cards_late_does_not_take_their_draw_for_the_rests() {
+    for (name, blind, restarted) in [("at once", 0, false), ("after a while", 15, false), ("under a cap", 15, true)] {
+        let mut plant = Plant::new(clock::now(), 8, 0.9);
+        if restarted {
+            plant.caps = cap(CAP);
+            plant.run(100);
+        }
+        plant.state = Some(State::new(plant.now));
+        plant.alone = true;
+        plant.run(50);
+        plant.alone = false;
+        for card in &mut plant.cards {
+            card.blind = true;
+        }
+        plant.run(blind);
+        for card in &mut plant.cards {
+            card.blind = false;
+        }
+        plant.run(3);
+        plant.caps = cap(CAP);
+        let mut rungs = Vec::new();
+        for _ in 0..100 {
+            plant.tick();
+            rungs.extend(plant.orders.gpus.iter().map(|order| order.rung));
+        }
+        assert_eq!(rungs.iter().max(), Some(&Rung::Limit), "{name}");
+        for mean in means(&mut plant, 5, |_| ()) {
+            assert!((CAP * 0.98..=CAP).contains(&mean), "{name}: {mean}");
+        }
+    }
+}
+
+#[test]
 fn limits_then_clocks_then_pauses_then_drains_and_back_in_reverse() {
     let mut plant = Plant::new(clock::now(), 4, 1.0);
     plant.kinds = vec![Kind::Ai, Kind::Mining, Kind::Batch, Kind::Ai];
@@ -326,7 +359,7 @@ proptest! {
         gpus in prop::collection::vec(gpu(), 1..9),
         limit in 0..5_000_000_u32,
     ) {
-        let orders = after(20, &gpus, Err(Missing::Bus), &[Cap::at_once(Milliwatts(limit), Source::Grid)], &[]);
+        let orders = after(40, &gpus, Err(Missing::Bus), &[Cap::at_once(Milliwatts(limit), Source::Grid)], &[]);
         prop_assert_eq!(orders.basis, Basis::Parts { margin: Percent(3) });
         let halted = |gpu: &Gpu| gpu.payload.is_some_and(|payload| orders.payloads[payload] >= Rung::Pause);
         let mut sum = 0;
@@ -358,7 +391,7 @@ proptest! {
             .collect();
         let members: Vec<usize> = (0..gpus.len()).step_by(2).collect();
         let guard = Guard { limit: Milliwatts(limit), measured: Err(Missing::Bus), gpus: members.clone(), input: false };
-        let orders = after(6, &gpus, meter, &caps, &[guard]);
+        let orders = after(30, &gpus, meter, &caps, &[guard]);
         let halted = |gpu: &Gpu| gpu.payload.is_some_and(|payload| orders.payloads[payload] >= Rung::Pause);
         let sum: u32 = members.iter().map(|index| match (gpus[*index].power, halted(&gpus[*index])) {
             (Err(_), _) => gpus[*index].limits.unwrap().1.0,
