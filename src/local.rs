@@ -12,7 +12,7 @@
 //! for each of 8 clients at worst, for 5 s. Between two lines everybody else has a turn.
 //!
 //! **To add a request**: a variant of [`Request`], one of [`Reply`], an arm in `connection.rs`'s `answer`. What changes
-//! something takes a channel to its owner in [`Inputs`] and logs the peer.
+//! something takes a channel to its owner in [`Rig`] and logs the peer.
 
 mod connection;
 mod protocol;
@@ -58,12 +58,11 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const TRIES: u32 = 5;
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What it takes in.
-pub struct Inputs {
-    /// Where it listens.
-    pub path: PathBuf,
+/// What every connection needs of the agent to answer.
+#[derive(Clone)]
+pub struct Rig {
     /// The rig's name.
-    pub rig: RigId,
+    pub name: RigId,
     /// The names of the series.
     pub board: Arc<Board>,
     /// When the agent started: the history's time counts from here.
@@ -94,26 +93,11 @@ pub struct Inputs {
     pub plan: watch::Receiver<Arc<View>>,
 }
 
-/// What every connection needs to answer.
+/// What the connections share with each other.
 #[derive(Clone)]
-struct Rig {
-    name: RigId,
-    board: Arc<Board>,
-    started: Instant,
+struct Shared {
     history: watch::Receiver<Arc<History>>,
-    snapshot: watch::Receiver<Arc<Snapshot>>,
-    requests: mpsc::Sender<step::Request>,
-    payloads: watch::Receiver<Arc<Payloads>>,
-    orders: mpsc::Sender<Order>,
-    reloads: mpsc::Sender<oneshot::Sender<Reloaded>>,
-    reports: broadcast::Sender<Report>,
-    gpus: Desk,
-    setpoints: setpoint::Desk,
-    audit: Writer,
     trying: Arc<std::sync::Mutex<Option<Trier>>>,
-    energy: watch::Receiver<Arc<Kept>>,
-    receipt_key: Option<PublicKey>,
-    plan: watch::Receiver<Arc<View>>,
     /// Held by the client whose calibration is under way.
     calibrating: Arc<Mutex<()>>,
 }
@@ -131,8 +115,8 @@ pub(crate) struct Peer {
 
 /// Keeps the history and answers on the socket until control has ended. Where there can be no socket the agent works as well
 /// without, and nobody could ask for a history.
-pub async fn run(inputs: Inputs) {
-    let mut listening = Socket::listen(&inputs.path).await;
+pub async fn run(path: PathBuf, rig: Rig) {
+    let mut listening = Socket::listen(&path).await;
     for _ in 0..TRIES {
         let in_use = matches!(&listening, Err(error) if error.kind() == std::io::ErrorKind::AddrInUse);
         if !in_use {
@@ -140,15 +124,15 @@ pub async fn run(inputs: Inputs) {
         }
         // A payload's process that an agent was killed over has its descriptors until it has become the program, or has ended.
         tokio::time::sleep(AGAIN).await;
-        listening = Socket::listen(&inputs.path).await;
+        listening = Socket::listen(&path).await;
     }
     match listening {
         Ok((socket, listener)) => {
-            debug!("local: listening on {}", inputs.path.display());
-            Local::new(inputs, DEADLINE).serve(&listener).await;
+            debug!("local: listening on {}", path.display());
+            Local::new(rig, DEADLINE).serve(&listener).await;
             drop(socket);
         }
-        Err(error) => warn!("no local socket, rigd-ctl cannot ask this agent: {}: {error}", inputs.path.display()),
+        Err(error) => warn!("no local socket, rigd-ctl cannot ask this agent: {}: {error}", path.display()),
     }
 }
 
@@ -156,6 +140,7 @@ struct Local {
     snapshot: watch::Receiver<Arc<Snapshot>>,
     history: watch::Sender<Arc<History>>,
     rig: Rig,
+    shared: Shared,
     deadline: Duration,
     clients: Clients,
     /// Accepting failed, for want of file descriptors or memory; it is tried again at the next tick.
@@ -164,48 +149,18 @@ struct Local {
 }
 
 impl Local {
-    fn new(inputs: Inputs, deadline: Duration) -> Self {
-        let Inputs {
-            path: _,
+    fn new(rig: Rig, deadline: Duration) -> Self {
+        let (sender, history) = watch::channel(Arc::new(History::new(&rig.board)));
+        Self {
+            snapshot: rig.snapshot.clone(),
+            history: sender,
             rig,
-            board,
-            started,
-            snapshot,
-            requests,
-            payloads,
-            orders,
-            reloads,
-            reports,
-            gpus,
-            setpoints,
-            audit,
-            energy,
-            receipt_key,
-            plan,
-        } = inputs;
-        let (calibrating, trying) = (Arc::default(), Arc::default());
-        let (history, receiver) = watch::channel(Arc::new(History::new(&board)));
-        let rig = Rig {
-            name: rig,
-            board,
-            started,
-            history: receiver,
-            snapshot: snapshot.clone(),
-            requests,
-            payloads,
-            orders,
-            reloads,
-            reports,
-            gpus,
-            setpoints,
-            audit,
-            trying,
-            energy,
-            receipt_key,
-            plan,
-            calibrating,
-        };
-        Self { snapshot, history, rig, deadline, clients: Clients(Vec::new()), paused: false, told: false }
+            shared: Shared { history, trying: Arc::default(), calibrating: Arc::default() },
+            deadline,
+            clients: Clients(Vec::new()),
+            paused: false,
+            told: false,
+        }
     }
 
     async fn serve(mut self, listener: &UnixListener) {
@@ -236,7 +191,7 @@ impl Local {
             Ok(peer) => Peer { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() },
             Err(error) => return debug!("local: nobody is at the other end: {error}"),
         };
-        let connection = Connection::new(stream, peer, self.rig.clone(), self.deadline);
+        let connection = Connection::new(stream, peer, (self.rig.clone(), self.shared.clone()), self.deadline);
         if self.clients.0.len() < CONNECTIONS {
             debug!("local: {peer}");
             self.clients.0.push(Box::pin(connection.run()));

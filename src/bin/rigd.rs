@@ -309,9 +309,8 @@ async fn serve(rig: Rig) -> ExitCode {
         receipts,
         key,
     }));
-    let local = local::run(local::Inputs {
-        path: config.socket.clone(),
-        rig: config.rig.clone(),
+    let rig = local::Rig {
+        name: config.rig.clone(),
         board: Arc::clone(&board),
         started: start.at,
         snapshot: snapshots.clone(),
@@ -326,7 +325,8 @@ async fn serve(rig: Rig) -> ExitCode {
         energy: energy_kept.clone(),
         receipt_key,
         plan: views,
-    });
+    };
+    let local = local::run(config.socket.clone(), rig);
     let inputs = Inputs {
         snapshot: snapshots,
         events: edges,

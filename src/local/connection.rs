@@ -15,7 +15,7 @@ use super::protocol::{
     Calibration, Energy, EnergyAccount, Get, Gpu, Gpus, Head, MAX_RELEASE, MAX_REQUEST, MAX_TRIAL, Payload,
     PayloadOrder, PowerHeld, Reply, Request, Series,
 };
-use super::{Peer, Rig, uptime_ms};
+use super::{Peer, Rig, Shared, uptime_ms};
 use crate::audit::Who;
 use crate::clock;
 use crate::control::step::{self, Report};
@@ -34,14 +34,15 @@ pub(super) struct Connection {
     stream: UnixStream,
     peer: Peer,
     rig: Rig,
+    shared: Shared,
     deadline: Duration,
     /// What came and is no whole line yet; never more than [`MAX_REQUEST`].
     received: Vec<u8>,
 }
 
 impl Connection {
-    pub(super) fn new(stream: UnixStream, peer: Peer, rig: Rig, deadline: Duration) -> Self {
-        Self { stream, peer, rig, deadline, received: Vec::new() }
+    pub(super) fn new(stream: UnixStream, peer: Peer, (rig, shared): (Rig, Shared), deadline: Duration) -> Self {
+        Self { stream, peer, rig, shared, deadline, received: Vec::new() }
     }
 
     /// Answers until the client leaves or is too slow.
@@ -236,7 +237,7 @@ impl Connection {
         let until = now + Duration::from_secs(seconds.into());
         let ends = limits == Limits::default();
         let other = {
-            let mut trying = self.rig.trying.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut trying = self.shared.trying.lock().unwrap_or_else(PoisonError::into_inner);
             let other = trying.filter(|(pid, until)| *pid != self.peer.pid && now < *until);
             if ends || other.is_none() {
                 *trying = (!ends).then_some((self.peer.pid, until));
@@ -280,7 +281,7 @@ impl Connection {
             let known: Vec<&str> = board.zones.iter().map(|zone| zone.name.as_str()).collect();
             return self.refused(&format!("there is no zone `{zone}`, only: {}", known.join(", "))).await;
         };
-        let calibrating = Arc::clone(&self.rig.calibrating);
+        let calibrating = Arc::clone(&self.shared.calibrating);
         let Ok(_held) = calibrating.try_lock() else {
             return self.refused("a calibration is under way already").await;
         };
@@ -345,7 +346,7 @@ impl Connection {
 
     /// As it is now, whatever comes while it is sent.
     async fn history(&mut self) -> Result<()> {
-        let history = Arc::clone(&self.rig.history.borrow());
+        let history = Arc::clone(&self.shared.history.borrow());
         let head = Head::new(&self.rig, &history, clock::unix_ms(), uptime_ms(self.rig.started));
         self.send(&Reply::History(head)).await?;
         let board = Arc::clone(&self.rig.board);

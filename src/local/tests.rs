@@ -34,7 +34,7 @@ struct Control {
     setpoints: Option<watch::Receiver<Arc<setpoint::Setpoints>>>,
 }
 
-fn inputs(path: &Path) -> (Control, Inputs) {
+fn rig(path: &Path) -> (Control, Rig) {
     let (sender, snapshot) = watch::channel(Arc::default());
     let (requests, asked) = mpsc::channel(4);
     let (reports, _) = broadcast::channel(8);
@@ -44,8 +44,6 @@ fn inputs(path: &Path) -> (Control, Inputs) {
     let mut control =
         Control { snapshot: sender, requests: asked, reports: reports.clone(), commands: None, setpoints: None };
     let board = Arc::new(Board::load("simulated-8gpu").unwrap());
-    let rig = "rig-1".parse().unwrap();
-    let path = path.to_owned();
     let (gpus, commands) = Desk::pair(1);
     control.commands = Some(commands);
     let started = clock::now();
@@ -55,9 +53,8 @@ fn inputs(path: &Path) -> (Control, Inputs) {
     control.setpoints = Some(held);
     let (_, energy) = watch::channel(Arc::default());
     let (_, plan) = watch::channel(Arc::default());
-    let inputs = Inputs {
-        path,
-        rig,
+    let rig = Rig {
+        name: "rig-1".parse().unwrap(),
         board,
         started,
         snapshot,
@@ -73,7 +70,7 @@ fn inputs(path: &Path) -> (Control, Inputs) {
         receipt_key: None,
         plan,
     };
-    (control, inputs)
+    (control, rig)
 }
 
 fn folder() -> PathBuf {
@@ -88,9 +85,9 @@ impl Lab {
     /// One that has an hour of history behind it.
     async fn new(deadline: Duration) -> Self {
         let path = folder().join("rigd.sock");
-        let (control, inputs) = inputs(&path);
+        let (control, rig) = rig(&path);
         let (socket, listener) = Socket::listen(&path).await.unwrap();
-        let mut local = Local::new(inputs, deadline);
+        let mut local = Local::new(rig, deadline);
         let mut history = History::new(&local.rig.board);
         for slot in 0..u64::from(SLOTS) {
             history.take(slot * SLOT_MS, &tick(i32::try_from(slot).unwrap()));
@@ -315,8 +312,9 @@ async fn a_dead_agents_socket_is_replaced_and_nothing_else_is() {
 
 #[tokio::test]
 async fn where_there_can_be_no_socket_it_ends_and_harms_nobody() {
-    let (control, inputs) = inputs(Path::new("/nonexistent/rigd.sock"));
-    timeout(PATIENCE, run(inputs)).await.unwrap();
+    let path = PathBuf::from("/nonexistent/rigd.sock");
+    let (control, rig) = rig(&path);
+    timeout(PATIENCE, run(path, rig)).await.unwrap();
     control.snapshot.send_replace(Arc::new(tick(1)));
     let long = folder().join("x".repeat(120));
     assert!(Socket::listen(&long).await.is_err(), "a path that no socket can have");
