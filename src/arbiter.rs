@@ -14,7 +14,7 @@
 //!
 //! It lives on the agent's own thread and wakes with each tick of control, which it shares with the publisher; a plan for 16 GPUs
 //! and 16 payloads is some tens of microseconds, each [`every`](crate::config::PlanConfig::every) and when something has changed.
-//! What it waits for is bounded: an answer of a payload's task [`ANSWER`], the steps of a switch as `switch.rs` says.
+//! What it waits for is bounded: an answer of a payload's task `ANSWER`, the steps of a switch as `switch.rs` says.
 
 pub mod differ;
 pub mod explore;

@@ -14,7 +14,7 @@
 //! are used up, or it is too old.
 //!
 //! A torn end was never carried out and is cut off. Damage before the end may hide counters, and so does a file that is gone though
-//! [`mark`](super::mark) names it: that is written down, and from then on what was signed before it must carry the nonce of the
+//! `mark.rs` names it: that is written down, and from then on what was signed before it must carry the nonce of the
 //! birth. What was signed a minute after it was not carried out before it: a group is commanded again that soon, and one rig by
 //! its nonce at once.
 //!
