@@ -48,6 +48,8 @@ use crate::units::{Megahertz, Milliwatts, MilliwattsPerSecond, Percent};
 pub const PATIENCE: Duration = Duration::from_secs(3);
 /// The same for a guard: four time constants of a GPU on its way down to a new limit.
 pub const GUARD_PATIENCE: Duration = Duration::from_millis(1_500);
+/// Neither is over before so many ticks have shown it: at one a second an order is on the card, and seen, two later.
+const PATIENT_TICKS: u32 = 3;
 /// A rung is left no sooner than this after the last change of one; twice as long each time that it is entered again at once.
 pub const HOLD: Duration = Duration::from_secs(60);
 /// The longest that it grows to.
@@ -232,7 +234,8 @@ pub struct State {
     belief: Belief,
     shares: Shares,
     halts: Halts,
-    over: Option<(Instant, Option<usize>)>,
+    /// Since when each is exceeded: the cap, then the guards.
+    over: Vec<Option<Instant>>,
 }
 
 impl State {
@@ -245,7 +248,7 @@ impl State {
             belief: Belief::new(now),
             shares: Shares::default(),
             halts: Halts::new(now),
-            over: None,
+            over: Vec::new(),
         }
     }
 }
@@ -269,11 +272,11 @@ pub fn step(policy: &Policy, mut state: State, inputs: &Inputs<'_>) -> (State, O
         constraints.push(Constraint { cause: Cause::Cap(source), budget, strict, members: u64::MAX });
     }
     for (index, guard) in inputs.guards.iter().enumerate() {
-        constraints.push(state.belief.guard(policy, index, guard));
+        constraints.push(state.belief.guard(policy, index, guard, inputs.gpus));
     }
 
-    let late = exceeded(&mut state, inputs, cap.map(|(limit, _)| limit), found.basis);
-    state.halts.step(inputs, &constraints, found.known, late);
+    let late = exceeded(&mut state, inputs, cap.filter(|_| found.basis == Basis::Meter), since);
+    state.halts.step(inputs, &constraints, found.known, &late);
     let before = state.shares.sum();
     let mut orders = state.shares.share(inputs, &constraints, &state.halts, (policy.lend, since));
     if before.abs_diff(state.shares.sum()) > before.unsigned_abs() / 32 {
@@ -287,27 +290,34 @@ pub fn step(policy: &Policy, mut state: State, inputs: &Inputs<'_>) -> (State, O
     (state, orders)
 }
 
-/// The constraint that has been exceeded for too long although the limits should do: its guard, or none for the cap.
-fn exceeded(state: &mut State, inputs: &Inputs<'_>, cap: Option<i64>, basis: Basis) -> Option<Cause> {
-    let above = |guard: &Guard| {
-        guard.measured.is_ok_and(|measured| i64::from(measured.0) * 1000 > i64::from(guard.limit.0) * GUARD_OVER)
+/// What has been exceeded for too long although the limits should do.
+fn exceeded(state: &mut State, inputs: &Inputs<'_>, cap: Option<(i64, Source)>, since: Duration) -> Vec<Cause> {
+    let above = |measured: Reading<Milliwatts>, limit: i64, over: i64| {
+        measured.is_ok_and(|measured| i64::from(measured.0) * 1000 > limit.saturating_mul(over))
     };
-    let guard = inputs.guards.iter().position(above);
-    let meter = inputs.meter.ok().filter(|_| basis == Basis::Meter);
-    let over = meter.zip(cap).is_some_and(|(meter, cap)| i64::from(meter.0) * 1000 > cap * OVER);
-    if guard.is_none() && !over || state.cap.falling() && guard.is_none() {
-        state.over = None;
-        return None;
+    let cap = cap.filter(|_| !state.cap.falling());
+    let first = (
+        Cause::Cap(state.cap.source()),
+        cap.is_some_and(|(limit, _)| above(inputs.meter, limit, OVER)),
+        PATIENCE.max(since * PATIENT_TICKS),
+    );
+    let guard = |(index, guard): (usize, &Guard)| {
+        let above = above(guard.measured, i64::from(guard.limit.0), GUARD_OVER);
+        (Cause::Guard(index), above, GUARD_PATIENCE.max(since * PATIENT_TICKS))
+    };
+    state.over.resize(1 + inputs.guards.len(), None);
+    let mut late = Vec::new();
+    let all = std::iter::once(first).chain(inputs.guards.iter().enumerate().map(guard));
+    for (over, (cause, above, patience)) in state.over.iter_mut().zip(all) {
+        if !above {
+            *over = None;
+        } else if inputs.now.saturating_duration_since(*over.get_or_insert(inputs.now)) >= patience {
+            late.push(cause);
+            // What was done now gets as much time again.
+            *over = Some(inputs.now);
+        }
     }
-    let (began, which) = state.over.filter(|(_, which)| *which == guard).unwrap_or((inputs.now, guard));
-    state.over = Some((began, which));
-    let patience = if which.is_some() { GUARD_PATIENCE } else { PATIENCE };
-    if inputs.now.saturating_duration_since(began) < patience {
-        return None;
-    }
-    // What was done now gets as much time again.
-    state.over = Some((inputs.now, which));
-    Some(which.map_or(Cause::Cap(state.cap.source()), Cause::Guard))
+    late
 }
 
 /// As a unit; nothing below zero, nothing above what a unit can hold.

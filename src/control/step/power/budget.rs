@@ -151,8 +151,8 @@ impl Belief {
             && (self.rest.is_none() || tell.is_some())
         {
             let telling = tell.unwrap_or(0);
-            if telling > self.told {
-                // Their draw was taken for the rest's while they were not known.
+            if telling != self.told {
+                // The draw of those that are known now was taken for the rest's, and that of those that are lost belongs to it.
                 self.rest = None;
                 lagging = explained;
             }
@@ -166,7 +166,7 @@ impl Belief {
         for ((rest, told), guard) in self.guards.iter_mut().zip(inputs.guards) {
             let Ok(measured) = guard.measured else { continue };
             let Some(telling) = telling(inputs.gpus, members(guard)) else { continue };
-            if telling > *told {
+            if telling != *told {
                 *rest = None;
             }
             // Nor is anything learnt first while it moves: the draw of GPUs that were just found would be taken for the rest's.
@@ -190,8 +190,7 @@ impl Belief {
                 Found { basis: Basis::Meter, estimate, good, known, rest, loss: NOMINAL }
             }
             (rest, _) => {
-                // What cannot be limited cannot be held back either, and is counted as at its worst.
-                let free: i64 = inputs.gpus.iter().filter(|gpu| gpu.limits.is_none()).map(at_worst).sum();
+                let free = unlimited(inputs.gpus.iter());
                 let base = i64::from(policy.base.0) + free.saturating_mul(worst) / 1000;
                 let rest = base.max(rest.unwrap_or(0));
                 let drawn: i64 = inputs.gpus.iter().filter(|gpu| gpu.limits.is_some()).map(at_worst).sum();
@@ -202,7 +201,7 @@ impl Belief {
     }
 
     /// A guard, as a limit of its GPUs' sum.
-    pub(super) fn guard(&self, policy: &Policy, index: usize, guard: &Guard) -> Constraint {
+    pub(super) fn guard(&self, policy: &Policy, index: usize, guard: &Guard, gpus: &[Gpu]) -> Constraint {
         let limit = i64::from(guard.limit.0);
         let measured = guard.measured.ok().and_then(|_| self.guards.get(index)?.0);
         let (aim, rest, loss) = match (measured, guard.input) {
@@ -211,8 +210,10 @@ impl Belief {
             (None, input) => {
                 let aim = limit.saturating_mul(GUARD_AIM - 10 * i64::from(policy.margin.0.min(90))) / 1000;
                 let known = self.guards.get(index).and_then(|(rest, _)| *rest).unwrap_or(0);
-                let base = if input { i64::from(policy.base.0) } else { 0 };
-                (aim, base.max(known), if input { worst_loss(policy) } else { 1000 })
+                let (base, loss) = if input { (i64::from(policy.base.0), worst_loss(policy)) } else { (0, 1000) };
+                let fed = gpus.iter().enumerate().filter(|(index, _)| members(guard) & bit(*index) != 0);
+                let free = unlimited(fed.map(|(_, gpu)| gpu));
+                (aim, (base + free.saturating_mul(loss) / 1000).max(known), loss)
             }
         };
         let budget = (aim - rest).saturating_mul(1000) / loss;
@@ -272,10 +273,16 @@ pub(super) fn at_worst(gpu: &Gpu) -> i64 {
     i64::from(gpu.power.unwrap_or(highest).0)
 }
 
-/// How many those GPUs are, where each of them tells what it draws. While one does not, nothing more is learnt of the rest: its draw
-/// would be taken for the rest's, and its limit counts too.
+/// What cannot be limited cannot be held back either, and is counted as at its worst.
+fn unlimited<'a>(gpus: impl Iterator<Item = &'a Gpu>) -> i64 {
+    gpus.filter(|gpu| gpu.limits.is_none()).map(at_worst).sum()
+}
+
+/// How many of those GPUs can be limited, where each of these tells what it draws. While one does not, nothing more is learnt of the
+/// rest: its draw would be taken for the rest's, and its limit counts too. One that cannot be limited, because it is lost, is a
+/// part of the rest.
 fn telling(gpus: &[Gpu], members: u64) -> Option<usize> {
-    let mut of = gpus.iter().enumerate().filter(|(index, _)| members & bit(*index) != 0);
+    let mut of = gpus.iter().enumerate().filter(|(index, gpu)| members & bit(*index) != 0 && gpu.limits.is_some());
     of.try_fold(0, |count, (_, gpu)| gpu.power.ok().map(|_| count + 1))
 }
 

@@ -45,6 +45,8 @@ pub(super) struct Card {
     limit: f64,
     clock: f64,
     pub(super) blind: bool,
+    /// It fell off the bus, and draws what it drew.
+    pub(super) lost: bool,
 }
 
 pub(super) struct Plant {
@@ -52,12 +54,18 @@ pub(super) struct Plant {
     pub(super) policy: Policy,
     pub(super) cards: Vec<Card>,
     pub(super) kinds: Vec<Kind>,
+    pub(super) grace: Duration,
+    /// Payloads end only when they are made to.
+    pub(super) stubborn: bool,
     pub(super) worth: Vec<u64>,
     /// Until when each payload ends or starts, and whether it runs.
     running: Vec<(bool, Option<Instant>)>,
     pub(super) caps: Vec<Cap>,
     pub(super) guards: Vec<Guard>,
     pub(super) failure: Option<Failure>,
+    /// It decides in every so manieth tick only.
+    pub(super) every: u32,
+    ticks: u32,
     /// The helper that knows the cards is not there yet.
     pub(super) alone: bool,
     meter: VecDeque<f64>,
@@ -69,17 +77,21 @@ pub(super) struct Plant {
 
 impl Plant {
     pub(super) fn new(now: Instant, cards: usize, load: f64) -> Self {
-        let card = || Card { load, draw: IDLE, limit: FULL, clock: CLOCK, blind: false };
+        let card = || Card { load, draw: IDLE, limit: FULL, clock: CLOCK, blind: false, lost: false };
         let mut plant = Self {
             now,
             policy: Policy::default(),
             cards: (0..cards).map(|_| card()).collect(),
             kinds: vec![Kind::Mining; cards],
+            grace: Duration::from_secs(5),
+            stubborn: false,
             worth: (0..cards).map(|card| u64::try_from(card).unwrap()).collect(),
             running: vec![(true, None); cards],
             caps: Vec::new(),
             guards: Vec::new(),
             failure: None,
+            every: 1,
+            ticks: 0,
             alone: false,
             meter: VecDeque::new(),
             shown: None,
@@ -115,7 +127,15 @@ impl Plant {
     }
 
     pub(super) fn tick(&mut self) -> f64 {
-        self.decide();
+        self.serve();
+        self.meter.push_back(self.input());
+        if self.meter.len() > LATE + 1 {
+            self.meter.pop_front();
+        }
+        if self.ticks.is_multiple_of(self.every) {
+            self.decide();
+        }
+        self.ticks += 1;
         let mut most: f64 = 0.0;
         for _ in 0..FINE {
             for (index, card) in self.cards.iter_mut().enumerate() {
@@ -130,9 +150,11 @@ impl Plant {
         most
     }
 
-    fn decide(&mut self) {
+    /// Payloads end and start.
+    fn serve(&mut self) {
         for (index, (running, until)) in self.running.iter_mut().enumerate() {
-            let wanted = self.orders.payloads.get(index).is_none_or(|rung| *rung < Rung::Pause);
+            let most = if self.stubborn { Rung::Stop } else { Rung::Pause };
+            let wanted = self.orders.payloads.get(index).is_none_or(|rung| *rung < most);
             match (*running == wanted, *until) {
                 (true, _) => *until = None,
                 (false, None) => *until = Some(self.now + Duration::from_secs(if wanted { 3 } else { 1 })),
@@ -140,9 +162,19 @@ impl Plant {
                 (false, Some(_)) => {}
             }
         }
+    }
+
+    fn decide(&mut self) {
         let meter = self.meter();
         let gpus: Vec<Gpu> = if self.alone { Vec::new() } else { self.gpus() };
-        let payloads: Vec<Payload> = self.kinds.iter().zip(&self.running).map(payload).collect();
+        let payloads: Vec<Payload> = {
+            let payload = |(kind, (running, _)): (&Kind, &(bool, _))| Payload {
+                kind: *kind,
+                grace: self.grace,
+                running: *running,
+            };
+            self.kinds.iter().zip(&self.running).map(payload).collect()
+        };
         let mut guards = self.guards.clone();
         for guard in &mut guards {
             let draw = if guard.input { self.input() } else { self.output(&guard.gpus) };
@@ -152,7 +184,7 @@ impl Plant {
             Inputs { now: self.now, caps: &self.caps, meter, guards: &guards, gpus: &gpus, payloads: &payloads };
         let (state, orders) = step(&self.policy, self.state.take().unwrap(), &inputs);
         self.state = Some(state);
-        for (card, order) in self.cards.iter_mut().zip(&orders.gpus) {
+        for (card, order) in self.cards.iter_mut().zip(&orders.gpus).filter(|(card, _)| !card.lost) {
             card.limit = order.limit.map_or(300.0, watts);
             card.clock = order.clock.map_or(CLOCK, |clock| f64::from(clock.0));
         }
@@ -162,9 +194,9 @@ impl Plant {
     pub(super) fn gpus(&mut self) -> Vec<Gpu> {
         let noise: Vec<f64> = (0..self.cards.len()).map(|_| self.random() * 2.0 - 1.0).collect();
         let gpu = |(index, (card, noise)): (usize, (&Card, f64))| Gpu {
-            limits: Some((Milliwatts(100_000), Milliwatts(320_000))),
+            limits: (!card.lost).then_some((Milliwatts(100_000), Milliwatts(320_000))),
             top: Milliwatts(300_000),
-            power: if card.blind { Err(Missing::Stale) } else { Ok(milli(card.draw + noise)) },
+            power: if card.blind || card.lost { Err(Missing::Stale) } else { Ok(milli(card.draw + noise)) },
             idle: milli(IDLE),
             clock: Ok(card.speed()),
             max_clock: Some(Megahertz(2_500)),
@@ -176,12 +208,7 @@ impl Plant {
 
     fn meter(&mut self) -> Reading<Milliwatts> {
         let noise = 1.0 + (self.random() - 0.5) * 0.008;
-        let now = self.input() * noise;
-        self.meter.push_back(now);
-        if self.meter.len() > LATE + 1 {
-            self.meter.pop_front();
-        }
-        let late = self.meter.front().copied().unwrap_or(now);
+        let late = self.meter.front().copied().unwrap_or_else(|| self.input()) * noise;
         // Steps of 2 W.
         let live = milli((late / 2.0).round() * 2.0);
         let shown = match self.failure {
@@ -195,10 +222,6 @@ impl Plant {
         self.shown = shown.ok().or(self.shown);
         shown
     }
-}
-
-fn payload((kind, (running, _)): (&Kind, &(bool, Option<Instant>))) -> Payload {
-    Payload { kind: *kind, grace: Duration::from_secs(5), running: *running }
 }
 
 fn watts(value: Milliwatts) -> f64 {

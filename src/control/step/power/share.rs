@@ -25,8 +25,10 @@ const AT_LOWEST_CLOCK: i64 = 60;
 const LEAST: i64 = 200;
 /// It draws so many hundredths more than it was taken to use, and so much: no noise, its load comes back.
 const RISES: (i64, i64) = (6, 3_000);
-/// Locks are whole steps of this, MHz.
+/// Locks are whole steps of this, MHz; one upwards in a tenth of a second.
 const CLOCK_STEP: i64 = 15;
+/// Downwards a lock is where it should be after about this time.
+const LOCK_MS: i64 = 250;
 
 /// A limit of the sum of some GPUs.
 #[derive(Clone, Debug)]
@@ -63,7 +65,9 @@ struct Part {
     /// What it uses, and how much less that is than what it wants or must have.
     used: i64,
     lent: i64,
-    /// Known to be drawing what it says.
+    /// What it may be drawing where it does not tell.
+    worst: i64,
+    /// It tells what it draws.
     known: bool,
 }
 
@@ -112,7 +116,7 @@ impl Shares {
             let Some(share) = self.0.get_mut(index) else { continue };
             orders.gpus.push(share.order(gpu, part.as_ref(), cause, halts.rung(gpu.payload)));
         }
-        self.locks(inputs, constraints, halts, &parts, &mut orders);
+        self.locks(inputs, constraints, (halts, millis), &parts, &mut orders);
         orders
     }
 
@@ -121,34 +125,27 @@ impl Shares {
         &mut self,
         inputs: &Inputs<'_>,
         constraints: &[Constraint],
-        halts: &Halts,
+        (halts, millis): (&Halts, i64),
         parts: &[Option<Part>],
         orders: &mut Orders,
     ) {
         for (index, ((gpu, share), order)) in inputs.gpus.iter().zip(&mut self.0).zip(&mut orders.gpus).enumerate() {
             let Some(highest) = gpu.max_clock.map(|clock| i64::from(clock.0)) else { continue };
-            let Some(cause) = halts.clocks() else {
-                share.lock = None;
-                continue;
-            };
-            let Some(one) = constraints.iter().find(|one| one.cause.is(cause) && one.members & bit(index) != 0) else {
-                share.lock = None;
-                continue;
-            };
-            // What its lowest limit leaves it of this budget; the clock that the draw of now stands for in proportion.
-            let members = parts.iter().enumerate().filter(|(index, _)| one.members & bit(*index) != 0);
-            let least = members.filter_map(|(_, part)| Some(part.as_ref()?.lowest)).sum::<i64>().max(1);
             let lowest = gpu.limits.map_or(0, |(lowest, _)| i64::from(lowest.0));
-            let goal = (i128::from(one.budget.max(0)) * i128::from(lowest) / i128::from(least)).min(lowest.into());
-            let goal = i64::try_from(goal).unwrap_or(0);
+            let locking = constraints.iter().filter(|one| one.members & bit(index) != 0 && halts.locks(one));
+            let goals = locking.map(|one| (goal_of(one, parts, lowest), one.cause));
+            let Some((goal, cause)) = goals.min_by_key(|(goal, _)| *goal) else {
+                share.lock = None;
+                continue;
+            };
             let (Ok(power), Ok(clock)) = (gpu.power, gpu.clock) else { continue };
             let (power, clock) = (i64::from(power.0), i64::from(clock.0));
             let from = share.lock.unwrap_or(clock).min(clock.max(highest * LOWEST_CLOCK / 100));
             let moved = if power > goal {
-                // Two fifths of the way each tick: the draw comes after the clock.
-                from - (from - from * goal / power.max(1)) * 2 / 5
+                // Part of the way: the draw comes after the clock.
+                toward(from, from * goal / power.max(1), millis, LOCK_MS)
             } else if power * 100 < goal * 95 {
-                share.lock.unwrap_or(clock) + CLOCK_STEP
+                share.lock.unwrap_or(clock) + CLOCK_STEP * (millis / 100).max(1)
             } else {
                 share.lock.unwrap_or(clock)
             };
@@ -160,6 +157,14 @@ impl Shares {
             }
         }
     }
+}
+
+/// What a budget leaves a card of its lowest limit.
+fn goal_of(one: &Constraint, parts: &[Option<Part>], lowest: i64) -> i64 {
+    let members = parts.iter().enumerate().filter(|(index, _)| one.members & bit(*index) != 0);
+    let least = members.filter_map(|(_, part)| Some(part.as_ref()?.lowest)).sum::<i64>().max(1);
+    let goal = i128::from(one.budget.max(0)) * i128::from(lowest) / i128::from(least);
+    i64::try_from(goal).unwrap_or(lowest).min(lowest)
 }
 
 impl Share {
@@ -212,6 +217,8 @@ fn part(gpu: &Gpu, share: &mut Share, millis: i64) -> Option<Part> {
     let (lowest, highest) = gpu.limits?;
     let (lowest, highest) = (i64::from(lowest.0), i64::from(highest.0));
     let top = i64::from(gpu.top.0).clamp(lowest, highest.max(lowest));
+    // One that does not tell what it draws is given no more than it was.
+    let top = if gpu.power.is_err() { share.set.map_or(top, |set| set.clamp(lowest, top)) } else { top };
     let drawn = gpu.power.map_or(top, |power| i64::from(power.0));
     share.used = if drawn > share.used + RISES.1.max(share.used * RISES.0 / 100) {
         // Its load comes back: it will use all that it may before the next limit is on the card.
@@ -226,7 +233,16 @@ fn part(gpu: &Gpu, share: &mut Share, millis: i64) -> Option<Part> {
     // One that wants more than it has lends only what it leaves of that.
     let mine = if hungry { share.set.unwrap_or(top) } else { want };
     let lent = (mine.max(lowest) - share.used).max(0);
-    Some(Part { lowest, top, want, set: lowest, used: share.used, lent, known: gpu.power.is_ok() })
+    Some(Part {
+        lowest,
+        top,
+        want,
+        set: lowest,
+        used: share.used,
+        lent,
+        worst: at_worst(gpu),
+        known: gpu.power.is_ok(),
+    })
 }
 
 /// Cuts what is lent to a part of the budget that it is lent from: all of it may be asked back at once.
@@ -246,7 +262,7 @@ fn charges(one: &Constraint, parts: &[Option<Part>], each: impl Fn(&Part) -> i64
     let charge = |(index, part): (usize, &Option<Part>)| {
         let part = part.as_ref().filter(|_| one.members & bit(index) != 0)?;
         // One that does not tell may not have taken its limit: it counts in full where nobody measures.
-        Some(if one.strict && !part.known { part.top } else { part.charge(each(part), one.strict) })
+        Some(if one.strict && !part.known { part.worst } else { part.charge(each(part), one.strict) })
     };
     parts.iter().enumerate().filter_map(charge).sum()
 }
@@ -322,17 +338,17 @@ fn give(part: &mut Part, goal: i64, index: usize, constraints: &[Constraint], ro
     part.set = set;
 }
 
-/// What a constraint's members draw at least when none of them is halted: at their lowest limits, or at their lowest clocks.
+/// What a constraint's members draw at least: those that are halted idle, or are as good as; the others at their lowest limits, or at
+/// their lowest clocks. Those that take no limit are counted with the rest.
 pub(super) fn at_least(one: &Constraint, gpus: &[Gpu], halts: &Halts, clocks: bool) -> i64 {
     let least = |(_, gpu): (usize, &Gpu)| {
-        let idle = i64::from(gpu.idle.0);
-        if halts.rung(gpu.payload).is_some() {
-            return if gpu.power.is_err() && one.strict { at_worst(gpu) } else { idle };
-        }
         let Some((lowest, _)) = gpu.limits else { return 0 };
-        let lowest = i64::from(lowest.0);
+        let (idle, lowest) = (i64::from(gpu.idle.0), i64::from(lowest.0));
         if gpu.power.is_err() && one.strict {
             return at_worst(gpu);
+        }
+        if halts.rung(gpu.payload).is_some() {
+            return idle;
         }
         let used = gpu.power.map_or(lowest, |power| i64::from(power.0));
         let lowest = if one.strict { lowest } else { lowest.min(used * HEADROOM.0 / 100 + HEADROOM.1) };

@@ -1,5 +1,3 @@
-use proptest::prelude::*;
-
 use super::plant::{Failure, Plant, TICK, milli};
 use super::*;
 use crate::clock;
@@ -169,6 +167,80 @@ fn an_agent_that_finds_its_cards_late_does_not_take_their_draw_for_the_rests() {
 }
 
 #[test]
+fn a_card_that_is_lost_goes_on_drawing_and_counts_for_it() {
+    let mut plant = Plant::new(clock::now(), 8, 1.0);
+    plant.caps = cap(CAP);
+    plant.run(100);
+    plant.cards[3].lost = true;
+    plant.run(30);
+    for mean in means(&mut plant, 20, |_| ()) {
+        assert!((CAP * 0.98..=CAP).contains(&mean), "{mean}");
+    }
+    assert!(plant.orders.gpus.iter().all(|order| order.rung <= Rung::Limit));
+    // Without a meter it counts for the most that it could draw.
+    plant.failure = Some(Failure::Lost);
+    plant.run(30);
+    let most = plant.run(100);
+    assert!(most <= CAP, "{most}");
+}
+
+#[test]
+fn at_one_tick_a_second_limits_and_clocks_are_enough_where_they_are_at_ten() {
+    let mut plant = Plant::new(clock::now(), 8, 0.75);
+    plant.every = 10;
+    plant.run(50);
+    plant.caps = cap(CAP);
+    plant.run(40);
+    assert!(plant.input() <= CAP, "{} after 4 s", plant.input());
+    plant.run(60);
+    for mean in means(&mut plant, 30, |_| ()) {
+        assert!((CAP * 0.97..=CAP * 1.005).contains(&mean), "{mean} at constant load");
+    }
+    assert!(plant.orders.gpus.iter().all(|order| order.rung <= Rung::Limit), "{:?}", plant.orders);
+    plant.caps = cap(900.0);
+    let most = (0..120).map(|_| plant.tick()).skip(40).fold(0.0, f64::max);
+    assert!(most <= 900.0 * 1.01, "{most}");
+    assert!(plant.orders.gpus.iter().all(|order| order.rung == Rung::Clocks), "{:?}", plant.orders);
+}
+
+fn guard(watts: u32, gpus: &[usize]) -> Guard {
+    Guard { limit: Milliwatts(watts * 1000), measured: Ok(Milliwatts(0)), gpus: gpus.to_vec(), input: false }
+}
+
+#[test]
+fn each_breaker_locks_the_clocks_of_its_own_cards_whatever_else_is_locked() {
+    for (name, caps) in
+        [("two breakers", None), ("a cap was there before", Some(500.0)), ("a cap is there", Some(560.0))]
+    {
+        let mut plant = Plant::new(clock::now(), 4, 1.0);
+        plant.caps = caps.map(cap).unwrap_or_default();
+        plant.run(100);
+        plant.guards = vec![guard(160, &[0, 1]), guard(170, &[2, 3])];
+        if name.ends_with("before") {
+            plant.caps.clear();
+        }
+        plant.run(150);
+        let drawn = [plant.output(&[0, 1]), plant.output(&[2, 3])];
+        assert!(drawn[0] <= 160.0 && drawn[1] <= 170.0, "{name}: {drawn:?}");
+        assert!(plant.orders.gpus.iter().all(|order| order.rung == Rung::Clocks), "{name}: {:?}", plant.orders);
+    }
+}
+
+#[test]
+fn one_limit_that_nothing_cures_hides_no_other() {
+    let mut plant = Plant::new(clock::now(), 4, 1.0);
+    // What is measured there is not what its card draws.
+    plant.guards = vec![Guard { input: true, ..guard(50, &[0]) }, guard(150, &[2, 3])];
+    plant.caps = cap(700.0);
+    plant.run(400);
+    assert!(plant.output(&[2, 3]) <= 150.0, "{}", plant.output(&[2, 3]));
+    // Nor does it keep back what it does not feed.
+    plant.guards[1].limit = Milliwatts(900_000);
+    plant.run(1_500);
+    assert_eq!(plant.orders.gpus[2].rung.max(plant.orders.gpus[3].rung), Rung::Limit, "{:?}", plant.orders);
+}
+
+#[test]
 fn limits_then_clocks_then_pauses_then_drains_and_back_in_reverse() {
     let mut plant = Plant::new(clock::now(), 4, 1.0);
     plant.kinds = vec![Kind::Ai, Kind::Mining, Kind::Batch, Kind::Ai];
@@ -239,6 +311,24 @@ fn what_does_not_end_in_its_grace_is_stopped() {
 }
 
 #[test]
+fn a_breaker_does_not_wait_an_hour_for_a_payload_to_finish() {
+    let mut plant = Plant::new(clock::now(), 2, 1.0);
+    plant.kinds = vec![Kind::Ai; 2];
+    plant.grace = Duration::from_secs(3_600);
+    plant.stubborn = true;
+    // Drained for a cap it may take its time.
+    plant.caps = cap(200.0);
+    plant.run(300);
+    assert!(plant.orders.payloads.iter().all(|rung| *rung == Rung::Drain), "{:?}", plant.orders);
+    // Below what both draw at their lowest clocks.
+    plant.guards = vec![guard(60, &[0, 1])];
+    plant.run(160);
+    assert!(plant.orders.payloads.iter().all(|rung| *rung == Rung::Stop), "{:?}", plant.orders);
+    plant.run(30);
+    assert!(plant.output(&[0, 1]) <= 60.0, "{}", plant.output(&[0, 1]));
+}
+
+#[test]
 fn no_cap_and_no_floor_lifts_a_guard() {
     let mut plant = Plant::new(clock::now(), 4, 1.0);
     plant.guards = vec![
@@ -278,128 +368,4 @@ fn rungs_do_not_come_and_go() {
     }
 }
 
-fn gpu() -> impl Strategy<Value = Gpu> {
-    let power =
-        prop_oneof![4 => (10_000..400_000_u32).prop_map(|power| Ok(Milliwatts(power))), 1 => Just(Err(Missing::Bus))];
-    (50_000..200_000_u32, 0..300_000_u32, power, 0..5_u64, 0..6_usize, any::<bool>()).prop_map(
-        |(lowest, more, power, worth, payload, clocks)| Gpu {
-            limits: Some((Milliwatts(lowest), Milliwatts(lowest + more))),
-            top: Milliwatts(lowest + more),
-            power,
-            idle: Milliwatts(20_000),
-            clock: Ok(Megahertz(1_500)),
-            max_clock: clocks.then_some(Megahertz(2_500)),
-            payload: Some(payload),
-            worth,
-        },
-    )
-}
-
-fn meter() -> impl Strategy<Value = Reading<Milliwatts>> {
-    prop_oneof![3 => (0..5_000_000_u32).prop_map(|power| Ok(Milliwatts(power))), 1 => Just(Err(Missing::Stale))]
-}
-
-/// The last orders after so many ticks of the same inputs, and each GPU's highest possible draw by them.
-fn after(ticks: u32, gpus: &[Gpu], meter: Reading<Milliwatts>, caps: &[Cap], guards: &[Guard]) -> Orders {
-    let start = clock::now();
-    let payloads: Vec<Payload> = [Kind::Mining, Kind::Ai, Kind::Batch, Kind::Mining, Kind::Ai, Kind::Batch]
-        .map(|kind| Payload { kind, grace: Duration::ZERO, running: false })
-        .to_vec();
-    let (mut state, mut orders) = (State::new(start), Orders::default());
-    for tick in 0..ticks {
-        let inputs = Inputs { now: start + TICK * tick, caps, meter, guards, gpus, payloads: &payloads };
-        (state, orders) = step(&Policy::default(), state, &inputs);
-    }
-    orders
-}
-
-fn allowed(gpus: &[Gpu], orders: &Orders) -> u64 {
-    let each = gpus.iter().zip(&orders.gpus).map(|(gpu, order)| order.limit.unwrap_or(gpu.top).0);
-    each.map(u64::from).sum()
-}
-
-proptest! {
-    #[test]
-    fn no_order_leaves_a_cards_limits_and_nobody_is_forgotten(
-        gpus in prop::collection::vec(gpu(), 0..9),
-        meter in meter(),
-        limit in 0..5_000_000_u32,
-        guard in prop::option::of(0..2_000_000_u32),
-    ) {
-        let guards: Vec<Guard> = guard
-            .map(|limit| Guard { limit: Milliwatts(limit), measured: meter, gpus: vec![0, 2, 4], input: true })
-            .into_iter()
-            .collect();
-        let orders = after(5, &gpus, meter, &[Cap::at_once(Milliwatts(limit), Source::Grid)], &guards);
-        prop_assert_eq!(orders.gpus.len(), gpus.len());
-        for (gpu, order) in gpus.iter().zip(&orders.gpus) {
-            let (lowest, _) = gpu.limits.unwrap();
-            prop_assert!(order.limit.is_none_or(|limit| limit >= lowest && limit <= gpu.top));
-            prop_assert!(order.clock.is_none_or(|clock| gpu.max_clock.is_some_and(|highest| clock <= highest)));
-            prop_assert_eq!(order.rung == Rung::Free, order.cause.is_none());
-        }
-    }
-
-    #[test]
-    fn a_tighter_cap_never_gives_more(
-        gpus in prop::collection::vec(gpu(), 1..9),
-        meter in meter(),
-        limit in 0..5_000_000_u32,
-        less in 0..3_000_000_u32,
-    ) {
-        let with = |limit: u32| after(4, &gpus, meter, &[Cap::at_once(Milliwatts(limit), Source::Grid)], &[]);
-        let (loose, tight) = (with(limit), with(limit.saturating_sub(less)));
-        prop_assert!(allowed(&gpus, &tight) <= allowed(&gpus, &loose) + 3_000 * u64::try_from(gpus.len()).unwrap());
-        let running = |orders: &Orders| orders.payloads.iter().filter(|rung| **rung < Rung::Pause).count();
-        prop_assert!(running(&tight) <= running(&loose));
-    }
-
-    #[test]
-    fn blind_is_never_more_than_the_cap_by_the_sum_of_the_parts(
-        gpus in prop::collection::vec(gpu(), 1..9),
-        limit in 0..5_000_000_u32,
-    ) {
-        let orders = after(40, &gpus, Err(Missing::Bus), &[Cap::at_once(Milliwatts(limit), Source::Grid)], &[]);
-        prop_assert_eq!(orders.basis, Basis::Parts { margin: Percent(3) });
-        let halted = |gpu: &Gpu| gpu.payload.is_some_and(|payload| orders.payloads[payload] >= Rung::Pause);
-        let mut sum = 0;
-        for (gpu, order) in gpus.iter().zip(&orders.gpus) {
-            sum += u64::from(match (gpu.power, halted(gpu)) {
-                (Err(_), _) => gpu.limits.unwrap().1.0,
-                (Ok(_), true) => 0,
-                (Ok(_), false) => order.limit.unwrap_or(gpu.top).0,
-            });
-        }
-        let everything = orders.payloads.iter().enumerate().all(|(payload, rung)| {
-            *rung >= Rung::Pause || gpus.iter().all(|gpu| gpu.payload != Some(payload))
-        });
-        let locked = orders.gpus.iter().any(|gpu| gpu.clock.is_some());
-        let whole = sum * 100 / 88 + 250_000;
-        prop_assert!(everything || locked || whole <= u64::from(limit), "{whole} of {limit}");
-    }
-
-    #[test]
-    fn a_guard_holds_whatever_the_caps_say(
-        gpus in prop::collection::vec(gpu(), 1..9),
-        meter in meter(),
-        caps in prop::collection::vec((0..9_000_000_u32, 0..9_000_000_u32), 0..3),
-        limit in 0..2_000_000_u32,
-    ) {
-        let caps: Vec<Cap> = caps
-            .iter()
-            .map(|(limit, floor)| Cap { floor: Milliwatts(*floor), ..Cap::at_once(Milliwatts(*limit), Source::Command) })
-            .collect();
-        let members: Vec<usize> = (0..gpus.len()).step_by(2).collect();
-        let guard = Guard { limit: Milliwatts(limit), measured: Err(Missing::Bus), gpus: members.clone(), input: false };
-        let orders = after(30, &gpus, meter, &caps, &[guard]);
-        let halted = |gpu: &Gpu| gpu.payload.is_some_and(|payload| orders.payloads[payload] >= Rung::Pause);
-        let sum: u32 = members.iter().map(|index| match (gpus[*index].power, halted(&gpus[*index])) {
-            (Err(_), _) => gpus[*index].limits.unwrap().1.0,
-            (Ok(_), true) => 0,
-            (Ok(_), false) => orders.gpus[*index].limit.unwrap_or(gpus[*index].top).0,
-        }).sum();
-        let left = members.iter().any(|index| !halted(&gpus[*index]));
-        let locked = orders.gpus.iter().any(|gpu| gpu.clock.is_some());
-        prop_assert!(!left || locked || sum <= limit, "{sum} of {limit}");
-    }
-}
+mod properties;

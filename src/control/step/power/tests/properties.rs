@@ -1,0 +1,146 @@
+//! For every input: no order exceeds a limit, a tighter cap never gives more, blind is safe, breakers hold.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn gpu() -> impl Strategy<Value = Gpu> {
+    let power =
+        prop_oneof![4 => (10_000..400_000_u32).prop_map(|power| Ok(Milliwatts(power))), 1 => Just(Err(Missing::Bus))];
+    let limited = prop::bool::weighted(0.9);
+    (50_000..200_000_u32, 0..300_000_u32, 50..=100_u32, power, 0..5_u64, 0..6_usize, any::<bool>(), limited).prop_map(
+        |(lowest, more, top, power, worth, payload, clocks, limited)| Gpu {
+            limits: limited.then_some((Milliwatts(lowest), Milliwatts(lowest + more))),
+            top: Milliwatts(lowest + more / 100 * top),
+            power,
+            idle: Milliwatts(20_000),
+            clock: Ok(Megahertz(1_500)),
+            max_clock: (clocks && limited).then_some(Megahertz(2_500)),
+            payload: Some(payload),
+            worth,
+        },
+    )
+}
+
+fn meter() -> impl Strategy<Value = Reading<Milliwatts>> {
+    prop_oneof![3 => (0..5_000_000_u32).prop_map(|power| Ok(Milliwatts(power))), 1 => Just(Err(Missing::Stale))]
+}
+
+/// The last orders after so many ticks of the same inputs, and each GPU's highest possible draw by them.
+fn after(ticks: u32, gpus: &[Gpu], meter: Reading<Milliwatts>, caps: &[Cap], guards: &[Guard]) -> Orders {
+    let start = clock::now();
+    let payloads: Vec<Payload> = [Kind::Mining, Kind::Ai, Kind::Batch, Kind::Mining, Kind::Ai, Kind::Batch]
+        .map(|kind| Payload { kind, grace: Duration::ZERO, running: false })
+        .to_vec();
+    let (mut state, mut orders) = (State::new(start), Orders::default());
+    for tick in 0..ticks {
+        let inputs = Inputs { now: start + TICK * tick, caps, meter, guards, gpus, payloads: &payloads };
+        (state, orders) = step(&Policy::default(), state, &inputs);
+    }
+    orders
+}
+
+fn allowed(gpus: &[Gpu], orders: &Orders) -> u64 {
+    let each = gpus.iter().zip(&orders.gpus).map(|(gpu, order)| order.limit.unwrap_or(gpu.top).0);
+    each.map(u64::from).sum()
+}
+
+fn halted(gpu: &Gpu, orders: &Orders) -> bool {
+    gpu.payload.is_some_and(|payload| orders.payloads[payload] >= Rung::Pause)
+}
+
+/// What they may draw by these orders: one that does not tell, or takes no limit, all that it can.
+fn most(members: &[usize], gpus: &[Gpu], orders: &Orders) -> u64 {
+    let each = members.iter().map(|index| match &gpus[*index] {
+        Gpu { limits: None, power, top, .. } => power.unwrap_or(*top).0,
+        Gpu { limits: Some((_, highest)), power: Err(_), .. } => highest.0,
+        gpu if halted(gpu, orders) => 0,
+        gpu => orders.gpus[*index].limit.unwrap_or(gpu.top).0,
+    });
+    each.map(u64::from).sum()
+}
+
+/// All was done that can be: clocks are locked wherever they can be, or nothing of it works.
+fn held(members: &[usize], gpus: &[Gpu], orders: &Orders) -> bool {
+    let locked = |index: usize| {
+        orders.gpus[index].clock.is_some() || gpus[index].max_clock.is_none() || gpus[index].power.is_err()
+    };
+    let some = members.iter().any(|index| orders.gpus[*index].clock.is_some());
+    some && members.iter().all(|index| locked(*index)) || members.iter().all(|index| halted(&gpus[*index], orders))
+}
+
+proptest! {
+    #[test]
+    fn no_order_leaves_a_cards_limits_and_nobody_is_forgotten(
+        gpus in prop::collection::vec(gpu(), 0..9),
+        meter in meter(),
+        limit in 0..5_000_000_u32,
+        guard in prop::option::of(0..2_000_000_u32),
+    ) {
+        let guards: Vec<Guard> = guard
+            .map(|limit| Guard { limit: Milliwatts(limit), measured: meter, gpus: vec![0, 2, 4], input: true })
+            .into_iter()
+            .collect();
+        let orders = after(5, &gpus, meter, &[Cap::at_once(Milliwatts(limit), Source::Grid)], &guards);
+        prop_assert_eq!(orders.gpus.len(), gpus.len());
+        for (gpu, order) in gpus.iter().zip(&orders.gpus) {
+            let lowest = gpu.limits.map(|(lowest, _)| lowest);
+            let within = |limit| lowest.is_some_and(|lowest| limit >= lowest) && limit <= gpu.top;
+            prop_assert!(order.limit.is_none_or(within));
+            prop_assert!(order.clock.is_none_or(|clock| gpu.max_clock.is_some_and(|highest| clock <= highest)));
+            prop_assert_eq!(order.rung == Rung::Free, order.cause.is_none());
+        }
+    }
+
+    #[test]
+    fn a_tighter_cap_never_gives_more(
+        gpus in prop::collection::vec(gpu(), 1..9),
+        meter in meter(),
+        limit in 0..5_000_000_u32,
+        less in 0..3_000_000_u32,
+    ) {
+        let with = |limit: u32| after(4, &gpus, meter, &[Cap::at_once(Milliwatts(limit), Source::Grid)], &[]);
+        let (loose, tight) = (with(limit), with(limit.saturating_sub(less)));
+        prop_assert!(allowed(&gpus, &tight) <= allowed(&gpus, &loose) + 3_000 * u64::try_from(gpus.len()).unwrap());
+        let running = |orders: &Orders| orders.payloads.iter().filter(|rung| **rung < Rung::Pause).count();
+        prop_assert!(running(&tight) <= running(&loose));
+    }
+
+    #[test]
+    fn blind_is_never_more_than_the_cap_by_the_sum_of_the_parts(
+        gpus in prop::collection::vec(gpu(), 1..9),
+        limit in 0..5_000_000_u32,
+    ) {
+        let orders = after(40, &gpus, Err(Missing::Bus), &[Cap::at_once(Milliwatts(limit), Source::Grid)], &[]);
+        prop_assert_eq!(orders.basis, Basis::Parts { margin: Percent(3) });
+        let all: Vec<usize> = (0..gpus.len()).collect();
+        let whole = most(&all, &gpus, &orders) * 100 / 88 + 250_000;
+        prop_assert!(held(&all, &gpus, &orders) || whole <= u64::from(limit), "{whole} of {limit}");
+    }
+
+    #[test]
+    fn guards_hold_whatever_the_caps_say(
+        gpus in prop::collection::vec(gpu(), 1..9),
+        meter in meter(),
+        caps in prop::collection::vec((0..9_000_000_u32, 0..9_000_000_u32), 0..3),
+        limits in (0..2_000_000_u32, 0..2_000_000_u32),
+    ) {
+        let caps: Vec<Cap> = caps
+            .iter()
+            .map(|(limit, floor)| Cap { floor: Milliwatts(*floor), ..Cap::at_once(Milliwatts(*limit), Source::Command) })
+            .collect();
+        let of = |limit, step| Guard {
+            limit: Milliwatts(limit),
+            measured: Err(Missing::Bus),
+            gpus: (0..gpus.len()).step_by(step).collect(),
+            input: false,
+        };
+        // Some cards are on both.
+        let guards = [of(limits.0, 2), of(limits.1, 3)];
+        let orders = after(40, &gpus, meter, &caps, &guards);
+        for guard in &guards {
+            let sum = most(&guard.gpus, &gpus, &orders);
+            prop_assert!(held(&guard.gpus, &gpus, &orders) || sum <= u64::from(guard.limit.0), "{sum} of {:?}", guard);
+        }
+    }
+}
