@@ -39,7 +39,13 @@ fn main() {
                 |batch| {
                     let batch: Vec<Incoming<'_>> = batch
                         .iter()
-                        .map(|(topic, payload)| Incoming { topic: topic.as_bytes(), payload, gap: None, early: None })
+                        .map(|(topic, payload)| Incoming {
+                            topic: topic.as_bytes(),
+                            payload,
+                            gap: None,
+                            early: None,
+                            ended: None,
+                        })
                         .collect();
                     assert_eq!(store.commit(&batch, 1_700_000_000_000).unwrap().stored, *size);
                 },

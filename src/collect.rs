@@ -24,7 +24,7 @@
 //! |---|---|
 //! | `message(id, lane, seq, received_ms, payload)` | a message with a number, as it came; (lane, seq) is unique |
 //! | `lane(id, rig, boot, kind, complete, expired_to, heard_ms)` | one lane of one start of a rig's agent; every number up to `complete` is accounted for |
-//! | `range(lane, first, why, last)` | numbers that are not there: `dropped` by the rig or delivered `earlier` than there was a collector, which it declared, or `expired` |
+//! | `range(lane, first, why, last)` | numbers that are not there: `dropped` by the rig, `lost` with a start of its agent that was killed, or delivered `earlier` than there was a collector, which it declared, or `expired` |
 //! | `state(id, rig, kind, received_ms, payload)` | a retained word of a rig (online, birth), the newest last; 1000 are kept of each |
 //! | `rejected(id, received_ms, topic, reason, payload)` | what was no message; the newest 10 000, cut to 1 KiB |
 //! | `rig(id, name)` | a rig |

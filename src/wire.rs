@@ -31,6 +31,10 @@
 //! a hole. What the rig had to drop is declared with the next message of that lane, in the MQTT user property
 //! [`GAP`]: so many numbers right before it do not exist any more. A subscriber that has every number, or a
 //! declaration for it, has everything. A message that comes twice is the same message.
+//!
+//! A killed start may leave nothing behind that could declare a gap: it lost what was in its memory, and a later number is stored
+//! already. The next start names it in [`ENDED`] as soon as nothing of it waits there. What a killed start numbered after the last
+//! message that is stored nobody knows of: of telemetry one second at most.
 
 mod birth;
 mod command;
@@ -86,6 +90,10 @@ pub const GAP: &str = "gap";
 /// Name of the MQTT user property that says of a gap how many of its numbers, the lowest, were not dropped, as decimal digits: they
 /// were delivered to the broker, or to another control plane, before the one was there that has to confirm now.
 pub const EARLY: &str = "early";
+
+/// Name of the MQTT user property of telemetry that names earlier starts of this rig, by their boots in decimal digits with commas
+/// between them: nothing of them waits there any more, in any lane. What is not stored of them, up to the highest number that is, is lost.
+pub const ENDED: &str = "ended";
 
 /// Any message of a rig or to one.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -120,9 +120,14 @@ fn the_limits_are_those_of_the_code() {
     ] {
         assert!(page.contains(&format!("| `{name}` | {value} |")), "{name} is {value}");
     }
-    for text in
-        [wire::GAP, wire::EARLY, wire::CONTROLLER, Encoding::Postcard.content_type(), Encoding::Json.content_type()]
-    {
+    for text in [
+        wire::GAP,
+        wire::EARLY,
+        wire::ENDED,
+        wire::CONTROLLER,
+        Encoding::Postcard.content_type(),
+        Encoding::Json.content_type(),
+    ] {
         assert!(page.contains(&format!("`{text}`")), "{text}");
     }
     for kind in Kind::ALL {

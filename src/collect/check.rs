@@ -27,7 +27,7 @@ pub struct LaneReport {
     pub complete: u64,
     /// Messages in the store.
     pub stored: u64,
-    /// Numbers that the rig declared as dropped and that are not stored.
+    /// Numbers that are not stored because the rig declared them as dropped, or as lost with a start of its agent that was killed.
     pub dropped: u64,
     /// Numbers that were stored, and deleted when they were old.
     pub expired: u64,

@@ -1,6 +1,6 @@
 //! What a message that came from the broker is: pure.
 
-use crate::wire::{Header, Kind, RigId, Topic, decode};
+use crate::wire::{Header, Kind, MARKS, RigId, Topic, decode};
 
 /// A message as the broker handed it over.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +13,8 @@ pub struct Incoming<'a> {
     pub gap: Option<&'a str>,
     /// Value of the user property [`crate::wire::EARLY`].
     pub early: Option<&'a str>,
+    /// Value of the user property [`crate::wire::ENDED`].
+    pub ended: Option<&'a str>,
 }
 
 /// Numbers that do not exist at the rig any more, from first to last.
@@ -27,12 +29,15 @@ pub(super) struct Gone {
 pub(super) const DROPPED: &str = "dropped";
 /// The rig had delivered them before there was a collector, or to another one.
 pub(super) const EARLIER: &str = "earlier";
+/// A start that was killed took them with it.
+pub(super) const LOST: &str = "lost";
 
 /// What is to be done with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// One of a lane's numbers; before it, these ranges do not exist at the rig any more.
-    Numbered { rig: RigId, header: Header, gone: Vec<Gone> },
+    /// One of a lane's numbers; before it, these ranges do not exist at the rig any more, and of these starts nothing does that is not
+    /// stored.
+    Numbered { rig: RigId, header: Header, gone: Vec<Gone>, ended: Vec<u32> },
     /// Retained state, without a number.
     State { rig: RigId, header: Header },
     /// Said to whoever listened at the time, and kept by nobody.
@@ -62,10 +67,14 @@ pub(super) fn sort(incoming: Incoming<'_>) -> Entry {
     if i64::try_from(header.seq).is_err() {
         return Entry::Rejected(format!("the number {} is out of range", header.seq));
     }
-    let Some(gap) = incoming.gap else {
-        return Entry::Numbered { rig: topic.rig, header, gone: Vec::new() };
-    };
     // A declaration that nobody understands must not look like one that was never made.
+    let Some(mut ended) = ended(incoming.ended.unwrap_or_default()) else {
+        return Entry::Rejected(format!("its ended starts are no numbers: {:?}", incoming.ended));
+    };
+    ended.retain(|boot| *boot != header.boot);
+    let Some(gap) = incoming.gap else {
+        return Entry::Numbered { rig: topic.rig, header, gone: Vec::new(), ended };
+    };
     let Ok(length) = gap.parse::<u64>() else {
         return Entry::Rejected(format!("its gap is no number: {gap:?}"));
     };
@@ -78,7 +87,12 @@ pub(super) fn sort(incoming: Incoming<'_>) -> Entry {
     let parts = [(first, middle - 1, EARLIER), (middle, last, DROPPED)];
     let parts = parts.into_iter().filter(|(first, last, _)| first <= last);
     let gone = parts.map(|(first, last, why)| Gone { first, last, why }).collect();
-    Entry::Numbered { rig: topic.rig, header, gone }
+    Entry::Numbered { rig: topic.rig, header, gone, ended }
+}
+
+/// Boots with commas between them, of which a rig names no more than it is told marks; none where there is anything else in it.
+fn ended(text: &str) -> Option<Vec<u32>> {
+    text.split_terminator(',').take(MARKS).map(|boot| boot.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -92,7 +106,13 @@ mod tests {
         let online = |seq| encode(Encoding::Postcard, Header::new(Kind::Online, 9, seq), &body);
         let rig: RigId = "rig-1".parse().unwrap();
         let gone = |why, range: Option<(u64, u64)>| range.map(|(first, last)| Gone { first, last, why });
-        let parts = |seq, gone| Entry::Numbered { rig: rig.clone(), header: Header::new(Kind::Online, 9, seq), gone };
+        let closing = |seq, gone, ended| Entry::Numbered {
+            rig: rig.clone(),
+            header: Header::new(Kind::Online, 9, seq),
+            gone,
+            ended,
+        };
+        let parts = |seq, gone| closing(seq, gone, Vec::new());
         let numbered = |seq, dropped| parts(seq, gone(DROPPED, dropped).into_iter().collect());
         let log = crate::wire::LogLines { payload: "llm".to_owned(), text: "hello".to_owned(), from: 0, skipped: 0 };
         let log = encode(Encoding::Postcard, Header::new(Kind::Log, 9, 0), &log);
@@ -125,7 +145,7 @@ mod tests {
             ("no bytes of ours", topic, b"hello".to_vec(), None, rejected(&crate::wire::Error::NotOurs.to_string())),
         ];
         for (name, topic, payload, gap, expected) in rows {
-            let incoming = Incoming { topic: topic.as_bytes(), payload: &payload, gap, early: None };
+            let incoming = Incoming { topic: topic.as_bytes(), payload: &payload, gap, early: None, ended: None };
             assert_eq!(sort(incoming), expected, "{name}");
         }
         for (early, expected) in [
@@ -136,10 +156,22 @@ mod tests {
             ("some", rejected("its early part of a gap is no number: Some(\"some\")")),
         ] {
             let payload = online(9);
-            let incoming = Incoming { topic: topic.as_bytes(), payload: &payload, gap: Some("7"), early: Some(early) };
-            assert_eq!(sort(incoming), expected, "{early} early");
+            let (gap, early) = (Some("7"), Some(early));
+            let incoming = Incoming { topic: topic.as_bytes(), payload: &payload, gap, early, ended: None };
+            assert_eq!(sort(incoming), expected, "{early:?} early");
         }
-        let incoming = Incoming { topic: b"r1/rig-1/up/log", payload: &log, gap: None, early: None };
+        for (ended, expected) in [
+            ("", numbered(9, None)),
+            ("4294967295", closing(9, Vec::new(), vec![u32::MAX])),
+            ("7,9,8", closing(9, Vec::new(), vec![7, 8])),
+            ("4294967296", rejected("its ended starts are no numbers: Some(\"4294967296\")")),
+            ("7;8", rejected("its ended starts are no numbers: Some(\"7;8\")")),
+        ] {
+            let (payload, ended) = (online(9), Some(ended));
+            let incoming = Incoming { topic: topic.as_bytes(), payload: &payload, gap: None, early: None, ended };
+            assert_eq!(sort(incoming), expected, "{ended:?} have ended");
+        }
+        let incoming = Incoming { topic: b"r1/rig-1/up/log", payload: &log, gap: None, early: None, ended: None };
         assert_eq!(sort(incoming), Entry::Passing);
     }
 }

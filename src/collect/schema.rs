@@ -48,12 +48,12 @@ pub enum Error {
     #[error("another collector has {} open: two on one store would each acknowledge what the other misses", .0.display())]
     Taken(PathBuf),
     /// The file beside it that is locked.
-    #[error("could not lock {}: {source}", path.display())]
+    #[error("could not lock {}: {why}", path.display())]
     Lock {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        why: std::io::Error,
     },
     /// No way to the broker.
     #[error("{0}")]
@@ -76,12 +76,12 @@ pub enum Error {
         version: i32,
     },
     /// What SQLite says.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {why}", path.display())]
     Sqlite {
         /// The file.
         path: PathBuf,
         /// What it said.
-        source: rusqlite::Error,
+        why: rusqlite::Error,
     },
 }
 
@@ -90,7 +90,7 @@ impl Error {
     /// is not.
     #[must_use]
     pub fn passes(&self) -> bool {
-        let Self::Sqlite { source, .. } = self else { return false };
+        let Self::Sqlite { why, .. } = self else { return false };
         let passing = [
             ErrorCode::DiskFull,
             ErrorCode::DatabaseBusy,
@@ -99,16 +99,16 @@ impl Error {
             ErrorCode::CannotOpen,
             ErrorCode::OutOfMemory,
         ];
-        source.sqlite_error_code().is_some_and(|code| passing.contains(&code))
+        why.sqlite_error_code().is_some_and(|code| passing.contains(&code))
     }
 }
 
 /// What SQLite says about this file.
 pub(super) fn about(path: &Path) -> impl Fn(rusqlite::Error) -> Error {
     let path = path.to_owned();
-    move |source| match source.sqlite_error_code() {
+    move |why| match why.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => Error::NotOurs(path.clone()),
-        _ => Error::Sqlite { path: path.clone(), source },
+        _ => Error::Sqlite { path: path.clone(), why },
     }
 }
 
@@ -123,7 +123,7 @@ pub fn file(path: &Path) -> PathBuf {
 /// the locks that SQLite has on it (fcntl(2), "Advisory record locking").
 pub(super) fn open(path: &Path) -> Result<(Connection, File), Error> {
     let beside = PathBuf::from(format!("{}.lock", path.display()));
-    let failed = |source| Error::Lock { path: beside.clone(), source };
+    let failed = |why| Error::Lock { path: beside.clone(), why };
     let lock = File::options().create(true).truncate(false).write(true).open(&beside).map_err(failed)?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Statement, Transaction, params};
 
-use super::intake::{Entry, Gone, Incoming, sort};
+use super::intake::{Entry, Gone, Incoming, LOST, sort};
 use super::marks::Marks;
 use super::schema::{self, Error, about};
 use crate::wire::{Header, Kind, MARKS, Mark, RigId, Watermark};
@@ -163,9 +163,10 @@ impl<'a> Writer<'a> {
                     self.reject(incoming, TOO_MANY)
                 }
             }
-            Entry::Numbered { rig, header, gone } => {
+            Entry::Numbered { rig, header, gone, ended } => {
                 if self.rig(&rig)? {
-                    self.number(&rig, header, &gone, incoming)
+                    self.number(&rig, header, &gone, incoming)?;
+                    ended.into_iter().try_for_each(|boot| self.close(&rig, boot))
                 } else {
                     self.reject(incoming, TOO_MANY)
                 }
@@ -218,6 +219,27 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Of this start nothing waits at the rig any more: what is not here of it, in any lane, is lost.
+    fn close(&mut self, name: &RigId, boot: u32) -> rusqlite::Result<()> {
+        let Some(rig) = self.rigs.get_mut(name) else { return Ok(()) };
+        let mut statement = self.connection.prepare(&format!("{LANE} WHERE rig = ?1 AND boot = ?2"))?;
+        let rows = statement.query_map(params![rig.id, boot], Row::read)?.collect::<rusqlite::Result<Vec<_>>>()?;
+        for row in rows {
+            if let Some(lane) = rig.lanes.iter_mut().find(|lane| lane.id == row.id) {
+                if lane.lose(self.connection)? {
+                    lane.touched = true;
+                    self.tell.insert(name.clone());
+                }
+            } else if let Some(mut lane) = row.lane(self.connection)?
+                && lane.lose(self.connection)?
+            {
+                let row = params![lane.id, int(lane.marks.complete()), int(lane.heard_ms)];
+                self.connection.execute(LANE_UPDATE, row)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The broker sends the retained ones again to each subscription: only what is new is history.
     fn state(&mut self, name: &RigId, header: Header, incoming: Incoming<'_>) -> rusqlite::Result<()> {
         let Some(rig) = self.rigs.get(name) else { return Ok(()) };
@@ -263,6 +285,24 @@ impl<'a> Writer<'a> {
             }
         }
         Ok(self.outcome)
+    }
+}
+
+impl Lane {
+    /// What is missing below its highest number will never come; whether that was anything.
+    fn lose(&mut self, connection: &Connection) -> rusqlite::Result<bool> {
+        let before = self.marks.complete();
+        loop {
+            for (first, last) in self.marks.missing().collect::<Vec<_>>() {
+                self.marks.declare(first, last);
+                connection.execute(RANGE, params![self.id, int(first), LOST, int(last)])?;
+            }
+            if !self.marks.forgot() {
+                return Ok(self.marks.complete() > before);
+            }
+            // Each time there is less left of it: what was forgotten is in the store.
+            self.marks = accounted(connection, self.id, self.marks.complete())?;
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::intake::Incoming;
 use super::schema::Error;
 use super::store::{Outcome, Store};
 use crate::clock;
-use crate::wire::{EARLY, GAP, RigId, Watermark};
+use crate::wire::{EARLY, ENDED, GAP, RigId, Watermark};
 
 /// Old messages looked at in one step; more after a large batch, so that deleting keeps up with storing.
 const STEP: usize = 500;
@@ -84,8 +84,8 @@ fn commit(store: &mut Store, batch: &[Taken]) -> Result<Outcome, Error> {
                 let found = properties?.user_properties.iter().find(|(name, _)| name == wanted);
                 found.map(|(_, value)| value.as_str())
             };
-            let (gap, early) = (property(GAP), property(EARLY));
-            Incoming { topic: &publish.topic, payload: &publish.payload, gap, early }
+            let (gap, early, ended) = (property(GAP), property(EARLY), property(ENDED));
+            Incoming { topic: &publish.topic, payload: &publish.payload, gap, early, ended }
         })
         .collect();
     store.commit(&batch, clock::unix_ms())

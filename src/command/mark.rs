@@ -15,6 +15,14 @@
 //! remove this file too: it is against losses, not against root. Revocations that must outlive the directory stand in the configuration:
 //! `[key.NAME] revoked = true`.
 //!
+//! To be trusting again takes no verb: who may remove the file may do anything on this rig, and a verb would prove nothing. The agent
+//! looks again with the next command or desired state, and writes down in the audit log that it trusted nobody, and that it trusts again:
+//!
+//! 1. `rigd-ctl audit show /var/lib/rigd/audit`, and the records of the control plane: was a key ever revoked by order?
+//! 2. Each that was goes into the configuration: `[key.NAME] revoked = true`.
+//! 3. `rm /var/lib/rigd/trust.mark`, then one command, such as `rigd-ctl send … snapshot`, to see that it is done and written down.
+//! 4. `systemctl restart rigd`: keys that the configuration revokes now are revoked from here on, and the desired state is in force again.
+//!
 //! A file is made first and named after that, so that no power cut names one that never was; one that is there and not named is named
 //! at the next start.
 

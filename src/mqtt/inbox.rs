@@ -138,8 +138,8 @@ impl Inbox {
     /// Opens journal and trust, and takes up what a restart interrupted.
     pub(super) async fn open(inputs: Inputs) -> Option<Self> {
         let Inputs { me, fleet, state, nonce, deliveries, answers, actor, audit, unread } = inputs;
-        let (own, trusted) = (me.clone(), fleet.clone());
-        let open = spawn_blocking(move || Desk::open(state, own, nonce, trusted));
+        let (own, trusted, log) = (me.clone(), fleet.clone(), audit.clone());
+        let open = spawn_blocking(move || Desk::open(state, own, nonce, trusted, log));
         let (desk, interrupted) = open.await.ok()?;
         let (desired, finished) = (desk.in_force.desired.clone(), desk.finished());
         let mut inbox = Self {
@@ -284,15 +284,16 @@ impl Inbox {
             let taken = desk.take(&message, &known);
             (taken, desk.in_force.desired.clone(), desk.in_force.refused.clone())
         });
-        let Ok((taken, desired, refused)) = taken.await else { return };
+        let Ok(((keys, taken), desired, refused)) = taken.await else { return };
         let outcome = match &taken {
             Ok(true) => Some("taken".to_owned()),
             Ok(false) => None,
             Err(why) => Some(format!("refused: {why}")),
         };
         if let Some(outcome) = outcome {
-            let who = desired.as_ref().map_or(0, |desired| desired.revision);
-            self.audit.note(Who::Unknown, format!("desired state; revision {who} is in force"), outcome);
+            let revision = desired.as_ref().map_or(0, |desired| desired.revision);
+            let who = if keys.is_empty() { Who::Unknown } else { Who::Keys(keys) };
+            self.audit.note(who, format!("desired state; revision {revision} is in force"), outcome);
         }
         (self.desired, self.refused) = (desired, refused);
         self.answer(Answer::Acknowledge(inbound)).await;

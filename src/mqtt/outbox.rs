@@ -22,6 +22,10 @@
 //! waits. A control plane whose own mark is below what was delivered has come later, or lost its store: it is told of those
 //! numbers in the same way, and how many of the gap they are. Where numbers are dropped from the disk the last one of each boot stays, to declare them; only age removes that.
 //!
+//! A killed start may have lost a number from its memory and delivered a later one, and no message of it is left to declare that. So the
+//! next start tells, of each start that the control plane names, when nothing of it waits here any more ([`ENDED`](crate::wire::ENDED)):
+//! what is not stored of it then is lost. It says so with telemetry until one that says it is confirmed.
+//!
 //! **What an end costs.** A killed agent or a power cut: telemetry of the last second. The broker's acknowledgement changes
 //! nothing about that where a control plane has to confirm: the broker may die next, and then the collector never hears of
 //! it. A control plane whose watermark comes within the second, as `rigd-ctl collect`'s does, keeps a healthy link from
@@ -178,6 +182,8 @@ pub struct Message {
     pub gap: u64,
     /// How many of these, the lowest, were not dropped: they were delivered before this control plane was there.
     pub early: u64,
+    /// Earlier starts of which nothing waits here any more, which the control plane may not know yet; as many as it names at most.
+    pub ended: Vec<u32>,
     /// It is older than what came before it.
     pub backlog: bool,
 }

@@ -5,7 +5,7 @@ use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
 use super::link::Client;
 use super::outbox::reply::Reply;
-use crate::wire::{EARLY, Encoding, GAP, Kind, RigId, Topic};
+use crate::wire::{EARLY, ENDED, Encoding, GAP, Kind, RigId, Topic};
 
 /// Telemetry is worth nothing to a subscriber that comes back after an hour.
 const TELEMETRY_EXPIRY_S: u32 = 3_600;
@@ -26,6 +26,8 @@ pub(super) struct Packet {
     gap: Option<String>,
     /// The one that says how many of these were delivered all the same.
     early: Option<String>,
+    /// The one that names starts of which nothing waits any more.
+    ended: Option<String>,
     correlation: Option<Vec<u8>>,
 }
 
@@ -53,6 +55,7 @@ impl Packet {
             expiry_s,
             gap: None,
             early: None,
+            ended: None,
             correlation: None,
         }
     }
@@ -62,6 +65,13 @@ impl Packet {
     pub(super) fn after_gap(mut self, gap: u64, early: u64) -> Self {
         self.gap = (gap > 0).then(|| gap.to_string());
         self.early = (early > 0).then(|| early.to_string());
+        self
+    }
+
+    /// Of these starts nothing waits any more.
+    pub(super) fn naming_ended(mut self, boots: &[u32]) -> Self {
+        let boots: Vec<String> = boots.iter().map(u32::to_string).collect();
+        self.ended = (!boots.is_empty()).then(|| boots.join(","));
         self
     }
 
@@ -82,7 +92,7 @@ impl Packet {
         let correlation = self.correlation.as_ref().map_or(0, |correlation| 1 + 2 + correlation.len());
         let property =
             |name: &str, value: &Option<String>| value.as_ref().map_or(0, |value| 1 + 2 + name.len() + 2 + value.len());
-        let gap = property(GAP, &self.gap) + property(EARLY, &self.early);
+        let gap = property(GAP, &self.gap) + property(EARLY, &self.early) + property(ENDED, &self.ended);
         // The length of the properties takes a second byte from 128 on.
         let properties = 2 + (1 + 2 + self.content_type.len()) + expiry + correlation + gap;
         (1 + 4) + (2 + self.topic.len()) + 2 + properties + self.payload.len()
@@ -94,7 +104,7 @@ impl Packet {
             content_type: Some(self.content_type.to_owned()),
             message_expiry_interval: self.expiry_s,
             correlation_data: self.correlation.map(Into::into),
-            user_properties: [(GAP, self.gap), (EARLY, self.early)]
+            user_properties: [(GAP, self.gap), (EARLY, self.early), (ENDED, self.ended)]
                 .into_iter()
                 .filter_map(|(name, value)| Some((name.to_owned(), value?)))
                 .collect(),
@@ -121,8 +131,12 @@ mod tests {
         // "gap" and "12": 1 + (2 + 3) + (2 + 2).
         let packet = packet.after_gap(12, 0);
         assert_eq!(packet.size(), 1126 + 10);
+        // "ended" and "7,4294967295": 1 + (2 + 5) + (2 + 12).
+        let packet = packet.after_gap(0, 0).naming_ended(&[7, u32::MAX]);
+        assert_eq!(packet.size(), 1126 + 22);
+        let packet = packet.naming_ended(&[]);
         let reply = Reply { topic: "t".to_owned(), correlation: vec![0; 16] };
-        let packet = packet.after_gap(0, 0).in_reply(reply);
+        let packet = packet.in_reply(reply);
         assert_eq!((packet.topic.as_str(), packet.size()), ("t", 1126 - 74 + 19));
     }
 }

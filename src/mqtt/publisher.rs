@@ -426,7 +426,7 @@ impl Publisher {
                 // An earlier start may have written another encoding.
                 let encoding = Encoding::of(&message.payload);
                 let packet = Packet::new(&self.rig, encoding, message.ticket.lane.kind(), message.payload);
-                let packet = packet.after_gap(message.gap, message.early);
+                let packet = packet.after_gap(message.gap, message.early).naming_ended(&message.ended);
                 let packet = match Reply::from_extra(&message.extra) {
                     Some(reply) => packet.in_reply(reply),
                     None => packet,

@@ -11,7 +11,7 @@ use log::{info, warn};
 
 use crate::command::act::Actor;
 use crate::command::trust::Trust;
-use crate::command::verify::{self, Me, Received};
+use crate::command::verify::{self, Me, Received, Refused};
 use crate::control::step::power::Source;
 use crate::desired::{
     Actual, ActualGpu, ActualPayload, Effective, Kept, Known, Moment, Plan, Store, Taken, accept, effective, plan,
@@ -19,7 +19,9 @@ use crate::desired::{
 };
 use crate::gpu::{Gpu, Phase};
 use crate::payload::supervisor::{Payloads, Status};
-use crate::wire::{Desired, FanTarget, Order, PayloadAct, RefusedRevision, Reported};
+use crate::wire::{
+    Desired, FanTarget, KeyId, Message, Order, PayloadAct, Refusal, RefusedRevision, Reported, Signed, decode_to_a_rig,
+};
 
 /// The state in force, as the disk has it.
 #[derive(Debug, Default)]
@@ -44,16 +46,39 @@ impl InForce {
         Self { kept, desired: desired.map(Arc::new), refused: None }
     }
 
-    /// Takes a state that came, or refuses it whole; whether something changed. Waits for the disk.
+    /// Takes a state that came, or refuses it whole; whether something changed, and whose signatures were good. Waits for the disk.
     pub(super) fn take(
         &mut self,
         store: &Store,
         received: &Received<'_>,
-        (trust, me, unix_ms): (&Trust, &Me, Option<u64>),
+        judge: (&Trust, &Me, Option<u64>),
+        known: &Known,
+    ) -> (Vec<KeyId>, Result<bool, String>) {
+        let (trust, me, unix_ms) = judge;
+        match verify::desired(received, trust, me, unix_ms, true) {
+            Ok((candidate, keys)) => (keys, self.candidate(store, received, candidate, known)),
+            Err(Refused { keys, refusal, .. }) => {
+                let reason = refusal.to_string();
+                // Whoever signs with a key that is known is told why it is not taken. Of strangers, of states of other rigs, and of
+                // one that was taken before and comes again when its time is over, nothing is said.
+                if !keys.is_empty()
+                    && refusal != Refusal::WrongAudience
+                    && let Some(revision) = revision(received).filter(|revision| *revision > self.kept.revision)
+                {
+                    self.refused = Some(RefusedRevision { revision, reason: reason.clone() });
+                }
+                (keys, Err(reason))
+            }
+        }
+    }
+
+    fn candidate(
+        &mut self,
+        store: &Store,
+        received: &Received<'_>,
+        candidate: Desired,
         known: &Known,
     ) -> Result<bool, String> {
-        let (candidate, _) =
-            verify::desired(received, trust, me, unix_ms, true).map_err(|no| no.refusal.to_string())?;
         match accept(self.desired.as_deref(), self.kept.revision, &candidate, known) {
             Ok(Taken::Same) => Ok(false),
             Ok(Taken::New) => {
@@ -75,6 +100,14 @@ impl InForce {
                 Err(text)
             }
         }
+    }
+}
+
+/// The number of a desired state of which the signature was seen to be good.
+fn revision(received: &Received<'_>) -> Option<u64> {
+    match decode_to_a_rig(Signed::parse(received.frame).ok()?.message) {
+        Ok((_, Message::Desired(desired))) => Some(desired.revision),
+        Ok(_) | Err(_) => None,
     }
 }
 

@@ -44,6 +44,12 @@ fn a_log_is_followed_and_what_was_changed_in_it_is_found() {
     assert!(whole.status.success() && said.starts_with("records 1 to 2 hold together; the last is 2:"), "{said}");
     assert!(said.ends_with("what the rig told of it is in it\n"), "{said}");
 
+    // A directory that holds no log is none that is whole.
+    let elsewhere = Scratch::new("no-audit");
+    let nothing = ctl(&["audit", "verify", elsewhere.path.to_str().unwrap()]);
+    let said = String::from_utf8(nothing.stdout).unwrap();
+    assert!(nothing.status.code() == Some(1) && said.starts_with("there is no record"), "{said}");
+
     // The end cut off, as if the second had never been.
     let file = fs::read_dir(&scratch.path).unwrap().next().unwrap().unwrap().path();
     let bytes = fs::read(&file).unwrap();

@@ -27,6 +27,11 @@ struct World {
     _manifests: Scratch,
 }
 
+/// A key that may look and no more.
+fn viewer() -> SigningKey {
+    SigningKey::from_seed(&[6; 32]).unwrap()
+}
+
 fn world() -> World {
     let broker = Broker::start();
     let subscriber = Subscriber::new(broker.port);
@@ -36,8 +41,10 @@ fn world() -> World {
     fs::write(manifests.path.join(format!("{payload}.toml")), manifest).unwrap();
     let key = SigningKey::from_seed(&[5; 32]).unwrap();
     let tables = format!(
-        "[fleet]\ntrust_clock = true\n[key.plane]\npublic = \"{}\"\nscopes = [\"operate\", \"tune\", \"payload\"]\n[payload]\nmanifests = {:?}\n",
+        "[fleet]\ntrust_clock = true\n[key.plane]\npublic = \"{}\"\nscopes = [\"operate\", \"tune\", \"payload\"]\n\
+         [key.viewer]\npublic = \"{}\"\nscopes = [\"observe\"]\n[payload]\nmanifests = {:?}\n",
         key.public(),
+        viewer().public(),
         manifests.path
     );
     let agent = Agent::start(&broker, Setup { broker: tables, ..Setup::default() });
@@ -63,8 +70,12 @@ impl World {
     }
 
     fn publish(&self, desired: &Desired) {
+        self.publish_by(&self.key, desired);
+    }
+
+    fn publish_by(&self, key: &SigningKey, desired: &Desired) {
         let message = encode(Encoding::Postcard, Header::new(Kind::Desired, 0, 0), desired);
-        let frame = self.key.frame(None, TOPIC, &message);
+        let frame = key.frame(None, TOPIC, &message);
         self.subscriber.client().publish(TOPIC, QoS::AtLeastOnce, true, frame).unwrap();
     }
 
@@ -123,6 +134,17 @@ fn a_desired_state_is_brought_about_kept_and_refused_whole_where_it_is_bad() {
     world.publish(&capped);
     world.reported("revision 5 is reached", |reported| reported.reached == 5);
     world.phase(PayloadPhase::Running);
+    // Whoever signs with a key that may not is told so; a stranger hears nothing, and neither changes anything.
+    world.publish_by(&SigningKey::from_seed(&[9; 32]).unwrap(), &world.desired(7, false));
+    world.publish_by(&viewer(), &world.desired(6, false));
+    let reported = world.reported("revision 6 is refused", |reported| {
+        let refused = reported.refused.as_ref().map(|refused| refused.revision);
+        assert_ne!(refused, Some(7));
+        refused == Some(6)
+    });
+    assert_eq!((reported.accepted, reported.refused.unwrap().reason.as_str()), (5, "the key needs the scope operate"));
+    world.publish(&world.desired(8, true));
+    world.reported("revision 8 is reached", |reported| reported.reached == 8 && reported.refused.is_none());
     // What was taken holds after a restart, with the broker away: a person's hand is undone.
     world.broker.kill();
     world.agent.signal(rustix::process::Signal::KILL);
@@ -151,12 +173,15 @@ fn a_desired_state_is_brought_about_kept_and_refused_whole_where_it_is_bad() {
     // All of that is in the audit log, and its chain holds.
     let mut told = Vec::new();
     let report = audit::verify(&world.agent.scratch.path.join("audit"), |record| {
-        told.push(format!("{}: {}", record.entry.what, record.entry.outcome));
+        told.push(format!("{:?} {}: {}", record.entry.who, record.entry.what, record.entry.outcome));
     });
     let report = report.unwrap();
     assert!(report.broken.is_none() && report.head.n >= 5, "{told:#?}");
+    let [plane, looks] = [&world.key, &viewer()].map(|key| audit::Who::Keys(vec![key.id()]));
     for part in [
-        "revision 3 is in force: taken",
+        &format!("{plane:?} desired state; revision 3 is in force: taken"),
+        &format!("{looks:?} desired state; revision 5 is in force: refused: the key needs the scope operate"),
+        "Unknown desired state; revision 5 is in force: refused: signed by a key that this rig does not know",
         "it is not newer than revision 3",
         "no payload `ghost` here",
         "Start",

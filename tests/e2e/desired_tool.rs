@@ -121,6 +121,7 @@ fn a_desired_state_is_set_and_the_exit_code_tells_what_became_of_it() {
     assert!(text(&refused).contains("revision 9 was refused: no such payload"), "{}", text(&refused));
     let silent = set("silent", &["--wait", "1s"]);
     assert_eq!(silent.status.code(), Some(3), "{}", text(&silent));
+    assert!(text(&silent).contains("rig-1 said nothing to revision 10 within 1s"), "{}", text(&silent));
     assert!(text(&with("get", &[])).contains("rig-1: revision 10, signed"), "the number after the refused one");
 
     fs::write(at("desired.toml"), "[payload.x]\nrun = true\n").unwrap();

@@ -61,6 +61,23 @@ fn probe_finds_every_chip_and_its_file_runs_the_agent() {
         assert!(text.contains(expected), "{expected:?} is not in\n{text}");
     }
     assert!(text.contains("tmp75"), "what else could be at 0x48 is told:\n{text}");
+    // The same for programs.
+    let probed = ctl(&["probe", "--simulation", path(agent.sim.dir()), "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&probed.stdout).unwrap();
+    assert_eq!(told["missed"], serde_json::json!([]));
+    Board::parse("told", told["file"].as_str().unwrap()).unwrap_or_else(|problems| panic!("{problems}"));
+    let mut there: Vec<(String, u64)> = Vec::new();
+    for bus in told["buses"].as_array().unwrap() {
+        for found in bus["found"].as_array().unwrap() {
+            // A fan controller that was asked before may stand where it gives the same byte twice, as a port expander does.
+            let expected = if found["addr"] == 0x20 { &["likely", "unasked"] } else { &["sure", "likely"] };
+            assert!(expected.contains(&found["sure"].as_str().unwrap()), "{found}");
+            there.push((bus["bus"].as_str().unwrap().to_owned(), found["addr"].as_u64().unwrap()));
+        }
+    }
+    there.sort();
+    let expected: Vec<(String, u64)> = places(&board).into_iter().map(|(bus, addr)| (bus, addr.into())).collect();
+    assert_eq!(there, expected);
     // A second time it is not overwritten.
     let again = ctl(&["probe", "--simulation", path(agent.sim.dir()), "-o", path(&file)]);
     assert_eq!(again.status.code(), Some(1));
@@ -86,6 +103,10 @@ fn probe_gives_up_a_bus_that_hangs_and_keeps_what_it_found() {
         "{}",
         stderr(&probed)
     );
+    let told = ctl(&["probe", "--simulation", path(agent.sim.dir()), "--json"]);
+    assert_eq!(told.status.code(), Some(1));
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    assert!(told["missed"][0].as_str().unwrap().starts_with("simulated bus main: it times out"), "{told}");
     let board = Board::parse("probed", &stdout(&probed)).unwrap();
     assert_eq!(board.chips().count(), 4, "those of the other bus");
     // Alone, the other bus is no failure.
@@ -178,6 +199,23 @@ fn read_writes_nothing_and_says_what_nobody_set_up() {
         assert!(output.status.success() && stdout(&output).contains(raw), "{}", stderr(&output));
     }
     agent.sim.control("fault main nack U12").unwrap();
+    // For programs: a line for each chip, whatever came of it.
+    let lines = |arguments: &[&str]| -> Vec<serde_json::Value> {
+        let output = ctl(&[&["read", "--json", "--config", path(&config)], arguments].concat());
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let all = lines(&["--all"]);
+    assert_eq!(all.len(), Board::load("simulated-8gpu").unwrap().chips().count());
+    let of = |refdes: &str| all.iter().find(|chip| chip["chip"] == refdes).unwrap();
+    assert_eq!((&of("U12")["error"], &of("U12")["part"]), (&"no acknowledge".into(), &"ina226".into()));
+    let sound = all.iter().find(|chip| chip["error"].is_null()).unwrap();
+    assert!(sound["faults"].is_array() && sound["withheld"].is_u64(), "{sound}");
+    let [one] = &lines(&["U10"])[..] else { panic!("one chip is one line") };
+    assert!(one["error"].as_str().unwrap().starts_with("U10: register 0x05 holds 0x0000"), "{one}");
+    assert!(
+        one["registers"].as_array().unwrap().iter().any(|it| it["register"] == "Calibration" && it["raw"] == "0x0000")
+    );
     for (arguments, code, expected) in [
         (&["U12"][..], 1, "U12: no acknowledge"),
         (&["U99"], 1, "board simulated-8gpu has no chip `U99`; there are U20, U30"),

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use rigd::clock;
-use rigd::wire::{CONTROLLER, Header, MAX_MESSAGE, Message, Telemetry, Topic, decode};
+use rigd::wire::{CONTROLLER, ENDED, Header, MAX_MESSAGE, Message, Telemetry, Topic, decode};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use rumqttc::v5::{Client, Event, MqttOptions};
@@ -16,6 +16,8 @@ pub(crate) struct Heard {
     pub(crate) topic: String,
     pub(crate) retain: bool,
     pub(crate) content_type: Option<String>,
+    /// The starts that it says have ended.
+    pub(crate) ended: Option<String>,
     pub(crate) header: Header,
     pub(crate) message: Message,
 }
@@ -68,8 +70,11 @@ impl Subscriber {
                         assert!(topic == CONTROLLER || Topic::parse(&topic).is_some(), "{topic} is not one of ours");
                         let (header, message) =
                             decode(&publish.payload).unwrap_or_else(|error| panic!("{topic}: {error}"));
-                        let content_type = publish.properties.and_then(|properties| properties.content_type);
-                        let heard = Heard { topic, retain: publish.retain, content_type, header, message };
+                        let properties = publish.properties.unwrap_or_default();
+                        let mut said = properties.user_properties.into_iter();
+                        let ended = said.find_map(|(name, value)| (name == ENDED).then_some(value));
+                        let (content_type, retain) = (properties.content_type, publish.retain);
+                        let heard = Heard { topic, retain, content_type, ended, header, message };
                         ours.heard.lock().unwrap().push(heard);
                         ours.news.notify_all();
                     }

@@ -140,7 +140,8 @@ fn a_broker_that_has_the_session_gets_everything_once_more_and_in_our_order() {
 }
 
 /// A message that waits for the packet id of another survives the connection, and from then on nothing is sent at all.
-/// Seen to fail without `self.eventloop.state.collision = None` in `Link::forget`.
+/// Seen to fail without `self.eventloop.state.collision = None` in `Link::forget`; and, for there are more ids then, without
+/// `set_outgoing_inflight_upper_limit(WINDOW)` in `ours`, without which rumqttc makes slots of 14 MB for what is on its way.
 #[test]
 fn a_packet_id_that_is_never_given_back_does_not_stop_the_next_connection() {
     let server = Server::start();

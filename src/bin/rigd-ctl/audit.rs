@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// What to do.
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Check that no record was changed, removed, added or moved; exit: 0 whole, 1 not
+    /// Check that no record was changed, removed, added or moved; exit: 0 whole, 1 not, or no record there
     #[command(after_help = "Example:\n  rigd-ctl audit verify /var/lib/rigd/audit --head 812:5f0c…")]
     Verify {
         /// The log's directory
@@ -98,7 +98,8 @@ fn whole(directory: &Path, wanted: Option<Head>, json: bool) -> anyhow::Result<E
         }
     })?;
     let told = wanted.map(|wanted| compare(&report, before, wanted));
-    let good = report.broken.is_none() && !matches!(told, Some(Told::Another | Told::Missing));
+    // A directory without a record is no log that could be whole: more likely the wrong one.
+    let good = report.broken.is_none() && report.head.n > 0 && !matches!(told, Some(Told::Another | Told::Missing));
     if json {
         let broken =
             report.broken.as_ref().map(|one| serde_json::json!({"file": one.file, "n": one.n, "why": one.why}));
@@ -117,7 +118,7 @@ fn whole(directory: &Path, wanted: Option<Head>, json: bool) -> anyhow::Result<E
 fn words(report: &Report, told: Option<Told>) -> String {
     let Report { first, head, broken, cut, missed } = report;
     let mut text = match head.n {
-        0 => "there is no record\n".to_owned(),
+        0 => "there is no record: is this the log's own directory, such as /var/lib/rigd/audit?\n".to_owned(),
         n => format!("records {first} to {n} hold together; the last is {n}:{}\n", hex(&head.hash)),
     };
     if let Some(broken) = broken {

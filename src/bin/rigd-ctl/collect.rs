@@ -23,8 +23,8 @@ The store is one SQLite file in WAL mode; anybody may read it while it is writte
   newest     view: the last retained word of each rig and kind (online, birth)
   message    a message with a number; (lane, seq) is unique
   lane       rig, boot and kind; every number up to `complete` is accounted for
-  range      numbers that are not there: `dropped` by the rig, delivered `earlier` than this store was there to
-             get them, or `expired` by --keep-days
+  range      numbers that are not there: `dropped` by the rig, `lost` with an agent that was killed, delivered
+             `earlier` than this store was there to get them, or `expired` by --keep-days
   state      retained words, the newest 1000 of each rig and kind
   rejected   what was no message of a rig, with the reason, the newest 10 000
   rig        names
@@ -161,7 +161,7 @@ fn line(status: &Status, before: u64) -> String {
 /// The command line of `complete`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "It looks for each number from 1 to the highest of every lane; what a rig sent after that nobody can know of. EARLIER is what it\nhad delivered before there was a collector, or to another store, by its own word.\nThe exit code is 1 where a number is missing.\n\nExamples:\n  rigd-ctl complete /var/lib/rigd-collect\n  rigd-ctl complete STORE --json | jq 'select(.missing > 0)'"
+    after_help = "It looks for each number from 1 to the highest of every lane; what a rig sent after that nobody can know of. DROPPED is what the rig\ngave up for want of room, or lost with an agent that was killed, EARLIER what it had delivered before there was a collector, or to\nanother store: both by its own word.\nThe exit code is 1 where a number is missing.\n\nExamples:\n  rigd-ctl complete /var/lib/rigd-collect\n  rigd-ctl complete STORE --json | jq 'select(.missing > 0)'"
 )]
 pub(crate) struct Complete {
     /// The store: a file, or a directory that `collect.db` is in

@@ -7,6 +7,7 @@
 
 mod show;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -47,6 +48,9 @@ pub(crate) enum Verb {
 
 /// The command line of `get` and `diff`.
 #[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  rigd-ctl desired get rig-7 --trust rigd.toml\n  rigd-ctl desired diff rig-7\n\nExit: get: 0 shown, 1 not, or a signature does not fit; diff: 0 nothing differs, 1 something does, 3 the rig never reported"
+)]
 pub(crate) struct Get {
     /// Its name
     rig: RigId,
@@ -208,7 +212,19 @@ async fn write(set: Set) -> anyhow::Result<u8> {
     loop {
         let news = rig.until(until, |rig| rig.reported.is_some() && rig.reported != told).await?;
         if !news {
-            return Ok(standing(revision, told.as_ref()).map_or(EXIT_SILENCE, Standing::code));
+            let code = standing(revision, told.as_ref()).map_or(EXIT_SILENCE, Standing::code);
+            let wait = humantime::format_duration(set.wait);
+            let why = if code == EXIT_SILENCE {
+                format!(
+                    "said nothing to revision {revision} within {wait}: it is away, or trusts no key that signed it"
+                )
+            } else {
+                format!(
+                    "is not as revision {revision} says after {wait}; `rigd-ctl desired diff {id}` says what differs"
+                )
+            };
+            writeln!(std::io::stderr(), "rigd-ctl: {id} {why}").context("standard error")?;
+            return Ok(code);
         }
         told.clone_from(&rig.reported);
         let Some(standing) = standing(revision, told.as_ref()) else { continue };

@@ -44,7 +44,7 @@ use rigd::local::PayloadOrder;
     name = "rigd-ctl",
     version,
     propagate_version = true,
-    after_help = "Start here:\n  rigd-ctl probe                         what is connected to this machine?\n  rigd-ctl boards                        which boards and parts are known\n  rigd-ctl check                         is this rig's configuration right?\n  rigd-ctl watch                         what are the rigs doing?\n  rigd-ctl plot                          what did this rig do in the last hour?\n  rigd-ctl gpu list                      what do its GPUs do now?\n  rigd-ctl tune PAYLOAD                  with which power limit and clock does it do most for a joule?"
+    after_help = "Start here:\n  rigd-ctl probe                         what is connected to this machine?\n  rigd-ctl boards                        which boards and parts are known\n  rigd-ctl check                         is this rig's configuration right?\n  rigd-ctl watch                         what are the rigs doing?\n  rigd-ctl plot                          what did this rig do in the last hour?\n  rigd-ctl gpu list                      what do its GPUs do now?\n  rigd-ctl tune PAYLOAD                  with which power limit and clock does it do most for a joule?\n\nExit code: 0 done, 1 not, 2 a wrong command line; where a verb has more of them, its --help says so."
 )]
 struct Arguments {
     #[command(subcommand)]

@@ -9,6 +9,7 @@
 mod bench;
 mod file;
 mod guard;
+mod json;
 mod prose;
 mod rules;
 mod scan;
@@ -26,6 +27,7 @@ use rigd::bus::{self, Adapter, Device, Host, MuxPart, Segment, Selector};
 use rigd::chip::PARTS;
 
 use crate::kernel::Owner;
+use crate::people::say;
 use file::{Bus, Draft, Mux, Seen};
 use prose::{explain, outcome};
 use rules::Terms;
@@ -40,6 +42,7 @@ Examples:
   rigd-ctl probe --adapter pci:0000:00:1f.4         one bus (see `rigd-ctl check` for the names)
   rigd-ctl probe --adapter usb:10c4:ea90 -o b.toml
   rigd-ctl probe --muxes                            also behind multiplexers that no kernel driver has
+  rigd-ctl probe --json | jq '.buses[].found[]'     what was found, for programs
 
 Nothing is written to a chip. Whether an address is taken is found out by a receive byte; a chip is identified by reading registers. Memory modules (0x30 to 0x37, 0x50 to 0x57) and what may be a common-slot supply, a port expander or a main board's clock generator are left alone. Only --muxes writes, to multiplexers, and closes them again.
 
@@ -60,6 +63,9 @@ pub(crate) struct Arguments {
     /// There is no port expander (0x20 to 0x27, 0x38 to 0x3f) or clock generator (0x69) at this address: ask it
     #[arg(long, value_name = "ADDR", value_parser = address)]
     ask: Vec<u8>,
+    /// Print JSON: what was found on each bus, the board file, and what could not be looked at
+    #[arg(long)]
+    json: bool,
 }
 
 fn address(text: &str) -> Result<u8, String> {
@@ -91,15 +97,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         tell: &tell,
         missed: Vec::new(),
     };
-    let text = file::text(&prober.draft(&survey));
+    let draft = prober.draft(&survey);
+    let text = file::text(&draft);
     // What is printed here is checked here, and not by whoever wants to use it.
     Board::parse("the draft", &text).context("the draft is no good board file; this is a fault of rigd-ctl")?;
-    match &arguments.output {
-        None => crate::print(&text)?,
-        Some(path) => {
-            let written = File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes()));
-            written.with_context(|| format!("could not write {}", path.display()))?;
-        }
+    if let Some(path) = &arguments.output {
+        let written = File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes()));
+        written.with_context(|| format!("could not write {}", path.display()))?;
+    }
+    if arguments.json || arguments.output.is_none() {
+        say(arguments.json, &text, &json::facts(&draft, &text, &prober.missed))?;
     }
     match prober.missed.as_slice() {
         [] => Ok(()),

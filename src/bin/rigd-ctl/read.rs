@@ -15,8 +15,10 @@ use rigd::chip::{Driver, Form, Part};
 use rigd::config::{self, Place};
 use rigd::hwmon;
 use rigd::reading::{ChipReading, Missing};
+use serde_json::{Map, Value, json};
 
 use crate::kernel::{Owner, Sensors};
+use crate::people::say;
 use failure::Failure;
 use withhold::Withheld;
 
@@ -28,6 +30,7 @@ Examples:
   rigd-ctl read --all             one line for each chip
   rigd-ctl read U12 --raw-only    registers only
   rigd-ctl read U12 --board ./my-board.toml
+  rigd-ctl read --all --json | jq 'select(.error)'
 
 Nothing is written but to a multiplexer on the way to a chip, and to a common-slot supply, which is asked by writes; so it is safe while the agent runs. But a fan controller takes any read for a sign of life: while it is read again and again, its watchdog may not give full air when the agent is gone. What a chip clears by being read, the agent does not see then; a chip with pages shows the one that is selected now. A chip that the agent has not set up is shown raw only.
 
@@ -41,6 +44,9 @@ pub(crate) struct Arguments {
     /// Registers only, no values
     #[arg(long)]
     raw_only: bool,
+    /// Print JSON, one chip a line; values as in telemetry: mV, mA, mW, m°C, rpm, hundredths of a percent, or why there is none
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     source: Source,
 }
@@ -75,8 +81,8 @@ impl Source {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (board, host) = arguments.source.load()?;
     match &arguments.refdes {
-        Some(refdes) => one(&board, &host, refdes, arguments.raw_only),
-        None => all(&board, &host),
+        Some(refdes) => one(&board, &host, refdes, arguments),
+        None => all(&board, &host, arguments.json),
     }
 }
 
@@ -99,7 +105,7 @@ fn targets<'a>(board: &'a Board, host: &'a Host) -> impl Iterator<Item = Target<
     })
 }
 
-fn one(board: &Board, host: &Host, refdes: &str, raw_only: bool) -> anyhow::Result<()> {
+fn one(board: &Board, host: &Host, refdes: &str, arguments: &Arguments) -> anyhow::Result<()> {
     let target = targets(board, host).find(|target| target.chip.refdes == refdes).with_context(|| {
         if let Some((what, chip)) = use_of(board, refdes) {
             return format!("{refdes} is {what} of {chip}: rigd-ctl read {chip}");
@@ -107,13 +113,19 @@ fn one(board: &Board, host: &Host, refdes: &str, raw_only: bool) -> anyhow::Resu
         let known: Vec<&str> = board.chips().map(|(_, chip)| chip.refdes.as_str()).collect();
         format!("board {} has no chip `{refdes}`; there are {}", board.name, known.join(", "))
     })?;
-    let Shown { text, reached, outcome } = target.show(raw_only);
-    crate::print(&text)?;
+    let Shown { text, facts, reached, outcome } = target.show(arguments.raw_only);
+    say(arguments.json, &text, &told(facts, outcome.as_ref().err()))?;
     if reached {
         // With stderr gone there is nobody to tell.
         let _ = writeln!(std::io::stderr(), "{}", target.afterwards());
     }
     outcome
+}
+
+/// What is known of a chip, with what went wrong.
+fn told(mut facts: Map<String, Value>, error: Option<&anyhow::Error>) -> Value {
+    facts.insert("error".to_owned(), error.map(|error| format!("{error:#}")).into());
+    Value::Object(facts)
 }
 
 /// What has this name on the board, and the chip that measures it.
@@ -137,7 +149,7 @@ fn feeds(refdes: &str) -> String {
 /// Time-outs after which the rest of a bus is not asked.
 const TIME_OUTS: u32 = 2;
 
-fn all(board: &Board, host: &Host) -> anyhow::Result<()> {
+fn all(board: &Board, host: &Host, json: bool) -> anyhow::Result<()> {
     let (mut failed, mut fed) = (Vec::new(), Vec::new());
     let (mut bus, mut time_outs) = (None, 0);
     for target in targets(board, host) {
@@ -146,8 +158,10 @@ fn all(board: &Board, host: &Host) -> anyhow::Result<()> {
         }
         let result = if time_outs < TIME_OUTS { target.values() } else { Err(Failure::TIMED_OUT) };
         let refdes = &target.chip.refdes;
+        let mut facts = target.facts();
         let text = match &result {
             Ok(values) => {
+                facts.extend(target.decoded(values));
                 fed.extend(target.part().filter(|part| !part.watchdog_s.is_empty()).map(|_| refdes.as_str()));
                 values::short(&values.reading)
             }
@@ -157,7 +171,8 @@ fn all(board: &Board, host: &Host) -> anyhow::Result<()> {
                 error.to_string()
             }
         };
-        crate::print(&format!("{refdes:<14} {:<34} {text}\n", target.what()))?;
+        let error = result.err().map(|error| anyhow::anyhow!("{error}"));
+        say(json, &format!("{refdes:<14} {:<34} {text}\n", target.what()), &told(facts, error.as_ref()))?;
     }
     if !fed.is_empty() {
         // With stderr gone there is nobody to tell.
@@ -176,6 +191,8 @@ struct Values {
 /// What came of one chip.
 struct Shown {
     text: String,
+    /// The same for programs.
+    facts: Map<String, Value>,
     /// Whether it answered anything.
     reached: bool,
     /// What went wrong, which is told after the text.
@@ -214,40 +231,66 @@ impl Target<'_> {
         }
     }
 
+    /// Which chip it is.
+    fn facts(&self) -> Map<String, Value> {
+        let part = self.part().map(|part| part.name);
+        [("chip", json!(self.chip.refdes)), ("part", part.into()), ("where", self.what().into())]
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
+
+    /// What it measures.
+    fn decoded(&self, values: &Values) -> Map<String, Value> {
+        let mut facts = values::facts(self.place, self.chip, &values.reading);
+        facts.insert("withheld".to_owned(), values.withheld.into());
+        facts
+    }
+
     /// All there is to show.
     fn show(&self, raw_only: bool) -> Shown {
         let mut reached = false;
+        let mut facts = self.facts();
         let mut text = format!("{}  {}\n\n", self.chip.refdes, self.what());
         if let Some(sensors) = self.sensors() {
             text.push_str(&attributes(&sensors));
+            let attribute = |(name, text): (String, std::io::Result<String>)| match text {
+                Ok(text) => json!({ "attribute": name, "text": text, "error": null }),
+                Err(error) => json!({ "attribute": name, "text": null, "error": error.to_string() }),
+            };
+            facts.insert("attributes".to_owned(), sensors.attributes().into_iter().map(attribute).collect());
             reached = true;
         } else if let ChipKind::I2c { part, addr, segment, .. } = &self.chip.kind {
-            let (raw, outcome) = match self.host.open(&self.bus.adapter, *segment, *addr) {
-                Ok(device) => raw::table(&mut Withheld::default().device(device, part), part),
-                Err(error) => (String::new(), Err(error)),
+            let (rows, outcome) = match self.host.open(&self.bus.adapter, *segment, *addr) {
+                Ok(device) => raw::registers(&mut Withheld::default().device(device, part), part),
+                Err(error) => (Vec::new(), Err(error)),
             };
-            text.push_str(&raw);
+            text.push_str(&raw::table(&rows));
+            facts.insert("registers".to_owned(), raw::facts(&rows));
             if let Err(error) = outcome {
-                return Shown { text, reached, outcome: Err(anyhow::anyhow!("{}: {error}", self.chip.refdes)) };
+                let outcome = Err(anyhow::anyhow!("{}: {error}", self.chip.refdes));
+                return Shown { text, facts, reached, outcome };
             }
             // A part that shows no register has not been asked yet.
             reached = !part.registers.list().is_empty();
         }
         if raw_only {
-            return Shown { text, reached, outcome: Ok(()) };
+            return Shown { text, facts, reached, outcome: Ok(()) };
         }
         let values = match self.values() {
             Ok(values) => values,
             Err(error) => {
-                return Shown { text, reached, outcome: Err(anyhow::anyhow!("{}: {error}", self.chip.refdes)) };
+                let outcome = Err(anyhow::anyhow!("{}: {error}", self.chip.refdes));
+                return Shown { text, facts, reached, outcome };
             }
         };
+        facts.extend(self.decoded(&values));
         text.push_str("\nVALUES\n");
         text.push_str(&values::lines(self.place, self.chip, &values.reading));
         if values.withheld > 0 {
             text.push_str("\nThe driver would have written to it (to let go of a fault, or to arm a watchdog): left to the agent.\n");
         }
-        Shown { text, reached: true, outcome: Ok(()) }
+        Shown { text, facts, reached: true, outcome: Ok(()) }
     }
 
     /// The kernel's sensors, where a driver of its own has the chip.

@@ -53,16 +53,16 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     second: Option<PathBuf>,
     /// How long the order may be carried out, at most 10m
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     valid: Duration,
     /// How long to wait for the end of it; a group is listened to for all of that
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, global = true, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
     wait: Duration,
     /// Answers as JSON, one a line
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
     /// Print the signed frame in hexadecimal and send nothing
-    #[arg(long)]
+    #[arg(long, global = true)]
     dry_run: bool,
     #[command(flatten)]
     broker: Flags,
@@ -93,6 +93,9 @@ impl To {
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    if arguments.valid.is_zero() {
+        bail!("--valid: an order that is over before it is sent is taken by no rig");
+    }
     if arguments.valid > LONGEST_VALID {
         bail!(
             "--valid: no rig takes an order that is valid for more than {}",

@@ -38,6 +38,7 @@ struct Sent {
     topic: String,
     payload: Vec<u8>,
     gap: Option<String>,
+    ended: Option<&'static str>,
 }
 
 impl Sent {
@@ -51,11 +52,12 @@ impl Sent {
         } else {
             ("tele", crate::wire::encode(Encoding::Postcard, header, &telemetry()))
         };
-        Self { topic: format!("r1/{rig}/up/{topic}"), payload, gap: (gap > 0).then(|| gap.to_string()) }
+        Self { topic: format!("r1/{rig}/up/{topic}"), payload, gap: (gap > 0).then(|| gap.to_string()), ended: None }
     }
 
     fn incoming(&self) -> Incoming<'_> {
-        Incoming { topic: self.topic.as_bytes(), payload: &self.payload, gap: self.gap.as_deref(), early: None }
+        let Self { topic, payload, gap, ended } = self;
+        Incoming { topic: topic.as_bytes(), payload, gap: gap.as_deref(), early: None, ended: *ended }
     }
 }
 
@@ -150,6 +152,61 @@ fn an_old_lane_leaves_memory_and_comes_back() {
     assert_eq!((outcome.stored, outcome.duplicates), (1, 1));
     assert!(outcome.watermarks[0].1.marks.contains(&Mark { boot: 1, lane: Kind::Telemetry, seq: 3 }));
     assert!(scratch.lanes().iter().all(|lane| lane.missing == 0 && lane.complete == lane.highest));
+}
+
+/// A start that was killed lost what was in its memory, and what it sent later is stored: the next start says that there is no more.
+#[test]
+fn what_a_killed_start_took_with_it_is_declared_by_the_next_one() {
+    let scratch = Scratch::new("ended");
+    let mut store = scratch.open();
+    let from = |boot, seq| Sent::new("rig-1", Kind::Telemetry, boot, seq, 0);
+    // Holes of the killed start, of another one that may have them still, of another rig's, of the speaker's own.
+    let mut batch: Vec<Sent> = [1, 2, 11, 13].map(|seq| from(7, seq)).into();
+    batch.extend([from(8, 1), from(8, 5), from(9, 2), Sent::new("rig-2", Kind::Telemetry, 7, 2, 0)]);
+    batch.extend([1, 3].map(|seq| Sent::new("rig-1", Kind::Event, 7, seq, 0)));
+    assert_eq!(told(&commit(&mut store, &batch, 1).unwrap().watermarks), Some(2));
+    let ended = |seq| Sent { ended: Some("7,9,1234"), ..from(9, seq) };
+    // In the batch in which its last messages come, too.
+    let outcome = commit(&mut store, &[from(7, 15), ended(3)], 2).unwrap();
+    assert_eq!((outcome.stored, told(&outcome.watermarks)), (2, Some(15)));
+    let missing = || -> Vec<(String, u32, String, u64, u64, Vec<(u64, u64)>)> {
+        let lanes = scratch.lanes().into_iter();
+        lanes.map(|it| (it.rig, it.boot, it.lane, it.complete, it.dropped, it.missing_ranges)).collect()
+    };
+    let row = |rig: &str, boot, lane: &str, complete, dropped, missing: &[(u64, u64)]| {
+        (rig.to_owned(), boot, lane.to_owned(), complete, dropped, missing.to_vec())
+    };
+    let expected = [
+        row("rig-1", 7, "telemetry", 15, 10, &[]),
+        row("rig-1", 8, "telemetry", 1, 0, &[(2, 4)]),
+        row("rig-1", 9, "telemetry", 0, 0, &[(1, 1)]),
+        row("rig-1", 7, "event", 3, 1, &[]),
+        row("rig-2", 7, "telemetry", 0, 0, &[(1, 1)]),
+    ];
+    assert_eq!(missing(), expected);
+    // Said again it is no news; the store has it by heart; and what comes all the same is stored.
+    assert_eq!(commit(&mut store, &[ended(4)], 3).unwrap().watermarks, []);
+    drop(store);
+    let mut store = scratch.open();
+    assert_eq!(told(&store.watermarks().unwrap()), Some(15));
+    commit(&mut store, &[from(7, 12)], 4).unwrap();
+    assert_eq!(missing()[0], row("rig-1", 7, "telemetry", 15, 9, &[]));
+}
+
+/// A lane that nobody has spoken of for long is not in memory, and is closed all the same.
+#[test]
+fn a_start_that_is_out_of_memory_is_closed_too() {
+    let scratch = Scratch::new("ended-long-ago");
+    let mut store = scratch.open();
+    commit(&mut store, &[tele(1), tele(4)], 1).unwrap();
+    for boot in 100..100 + u32::try_from(2 * MARKS).unwrap() {
+        commit(&mut store, &[Sent::new("rig-1", Kind::Telemetry, boot, 1, 0)], 2).unwrap();
+    }
+    assert_eq!(told(&store.watermarks().unwrap()), None);
+    let last = Sent { ended: Some("7"), ..Sent::new("rig-1", Kind::Telemetry, 500, 1, 0) };
+    commit(&mut store, &[last], 3).unwrap();
+    let lane = scratch.lanes().into_iter().find(|lane| lane.boot == 7).unwrap();
+    assert_eq!((lane.complete, lane.dropped, lane.missing), (4, 2, 0));
 }
 
 #[test]
@@ -250,7 +307,7 @@ fn state_is_kept_when_it_is_news_and_rejects_are_bounded() {
     let words: Vec<Sent> = (10..1_200).map(online).collect();
     commit(&mut store, &words, 2).unwrap();
     assert_eq!(store.trim().unwrap(), 193);
-    let junk = Sent { topic: "x".repeat(999), payload: vec![b'?'; 5_000], gap: None };
+    let junk = Sent { topic: "x".repeat(999), payload: vec![b'?'; 5_000], gap: None, ended: None };
     for _ in 0..11 {
         commit(&mut store, &vec![junk.clone(); 1_000], 3).unwrap();
     }

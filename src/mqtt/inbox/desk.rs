@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use log::warn;
+use log::{info, warn};
 
 use super::reply;
+use crate::audit::{Who, Writer};
 use crate::clock;
 use crate::command::journal::{self, Entry, Interrupted, Journal};
 use crate::command::trust::{FleetConfig, Trust};
@@ -29,6 +30,8 @@ pub(super) struct Desk {
     journal: Result<Journal, String>,
     store: Store,
     pub(super) in_force: InForce,
+    /// Where it is written down that nobody is trusted, and that somebody is again.
+    audit: Writer,
     /// What was interrupted, found by a journal that could not be opened at the start.
     pub(super) late: Vec<Interrupted>,
 }
@@ -44,15 +47,22 @@ pub(super) enum Looked {
 }
 
 impl Desk {
-    pub(super) fn open(state: PathBuf, me: Me, nonce: u64, fleet: FleetConfig) -> (Self, Vec<Interrupted>) {
+    pub(super) fn open(
+        state: PathBuf,
+        me: Me,
+        nonce: u64,
+        fleet: FleetConfig,
+        audit: Writer,
+    ) -> (Self, Vec<Interrupted>) {
         let trust = Trust::load(&fleet, &state).map_err(|error| {
             warn!("nobody is trusted: keys.json: {error}");
+            audit.note(Who::Control, "trusts nobody", format!("keys.json: {error}"));
             format!("keys.json: {error}")
         });
         let store = Store::new(&state);
         let in_force = trust.as_ref().map(|trust| InForce::load(&store, trust, &me)).unwrap_or_default();
-        let mut desk =
-            Self { state, me, nonce, fleet, trust, journal: Err(String::new()), store, in_force, late: Vec::new() };
+        let (journal, late) = (Err(String::new()), Vec::new());
+        let mut desk = Self { state, me, nonce, fleet, trust, journal, store, in_force, audit, late };
         let interrupted = desk.open_journal();
         (desk, interrupted)
     }
@@ -76,6 +86,22 @@ impl Desk {
         }
     }
 
+    /// Where nobody is trusted, looks again: somebody on the rig may have brought the file back, or removed the mark.
+    fn trust_again(&mut self) {
+        if self.trust.is_ok() {
+            return;
+        }
+        self.trust = Trust::load(&self.fleet, &self.state).map_err(|error| format!("keys.json: {error}"));
+        if let Ok(trust) = &self.trust {
+            let what = "keys.json is back, or trust.mark is gone";
+            let outcome = format!("trusts again, keys: {}", trust.keys().len());
+            info!("{what}: {outcome}");
+            self.audit.note(Who::Unknown, what, outcome);
+            // Nothing older than what was in force is taken from now on, either.
+            self.in_force = InForce::load(&self.store, trust, &self.me);
+        }
+    }
+
     /// Verifies what came, and writes it down where it is to be carried out.
     pub(super) fn look(&mut self, inbound: &Inbound, revision: u64) -> Looked {
         let refused =
@@ -85,9 +111,7 @@ impl Desk {
             // Nothing was taken up at the start: it could not be read then.
             self.late = self.open_journal();
         }
-        if self.trust.is_err() {
-            self.trust = Trust::load(&self.fleet, &self.state).map_err(|error| format!("keys.json: {error}"));
-        }
+        self.trust_again();
         let (journal, trust) = match (&mut self.journal, &self.trust) {
             (Ok(journal), Ok(trust)) => (journal, trust),
             (Err(why), _) => return policy(format!("journal: {why}")),
@@ -136,10 +160,14 @@ impl Desk {
         verify::in_excess(&received, trust, journal).map(|(id, _)| id)
     }
 
-    /// Takes a desired state, or says why not.
-    pub(super) fn take(&mut self, inbound: &Inbound, known: &Known) -> Result<bool, String> {
-        let trust = self.trust.as_ref().map_err(Clone::clone)?;
-        let topic = inbound.topic().ok_or("its topic is no text")?;
+    /// Takes a desired state, or says why not; and whose signatures were good.
+    pub(super) fn take(&mut self, inbound: &Inbound, known: &Known) -> (Vec<KeyId>, Result<bool, String>) {
+        self.trust_again();
+        let trust = match &self.trust {
+            Ok(trust) => trust,
+            Err(why) => return (Vec::new(), Err(why.clone())),
+        };
+        let Some(topic) = inbound.topic() else { return (Vec::new(), Err("its topic is no text".to_owned())) };
         let received = Received { topic, frame: inbound.payload(), retained: inbound.retained() };
         let judge = (trust, &self.me, reliable_ms(&self.fleet));
         self.in_force.take(&self.store, &received, judge, known)

@@ -1,6 +1,7 @@
 //! What decides: which message is sent next, what is freed, what is dropped. No clock, no disk, no link: what time it is and
 //! what the disk said are arguments.
 
+mod ended;
 mod jobs;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,8 @@ pub(super) struct Keeper {
     freed: BTreeMap<(u32, Lane), Freed>,
     /// The last watermark: boots that it names may be found on the disk only later.
     marks: Vec<Mark>,
+    /// Earlier starts that it names and of which nothing waits here, each with the last telemetry that was made before that was known.
+    ended: BTreeMap<u32, u64>,
     /// Since when the link is up.
     up: Option<Instant>,
     /// Whether a control plane has to confirm.
@@ -67,6 +70,7 @@ impl Keeper {
             lines: Lanes::default(),
             freed: BTreeMap::new(),
             marks: Vec::new(),
+            ended: BTreeMap::new(),
             up: None,
             pace: None,
             dropped: 0,
@@ -169,6 +173,7 @@ impl Keeper {
         // What comes first of the gap may be what was delivered before this control plane was there.
         let delivered = self.freed.get(&(boot, lane)).map_or(0, Freed::upto);
         let early = delivered.min(seq - 1).saturating_sub(after);
+        let ended = if boot == self.boot && lane == Lane::Telemetry { self.ended() } else { Vec::new() };
         let line = self.lines.get_mut(lane);
         let record = if old { line.old.get_mut(index) } else { line.new.get_mut(index) }?;
         record.after = after;
@@ -177,7 +182,15 @@ impl Keeper {
         if backlog {
             mark_backfill(&mut payload);
         }
-        Some(Message { ticket: Ticket { boot, lane, seq }, payload, extra, gap: seq - 1 - after, early, backlog })
+        Some(Message {
+            ticket: Ticket { boot, lane, seq },
+            payload,
+            extra,
+            gap: seq - 1 - after,
+            early,
+            ended,
+            backlog,
+        })
     }
 
     /// The highest number below this one that is delivered or still on the disk. Delivered to the control plane where one has to

@@ -2,6 +2,7 @@
 
 mod breaks;
 mod delivery;
+mod ended;
 mod fake;
 mod property;
 mod room;
@@ -158,7 +159,12 @@ impl Site {
     }
 
     pub(super) fn mark(&mut self, boot: u32, lane: Lane, seq: u64) {
-        let marks = vec![Mark { boot, lane: lane.kind(), seq }];
+        self.marks(&[(boot, lane, seq)]);
+    }
+
+    pub(super) fn marks(&mut self, marks: &[(u32, Lane, u64)]) {
+        let mark = |(boot, lane, seq): &(u32, Lane, u64)| Mark { boot: *boot, lane: lane.kind(), seq: *seq };
+        let marks = marks.iter().map(mark).collect();
         self.keeper.watermark(&Watermark { marks }, self.now);
         self.work();
     }

@@ -5,38 +5,59 @@ use std::fmt::Write;
 use embedded_hal::i2c::I2c;
 use rigd::bus::{Device, Error};
 use rigd::chip::{Form, Part, Register};
+use serde_json::{Value, json};
 
 use super::withhold::request_checksum;
 
 /// A block's length and its most bytes (SMBus 3.1, 6.5.7, as far as kernel adapters go).
 const BLOCK: usize = 33;
 
-/// A line for each register; and whether any of them could be read.
-pub(super) fn table(device: &mut Device, part: &Part) -> (String, Result<(), Error>) {
-    let mut text = String::new();
+/// A register with what is in it.
+pub(super) type Row = (&'static Register, Result<String, Error>);
+
+/// Each register; and whether any of them could be read.
+pub(super) fn registers(device: &mut Device, part: &Part) -> (Vec<Row>, Result<(), Error>) {
+    let mut rows = Vec::new();
     if part.registers.list().is_empty() {
-        return (text, Ok(()));
+        return (rows, Ok(()));
     }
     let mut outcome = Err(Error::NoAcknowledge);
-    let name =
-        part.registers.list().iter().map(|register| register.name.len()).max().unwrap_or(0).max("REGISTER".len());
-    line(&mut text, &format!("{:<name$}  AT    {:<10}  MEANING", "REGISTER", "RAW"));
     let mut time_outs = 0;
     for register in part.registers.list() {
         // A bus that hangs costs a second for each question.
         let result = if time_outs < 2 { read(device, register) } else { Err(Error::TimedOut) };
         time_outs = if result == Err(Error::TimedOut) { time_outs + 1 } else { 0 };
-        let raw = match &result {
-            Ok(raw) => raw.clone(),
-            Err(error) => error.to_string(),
-        };
-        outcome = match (outcome, result) {
+        outcome = match (outcome, &result) {
             (Ok(()), _) | (_, Ok(_)) => Ok(()),
-            (Err(_), Err(error)) => Err(error),
+            (Err(_), Err(error)) => Err(error.clone()),
         };
+        rows.push((register, result));
+    }
+    (rows, outcome)
+}
+
+/// A line for each register.
+pub(super) fn table(rows: &[Row]) -> String {
+    let mut text = String::new();
+    let Some(name) = rows.iter().map(|(register, _)| register.name.len().max("REGISTER".len())).max() else {
+        return text;
+    };
+    line(&mut text, &format!("{:<name$}  AT    {:<10}  MEANING", "REGISTER", "RAW"));
+    for (register, result) in rows {
+        let raw = result.clone().unwrap_or_else(|error| error.to_string());
         line(&mut text, &format!("{:<name$}  {:#04x}  {raw:<10}  {}", register.name, register.at, register.formula));
     }
-    (text, outcome)
+    text
+}
+
+/// The same as JSON.
+pub(super) fn facts(rows: &[Row]) -> Value {
+    let row = |(register, result): &Row| {
+        let error = result.as_ref().err().map(ToString::to_string);
+        let raw = result.as_ref().ok();
+        json!({ "register": register.name, "at": register.at, "raw": raw, "error": error, "meaning": register.formula })
+    };
+    rows.iter().map(row).collect()
 }
 
 fn line(text: &mut String, line: &str) {
@@ -169,12 +190,19 @@ mod tests {
         let chip = |pointer: &[u8], length: usize| {
             if pointer == [0x00] { Err(Error::NoAcknowledge) } else { Ok(vec![0x12; length]) }
         };
-        let (text, outcome) = table(&mut Device::new(0x40, Box::new(Chip(chip, Vec::new()))), part);
+        let (rows, outcome) = registers(&mut Device::new(0x40, Box::new(Chip(chip, Vec::new()))), part);
+        let text = table(&rows);
         assert_eq!(outcome, Ok(()));
         assert!(text.contains("Configuration    0x00  no acknowledge\n"), "{text}");
         assert!(text.contains("Bus Voltage      0x02  0x1212      U = 1.25 mV x raw\n"), "{text}");
+        let facts = facts(&rows);
+        assert_eq!((&facts[0]["raw"], &facts[0]["error"]), (&Value::Null, &json!("no acknowledge")));
+        assert_eq!(
+            facts[2],
+            json!({ "register": "Bus Voltage", "at": 2, "raw": "0x1212", "error": null, "meaning": "U = 1.25 mV x raw" })
+        );
         let hangs = |_: &[u8], _: usize| Err(Error::TimedOut);
-        let (_, outcome) = table(&mut Device::new(0x40, Box::new(Chip(hangs, Vec::new()))), part);
+        let (_, outcome) = registers(&mut Device::new(0x40, Box::new(Chip(hangs, Vec::new()))), part);
         assert_eq!(outcome, Err(Error::TimedOut));
     }
 }

@@ -33,7 +33,7 @@ fn a_kernel_drivers_attributes_are_shown_as_they_are_and_decoded() {
     let host = host("hwmon");
     let board = board("0000:00:18.3");
     let target = targets(&board, &host).next().unwrap();
-    let Shown { text, reached, outcome } = target.show(false);
+    let Shown { text, facts, reached, outcome } = target.show(false);
     assert!(outcome.is_ok() && reached, "{outcome:?}");
     assert_eq!(target.afterwards(), "Nothing was set: the kernel's driver was asked for what it has.");
     for expected in [
@@ -47,8 +47,14 @@ fn a_kernel_drivers_attributes_are_shown_as_they_are_and_decoded() {
     ] {
         assert!(text.contains(expected), "{expected:?} is not in\n{text}");
     }
-    let raw = target.show(true).text;
-    assert!(raw.contains("temp1_input") && !raw.contains("VALUES"));
+    let facts = told(facts, None);
+    assert_eq!((&facts["chip"], &facts["part"], &facts["error"]), (&json!("CPU"), &Value::Null, &Value::Null));
+    assert_eq!(facts["attributes"][1], json!({ "attribute": "temp1_input", "text": "45250", "error": null }));
+    assert_eq!(facts["temperature"][0], json!({ "channel": "temp1", "names": ["cpu"], "mc": 45_250 }));
+    assert_eq!(facts["temperature"][1]["mc"], "not_present");
+    let raw = target.show(true);
+    assert!(raw.text.contains("temp1_input") && !raw.text.contains("VALUES"));
+    assert!(raw.facts.contains_key("attributes") && !raw.facts.contains_key("temperature"));
     fs::remove_dir_all(&host.sysfs).unwrap();
 }
 

@@ -6,6 +6,8 @@ use std::fmt::{Display, Write};
 use rigd::board::{Board, Chip, ChipKind, Point};
 use rigd::reading::{ChipReading, Fan, Power, Reading};
 use rigd::units::{Milliamps, Millivolts, Milliwatts};
+use rigd::wire;
+use serde_json::{Map, Value, json};
 
 use crate::people::{amperes, celsius, percent, volts, watts};
 
@@ -19,12 +21,14 @@ pub(super) struct Place<'a> {
 
 impl Place<'_> {
     /// Names that the board gives a channel, of all that it could be used for.
-    fn names<'b>(self, channel: usize, points: impl Iterator<Item = (Point, &'b str)>) -> String {
+    fn names<'b>(self, channel: usize, points: impl Iterator<Item = (Point, &'b str)>) -> Vec<&'b str> {
         let here = |point: &Point| (point.bus, point.chip, point.channel) == (self.bus, self.chip, channel);
-        points.filter(|(point, _)| here(point)).map(|(_, name)| name).collect::<Vec<_>>().join(", ")
+        points.filter(|(point, _)| here(point)).map(|(_, name)| name).collect()
     }
+}
 
-    fn power(self, channel: usize) -> String {
+impl<'a> Place<'a> {
+    fn power(self, channel: usize) -> Vec<&'a str> {
         let rails = self.board.rails.iter().map(|rail| (rail.at, rail.name.as_str()));
         let supplies = self.board.supplies.iter();
         let supplies =
@@ -32,11 +36,11 @@ impl Place<'_> {
         self.names(channel, rails.chain(supplies))
     }
 
-    fn temperature(self, channel: usize) -> String {
+    fn temperature(self, channel: usize) -> Vec<&'a str> {
         self.names(channel, self.board.sensors.iter().map(|sensor| (sensor.at, sensor.name.as_str())))
     }
 
-    fn fan(self, channel: usize) -> String {
+    fn fan(self, channel: usize) -> Vec<&'a str> {
         self.names(channel, self.board.fans.iter().map(|fan| (fan.at, fan.name.as_str())))
     }
 }
@@ -44,8 +48,8 @@ impl Place<'_> {
 /// A line for each channel, and one for the faults.
 pub(super) fn lines(place: Place<'_>, chip: &Chip, reading: &ChipReading) -> String {
     let mut text = String::new();
-    let mut line = |what: String, values: String, name: String| {
-        let name = if name.is_empty() { "not used by the board".to_owned() } else { name };
+    let mut line = |what: String, values: String, names: Vec<&str>| {
+        let name = if names.is_empty() { "not used by the board".to_owned() } else { names.join(", ") };
         let _ = writeln!(text, "  {what:<16}  {values:<34}  {name}");
     };
     for (i, power) in reading.power.iter().enumerate() {
@@ -62,6 +66,36 @@ pub(super) fn lines(place: Place<'_>, chip: &Chip, reading: &ChipReading) -> Str
     }
     let _ = writeln!(text, "  faults            {}", faults(reading));
     text
+}
+
+/// The same as JSON, each value as in telemetry: a number, or the reason why there is none.
+pub(super) fn facts(place: Place<'_>, chip: &Chip, reading: &ChipReading) -> Map<String, Value> {
+    let power = reading.power.iter().enumerate().map(|(i, power)| {
+        let wire::Power { mv, ma, mw } = (*power).into();
+        json!({ "channel": channel(chip, Kind::Power, i), "names": place.power(i), "mv": mv, "ma": ma, "mw": mw })
+    });
+    let temperature = reading.temperature.iter().enumerate().map(|(i, temperature)| {
+        let value = wire::Value(*temperature);
+        json!({ "channel": channel(chip, Kind::Temperature, i), "names": place.temperature(i), "mc": value })
+    });
+    let fan = reading.fan.iter().enumerate().map(|(i, fan)| {
+        let (rpm, duty) = (wire::Value(fan.rpm), wire::Value(fan.duty));
+        let channel = channel(chip, Kind::Fan, i);
+        json!({ "channel": channel, "names": place.fan(i), "rpm": rpm, "duty": duty, "fault": fan.fault })
+    });
+    let identity = reading
+        .identity
+        .as_ref()
+        .map(|identity| json!({ "name": identity.name, "revision": identity.revision, "serial": identity.serial }));
+    let faults: Vec<String> = reading.faults.iter().map(|fault| fault.to_string()).collect();
+    let all: [(&str, Value); 5] = [
+        ("power", power.collect()),
+        ("temperature", temperature.collect()),
+        ("fan", fan.collect()),
+        ("identity", identity.into()),
+        ("faults", faults.into()),
+    ];
+    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// All of it on one line, in the units of `rigd-ctl watch`.
@@ -179,6 +213,17 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected:?} is not in\n{text}");
         }
+        let facts = Value::Object(facts(Place { board: &board, bus, chip }, on_board, &reading));
+        assert_eq!(
+            facts["power"][0],
+            json!({ "channel": "in", "names": ["psu1"], "mv": 230_000, "ma": -5, "mw": "not_present" })
+        );
+        assert_eq!(facts["temperature"][2], json!({ "channel": "3", "names": [], "mc": "not_present" }));
+        assert_eq!(
+            facts["fan"][0],
+            json!({ "channel": "1", "names": [], "rpm": 3_200, "duty": 10_000, "fault": true })
+        );
+        assert_eq!((&facts["faults"], &facts["identity"]), (&json!(["fan", "input"]), &Value::Null));
         let line = short(&reading);
         assert!(line.starts_with("230.000 V, 0.00 A, not present | "), "{line}");
         assert!(line.contains(" | 3200 rpm, drive 100 %, fault | "), "{line}");
