@@ -4,23 +4,37 @@
 //! payload ── stdout, stderr ── pipe ── keeper ── log/0000000000012000, named by the offset of its first byte
 //! ```
 //!
-//! The pipe does not lead to the agent, which may be killed or replaced while the payload works, but to a **keeper**: a fork of the
-//! agent that only copies (`keeper.rs`), one for each payload, in a cgroup of its own. It outlives the agent, ends when nobody can
+//! The pipe does not lead to the agent, which may be killed or replaced while the payload works, but to a **keeper**: two forks of the
+//! agent that only copy (`keeper.rs`), a pair for each payload, in a cgroup of its own. It outlives the agent, ends when nobody can
 //! write to it any more, and has then written down what was still in the pipe, which is where the reason of a crash stands.
 //!
 //! What was weighed against it: files that the payload writes itself are bounded only as often as somebody looks, and not at all
 //! while nobody does: at 100 MB/s a missing agent costs 100 MB in the second that systemd takes to start the next. A pipe or FIFO
 //! to the agent is bounded, and stops the payload when it is full and the agent away. A socket loses the agent and gives the payload
-//! an error it was not written for. The price of a keeper is one process that sleeps, and some 200 KiB of its own.
+//! an error it was not written for. The price of a keeper is two processes that sleep, and some 200 KiB of their own each.
 //!
-//! Whoever comes after an agent takes hold of both ends of the pipe again, through its keeper, so that a keeper that dies costs
-//! nothing while an agent is there. Where one dies while none is, and the next agent may not look into the payload (a payload of
-//! another user, an agent without `CAP_SYS_PTRACE`), nobody is left who has the pipe's other end: the payload's next word is answered
-//! with SIGPIPE. Only another process that holds it could close that gap, and it could be killed as well.
+//! **No payload dies of its log.** It has its end of the pipe for reading, too (fifo(7): "a process that uses both ends"), so there is
+//! always a reader, and never a SIGPIPE, whoever else is gone.
+//!
+//! **None waits for its log**, but in one case. Of the two that keep it each is followed by the other, at once and without an agent,
+//! and a disk that hangs holds up only the second. Where both are killed in the same moment, an agent that is there makes others
+//! within 200 ms, and the next one does where there is none; the kernel offers no pipe that forgets, and an error in place of
+//! a wait (`O_NONBLOCK`) is what programs die of. Until then the payload has a mebibyte to fill: at the kilobyte a second of a miner,
+//! a quarter of an hour. Then it waits, is not harmed, and goes on as soon as there is an agent, which logs a line about it. The kernel kills keepers
+//! for want of memory as late as the agent, whose `OOMScoreAdjust` they have.
+//!
+//! **Whoever comes after an agent finds the pipe by its name**, `/run/rigd/payloads/NAME`, also that of another user's payload, with
+//! cgroups or without; its keeper it finds by the lock on `log/keeper`. What was in the pipe is not lost. Where systemd gives no
+//! runtime directory the pipe is `log/pipe`, on the disk: a file system that hangs may then hold up a payload, since the kernel writes the time
+//! into the pipe's inode. Where the name is gone (a `systemctl stop` without `RuntimeDirectoryPreserve=`, as in `payloads.conf`), the
+//! keeper goes on by itself, and no agent can replace it until the payload is started again.
+//!
+//! Without cgroups what has left the payload's session may still write when the payload is started again. Both are kept by the keeper
+//! of before, with the `[log]` settings of before, until what was left behind has ended.
 //!
 //! The budget holds at any rate: a file is full at a quarter of it and the oldest goes before the next is made. Beyond
 //! `max_rate`, with the budget as a reserve, what comes is counted and dropped, so that a payload that babbles
-//! does not wear out the rig's flash. A disk that takes nothing loses log and stops nobody.
+//! does not wear out the rig's flash. A disk that takes nothing, or nothing in time, loses log and stops nobody.
 //!
 //! Secrets are masked when it is read. On disk the files are the agent's alone, as the files of the secrets are.
 
@@ -29,15 +43,14 @@ mod keeper;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use rustix::pipe::fcntl_setpipe_size;
+use rustix::process::{Flock, FlockType, PidfdFlags, WaitId, WaitIdOptions, fcntl_getlk, pidfd_open, waitid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -48,6 +61,10 @@ use crate::sorted;
 const SEGMENTS: usize = 4;
 /// Bytes that one reading gives at least, where there are so many.
 const LEAST: usize = 1024;
+/// Bytes that a pipe holds, where the kernel gives as many (/proc/sys/fs/pipe-max-size). Memory is taken for what is in it only.
+const ROOM: usize = 1 << 20;
+/// Beside the ring: whoever writes to it has a lock on this.
+const LOCK: &str = "keeper";
 /// In place of a line that is longer than a reading.
 const TOO_LONG: &str = "[rigd: part of a line that is too long]\n";
 /// Bytes that one reading gives at most.
@@ -57,6 +74,7 @@ pub const MOST: usize = 256 * 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Ring {
     directory: PathBuf,
+    pipe: PathBuf,
     segment: u64,
     max_rate: u64,
 }
@@ -77,103 +95,108 @@ pub struct Part {
 pub(super) struct Keeper {
     /// For the payload's output. As long as it is held the keeper goes on, from one run to the next.
     pub(super) writer: OwnedFd,
-    /// The other end, which nobody reads here: as long as it is held, a payload whose keeper is gone waits for the next one
-    /// and gets no SIGPIPE.
-    input: OwnedFd,
     pidfd: OwnedFd,
     pipe: u64,
+    /// It was there already.
+    pub(super) found: bool,
 }
 
 impl Ring {
-    pub(super) fn new(directory: &Path, settings: &Log) -> Self {
+    /// A ring in this directory, and where its pipe has its name.
+    pub(super) fn new(directory: &Path, pipe: PathBuf, settings: &Log) -> Self {
         let segments = u64::try_from(SEGMENTS).unwrap_or(1);
-        Self { directory: directory.to_owned(), segment: settings.max_bytes / segments, max_rate: settings.max_rate }
+        let (segment, max_rate) = (settings.max_bytes / segments, settings.max_rate);
+        Self { directory: directory.to_owned(), pipe, segment, max_rate }
     }
 
-    /// Starts a keeper, in this cgroup.
+    /// Starts a keeper, in this cgroup; one that is left of an earlier run goes on instead.
     ///
     /// # Errors
     /// What the system says; then there is no log.
     pub(super) fn keep(&self, cgroup: Option<&OwnedFd>) -> io::Result<Keeper> {
-        match DirBuilder::new().mode(0o700).create(&self.directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            Ok(()) | Err(_) => {}
+        self.make_directory()?;
+        match mknodat(CWD, &self.pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0) {
+            // A payload of another user is given its pipe (`prepare.rs`); the agent's group keeps its hold on it.
+            Ok(()) => fs::set_permissions(&self.pipe, fs::Permissions::from_mode(0o660))?,
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
         }
-        let (input, writer) = pipe_with(PipeFlags::CLOEXEC)?;
-        let pidfd = self.copier(&input, cgroup)?;
-        Keeper::new(writer, input, pidfd)
+        self.of(self.open()?, cgroup)
     }
 
-    /// Starts another in the place of one that has ended, at the same pipe. What was in the pipe is not lost.
+    /// The keeper of a payload that an earlier agent has started, whose pipe this is; another one where nobody keeps it any more.
     ///
     /// # Errors
-    /// What the system says; then the pipe is left without a reader, and held.
+    /// What the system says; `NotFound` where the pipe of that name is another one.
+    pub(super) fn take_over(&self, pipe: u64, cgroup: Option<&OwnedFd>) -> io::Result<Keeper> {
+        let writer = self.open()?;
+        if writer.metadata()?.ino() != pipe {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.of(writer, cgroup)
+    }
+
+    /// Finds who has taken the place of one that has ended, or starts another. What was in the pipe is not lost.
+    ///
+    /// # Errors
+    /// What the system says; then the pipe is left to fill, and held.
     pub(super) fn go_on(&self, keeper: &mut Keeper, cgroup: Option<&OwnedFd>) -> io::Result<()> {
-        keeper.pidfd = self.copier(&keeper.input, cgroup)?;
+        (keeper.pidfd, keeper.found) = self.keeper(&keeper.writer, cgroup)?;
         Ok(())
     }
 
-    /// The keeper of a payload that an earlier agent has started, found by the pipe that it reads; another one where
-    /// that has ended. `keeper` is the process that may be it.
-    ///
-    /// The pipe is opened anew through `/proc`, which the kernel allows as it allows tracing (`proc_fd_access_allowed`): of a keeper,
-    /// which is a fork of the agent with its user and its capabilities, to any agent of the same unit; of a payload, which may be
-    /// another user's, only to one with `CAP_SYS_PTRACE`, which the unit does not have.
-    ///
-    /// # Errors
-    /// What the system says, which may not let us look.
-    pub(super) fn take_over(
-        &self,
-        payload: i32,
-        pipe: u64,
-        keeper: Option<Pid>,
-        cgroup: Option<&OwnedFd>,
-    ) -> io::Result<Keeper> {
-        use std::os::unix::fs::{FileTypeExt, MetadataExt};
-        let theirs = [1, 2].map(|fd| format!("/proc/{payload}/fd/{fd}"));
-        let own = keeper.map(|keeper| format!("/proc/{}/fd/0", keeper.as_raw_nonzero()));
-        // What it has put in that place itself is none of ours.
-        let ours = |path: &&String| fs::metadata(path).is_ok_and(|at| at.file_type().is_fifo() && at.ino() == pipe);
-        let path = own.iter().chain(&theirs).find(ours).ok_or(io::ErrorKind::NotFound)?;
-        let open = |flags| {
-            let end = rustix::fs::open(path, flags | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
-            rustix::fs::fcntl_setfl(&end, OFlags::empty()).map(|()| end)
-        };
-        let writer = open(OFlags::WRONLY)?;
-        // Set where nobody reads any more (poll(2)); asked before we could.
-        let mut asked = [PollFd::new(&writer, PollFlags::empty())];
-        poll(&mut asked, Some(&Timespec::default()))?;
-        let alone = asked.iter().any(|end| end.revents().contains(PollFlags::ERR));
-        let input = open(OFlags::RDONLY)?;
-        let pidfd = if alone {
-            self.copier(&input, cgroup)?
-        } else {
-            pidfd_open(keeper.ok_or(io::ErrorKind::NotFound)?, PidfdFlags::empty())?
-        };
-        Keeper::new(writer, input, pidfd)
+    fn make_directory(&self) -> io::Result<()> {
+        match DirBuilder::new().mode(0o700).create(&self.directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Both ends of the pipe in one, which waits for nobody (fifo(7)).
+    fn open(&self) -> io::Result<File> {
+        let flags = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
+        let pipe = File::options().read(true).write(true).custom_flags(flags).open(&self.pipe)?;
+        if !pipe.metadata()?.file_type().is_fifo() {
+            return Err(io::Error::other(format!("{} is no pipe", self.pipe.display())));
+        }
+        Ok(pipe)
+    }
+
+    fn of(&self, writer: File, cgroup: Option<&OwnedFd>) -> io::Result<Keeper> {
+        let (pipe, writer) = (writer.metadata()?.ino(), OwnedFd::from(writer));
+        // A pipe as the kernel makes it is one, too.
+        let _ = fcntl_setpipe_size(&writer, ROOM);
+        let (pidfd, found) = self.keeper(&writer, cgroup)?;
+        Ok(Keeper { writer, pidfd, pipe, found })
+    }
+
+    /// Who keeps it, and whether that one was there already.
+    fn keeper(&self, writer: &OwnedFd, cgroup: Option<&OwnedFd>) -> io::Result<(OwnedFd, bool)> {
+        self.make_directory()?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let lock = OwnedFd::from(options.open(self.directory.join(LOCK))?);
+        match holder(&lock) {
+            Some(keeper) => Ok((keeper, true)),
+            // Where somebody is about to take the lock, this one is the next after it.
+            None => Ok((self.copier(writer, &lock, cgroup)?, false)),
+        }
     }
 
     /// Forks who copies from this pipe.
-    fn copier(&self, input: &OwnedFd, cgroup: Option<&OwnedFd>) -> io::Result<OwnedFd> {
-        let directory: OwnedFd = File::open(&self.directory)?.into();
-        let null: OwnedFd = File::options().read(true).write(true).open("/dev/null")?.into();
-        let mut starts = [0; SEGMENTS];
-        let segments = self.segments();
-        let newest = segments.get(segments.len().saturating_sub(SEGMENTS)..).unwrap_or_default();
-        for (slot, (start, _)) in starts.iter_mut().zip(newest) {
-            *slot = *start;
-        }
+    fn copier(&self, writer: &OwnedFd, lock: &OwnedFd, cgroup: Option<&OwnedFd>) -> io::Result<OwnedFd> {
+        let input = File::open(format!("/proc/self/fd/{}", writer.as_raw_fd()))?.into();
+        let directory = File::open(&self.directory)?.into();
+        let null = File::options().read(true).write(true).open("/dev/null")?.into();
         let plan = keeper::Plan {
-            input,
+            input: &input,
             directory: &directory,
+            lock,
             null: &null,
             segment: self.segment,
             max_rate: self.max_rate,
-            starts,
-            known: newest.len(),
-            filled: newest.last().map_or(0, |(_, length)| *length),
         };
-        let (_, pidfd) = super::spawn::fork(cgroup, |how| keeper::run(plan, how))?;
+        let (_, pidfd) = super::spawn::fork(cgroup, |how| keeper::run(&plan, how))?;
         Ok(pidfd)
     }
 
@@ -250,12 +273,16 @@ fn size(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
-impl Keeper {
-    fn new(writer: OwnedFd, input: OwnedFd, pidfd: OwnedFd) -> io::Result<Self> {
-        let pipe = rustix::fs::fstat(&writer)?.st_ino;
-        Ok(Self { writer, input, pidfd, pipe })
-    }
+/// The process that has the lock; `None` where none has.
+fn holder(lock: &OwnedFd) -> Option<OwnedFd> {
+    let held = || fcntl_getlk(lock, &Flock::from(FlockType::WriteLock)).ok().flatten()?.pid;
+    let pid = held()?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    // It may have ended in between, and its number be another one's.
+    (held() == Some(pid)).then_some(pidfd)
+}
 
+impl Keeper {
     /// Whether it still works. One that has ended is forgotten by the kernel with this call.
     #[must_use]
     pub(super) fn works(&self) -> bool {

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
+use log::debug;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::process::{Resource, Rlimit, getrlimit};
 use rustix::thread::CapabilitySet;
@@ -59,6 +60,11 @@ pub(super) fn prepare(
             .and_then(|made| if made { chown(directory, Some(user.uid), Some(user.gid)) } else { Ok(()) });
         made.map_err(|error| NotStarted::io(&format!("could not make {}", directory.display()), &error))?;
     }
+    // What says `> /dev/stderr` opens it anew, under its own name and user. Not where it has no log.
+    let pipe = site.pipe(&manifest.name);
+    if let Err(error) = chown(&pipe, Some(user.uid), None) {
+        debug!("payload {}: cannot open its output anew: {}: {error}", manifest.name, pipe.display());
+    }
     let directory = manifest.working_directory.clone().unwrap_or_else(|| state.clone());
     let uuids: Vec<String> = grant.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
     let command = manifest.command(&uuids);
@@ -72,7 +78,7 @@ pub(super) fn prepare(
     let mut reach = Reach {
         read: sandbox.read.clone(),
         write: sandbox.write.iter().cloned().chain([state.clone(), directory.clone(), tmp.clone()]).collect(),
-        devices: grant.gpus.iter().flat_map(|gpu| gpu.nodes.iter().cloned()).collect(),
+        devices: grant.gpus.iter().flat_map(|gpu| gpu.nodes.iter().cloned()).chain([pipe]).collect(),
         bind: sandbox.tcp_bind.clone(),
         connect: sandbox.tcp_connect.clone(),
     };

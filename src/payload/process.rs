@@ -19,6 +19,8 @@ use tokio::io::unix::AsyncFd;
 use super::cgroup::{Group, Root};
 use super::hold::By;
 use super::lifecycle::Exit;
+use super::log::Ring;
+use super::manifest::Manifest;
 use super::record::{Known, dead, started};
 use super::sandbox::Layers;
 use super::spawn::{self, Failed, Launch};
@@ -37,6 +39,8 @@ const LEAVES: Duration = Duration::from_mins(1);
 pub(super) struct Site {
     /// `payloads` in the agent's state directory.
     pub(super) directory: PathBuf,
+    /// Where the pipes of their logs have names: a directory of memory; beside their logs where there is none.
+    pub(super) pipes: Option<PathBuf>,
     /// Where there are cgroups.
     pub(super) root: Option<Root>,
     /// This boot of the rig.
@@ -85,6 +89,18 @@ impl Site {
     #[must_use]
     pub(super) fn home(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// The name of its log's pipe.
+    #[must_use]
+    pub(super) fn pipe(&self, name: &str) -> PathBuf {
+        self.pipes.as_ref().map_or_else(|| self.home(name).join("log/pipe"), |pipes| pipes.join(name))
+    }
+
+    /// Its log.
+    #[must_use]
+    pub(super) fn ring(&self, manifest: &Manifest) -> Ring {
+        Ring::new(&self.home(&manifest.name).join("log"), self.pipe(&manifest.name), &manifest.log)
     }
 
     /// Its cgroup, made or not.

@@ -247,6 +247,24 @@ pub(super) fn fork(cgroup: Option<&OwnedFd>, child: impl FnOnce(How) -> Infallib
     Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
 }
 
+/// Forks as fork(2) does: parent and child both go on from here, the child with `None`. For a process with one thread that makes
+/// system calls only; the child has no more signals blocked than its parent.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn twin() -> Result<Option<OwnedFd>, Errno> {
+    let mut pidfd: libc::c_int = -1;
+    let flags = CLONE_PIDFD | u64::from(libc::SIGCHLD.unsigned_abs());
+    // SAFETY: no memory is shared and no stack given, so this is a fork; the third argument takes the pidfd on every architecture
+    // (clone(2)), and outlives the call.
+    match unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, &raw mut pidfd, 0_usize, 0_usize) } {
+        0 => Ok(None),
+        // SAFETY: the kernel has put a new descriptor there, which nobody else has.
+        1.. => Ok(Some(unsafe { OwnedFd::from_raw_fd(pidfd) })),
+        _ => Err(Errno::from_raw_os_error(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EAGAIN))),
+    }
+}
+
 /// All signals of this thread, blocked until it is dropped: a handler of ours must not run in a child.
 struct Signals(libc::sigset_t);
 

@@ -32,7 +32,7 @@ use super::lifecycle::{Cause, Exit, Phase, State};
 use super::log::Part;
 use super::manifest::{Kind, MOST, Manifest};
 use super::meter::{self, Flag};
-use super::process::Site;
+use super::process::{Site, make};
 use super::sandbox::Layers;
 use super::{By, Gpu, Grant, Hold, Terms};
 use crate::reading::Reading;
@@ -465,7 +465,20 @@ fn site(state: &Path, cgroup: Option<&Path>) -> Site {
         warn!("payloads: no cgroups, what a payload detaches from itself is not ended with it: {reason}");
     });
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    Site { directory: state.join("payloads"), root: root.ok(), boot: boot.trim().to_owned() }
+    Site { directory: state.join("payloads"), pipes: pipes(), root: root.ok(), boot: boot.trim().to_owned() }
+}
+
+/// For the names of pipes, in the runtime directory that systemd gives us (systemd.exec(5), RuntimeDirectory=). Other users see
+/// nothing of it.
+fn pipes() -> Option<PathBuf> {
+    let pipes = PathBuf::from(std::env::var_os("RUNTIME_DIRECTORY")?).join("payloads");
+    match make(&pipes, 0o700) {
+        Ok(_) => Some(pipes),
+        Err(error) => {
+            warn!("payloads: {}: {error}; the pipes of logs are on the disk", pipes.display());
+            None
+        }
+    }
 }
 
 /// What runs here and has no manifest is left alone, and told: it may be one whose file has a mistake since yesterday. What does

@@ -20,7 +20,7 @@ pub(crate) struct House {
     pub(crate) agent: Agent,
     /// Of this test alone: rigs on one machine share its cgroups.
     pub(crate) names: Vec<String>,
-    _manifests: Scratch,
+    manifests: Scratch,
     pub(crate) broker: Broker,
 }
 
@@ -45,7 +45,7 @@ impl House {
             ..Setup::default()
         };
         let agent = Agent::start(&broker, setup);
-        let house = Self { agent, names, _manifests: folder, broker };
+        let house = Self { agent, names, manifests: folder, broker };
         until("the agent answers", || house.ps().map(drop));
         house
     }
@@ -83,6 +83,11 @@ impl House {
     /// All of its log that is kept.
     pub(crate) fn log(&self, place: usize) -> String {
         String::from_utf8(self.ctl(&["logs", &self.names[place], "--all"]).stdout).unwrap()
+    }
+
+    /// Takes a payload's manifest away.
+    pub(crate) fn remove_manifest(&self, place: usize) {
+        fs::remove_file(self.manifests.path.join(format!("{}.toml", self.names[place]))).unwrap();
     }
 
     /// Its directory.

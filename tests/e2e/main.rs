@@ -40,6 +40,7 @@ mod house;
 mod killed;
 mod payload_agents;
 mod payload_faults;
+mod payload_operator;
 mod payloads;
 mod player;
 mod plot;

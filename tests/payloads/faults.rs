@@ -140,6 +140,32 @@ fn nothing_of_a_payloads_life_asks_the_clock_on_the_wall() {
 }
 
 #[test]
+fn a_fork_bomb_is_held_in_its_limit_and_ended_as_one() {
+    if !root() {
+        return;
+    }
+    block_on(async {
+        // A user of this test alone: where the kernel does not count a group's processes, it counts a user's. It would stop at a
+        // thousand, so that a limit that does not hold fails the test and not the machine.
+        let body = "b() { if [ $1 -gt 0 ]; then b $(($1-1)) & b $(($1-1)) & fi; exec sleep 1000; }; (b 9 &) 2> /dev/null; \
+                    echo lit; exec sleep 1000";
+        let text = format!(
+            "kind = \"batch\"\nargv = [\"/bin/sh\", \"-c\", \"{body}\"]\nuser = \"news\"\n[limits]\npids = 50\n[stop]\ngrace_s = 1\n\
+             [restart]\npolicy = \"never\""
+        );
+        let rig = Rig::new("bomb", vec![rigd::payload::manifest::Manifest::parse("bomb", "bomb", &text).unwrap()]);
+        rig.start("bomb").await.unwrap();
+        rig.until_said("bomb", "lit").await;
+        until("it has gone off", || rig.procs("bomb").len() > 20);
+        let most = (0..200).map(|_| rig.procs("bomb").len()).max().unwrap();
+        assert!(most <= 51, "{most} processes");
+        rig.stop("bomb").await;
+        assert!(rig.procs("bomb").is_empty());
+        rig.end().await;
+    });
+}
+
+#[test]
 fn one_that_leaves_children_and_ends_takes_them_with_it_each_time() {
     if !root() {
         return;

@@ -13,7 +13,7 @@ use rigd::payload::manifest::Manifest;
 use rigd::payload::supervisor::Status;
 use rigd::payload::{By, Hold};
 
-use super::rig::{Rig, block_on, cgroup, directory, lives, root, script_of, until_quiet};
+use super::rig::{DEADLINE, Rig, block_on, cgroup, directory, lives, root, script_of, until_quiet};
 
 /// Adds a line every few milliseconds.
 const COUNTS: &str = "echo up; while :; do echo >> count; sleep 0.005; done";
@@ -156,6 +156,26 @@ fn what_is_drained_or_killed_comes_back_by_itself() {
     });
 }
 
+/// A group that was killed is made anew for the next run, and not before the last child of the one before is gone.
+#[test]
+fn one_that_was_killed_is_started_each_time_it_may_go_on() {
+    block_on(async {
+        let manifest = script_of("mining", "miner", "exec sleep 1000", "[restart]\nbudget = 1");
+        let rig = Rig::new("kills", vec![manifest]);
+        rig.start("miner").await.unwrap();
+        for turn in 0..40 {
+            let status = rig.until("miner", |status| !matches!(status.phase, Phase::Waiting | Phase::Starting)).await;
+            assert_eq!((status.phase, status.error), (Phase::Running, None), "turn {turn}");
+            rig.hold("miner", Hold::Stop).await;
+            rig.until("miner", |status| status.phase == Phase::Waiting).await;
+            rig.hold("miner", Hold::Free).await;
+        }
+        rig.until("miner", running).await;
+        rig.stop("miner").await;
+        rig.end().await;
+    });
+}
+
 #[test]
 fn one_that_is_told_to_end_while_it_is_frozen_ends_as_it_likes_to() {
     block_on(async {
@@ -276,7 +296,7 @@ const NO: &str = "HTTP/1.1 200 OK\r\nContent-Length: 77\r\n\r\n\
 const FORBIDDEN: &str = "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n";
 
 async fn asked(told: &Receiver<String>) -> String {
-    let deadline = rigd::clock::now() + Duration::from_secs(20);
+    let deadline = rigd::clock::now() + DEADLINE;
     loop {
         if let Ok(text) = told.try_recv() {
             return text;

@@ -12,7 +12,7 @@ use rigd::payload::supervisor::{Refusal, Status, What};
 use rustix::process::Signal;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
-use super::rig::{Rig, block_on, cgroup, directory, kill, lives, root, script, until, until_quiet, zombies};
+use super::rig::{DEADLINE, Rig, block_on, cgroup, directory, kill, lives, root, script, until, until_quiet, zombies};
 
 fn running(status: &Status) -> bool {
     status.phase == Phase::Running
@@ -44,7 +44,7 @@ fn one_that_ignores_the_signal_is_killed() {
         let before = clock::now();
         let status = rig.stop("deaf").await;
         assert_eq!(status.exit, Some(Exit::Signal(9)));
-        assert!(before.elapsed() >= Duration::from_secs(1) && before.elapsed() < Duration::from_secs(5));
+        assert!(before.elapsed() >= Duration::from_secs(1));
         rig.end().await;
     });
 }
@@ -127,7 +127,7 @@ fn one_that_babbles_stays_within_its_budget() {
         };
         let pid = rig.until("babble", running).await.pid.unwrap();
         let mut largest = 0;
-        let deadline = clock::now() + Duration::from_secs(20);
+        let deadline = clock::now() + DEADLINE;
         while fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() != "sleep\n" {
             largest = largest.max(size());
             assert!(clock::now() < deadline);
@@ -406,6 +406,29 @@ fn a_payload_inherits_no_handler_no_mask_and_no_descriptor() {
 }
 
 #[test]
+fn its_output_may_be_opened_anew_and_is_no_other_after_a_run_that_changed_it() {
+    block_on(async {
+        // As containers' entry points do; and dd asks for errors in place of waits, which outlives it.
+        let body = "echo anew > /dev/stderr; echo and >> /dev/stdout; \
+                    while read key flags; do case $key in flags:) echo mode $flags;; esac; done < /proc/self/fdinfo/1; \
+                    dd if=/dev/null oflag=nonblock 2> /dev/null; echo ready; exec sleep 1000";
+        let rig = Rig::new("anew", vec![script("anew", body, "")]);
+        rig.start("anew").await.unwrap();
+        rig.until_said("anew", "ready").await;
+        rig.order("anew", What::Restart).await.unwrap();
+        // Whole lines are read, so that of the second run is there.
+        let said = rig.until_said("anew", "ready\nanew\nand\nmode ").await;
+        assert!(said.starts_with("anew\nand\nmode "), "{said}");
+        let modes = said.lines().filter_map(|line| line.strip_prefix("mode "));
+        let modes: Vec<u32> = modes.map(|mode| u32::from_str_radix(mode, 8).unwrap()).collect();
+        // O_NONBLOCK (asm-generic/fcntl.h).
+        assert!(modes.len() == 2 && modes.iter().all(|mode| mode & 0o4000 == 0), "{said}");
+        rig.stop("anew").await;
+        rig.end().await;
+    });
+}
+
+#[test]
 fn a_crowd_stays_below_its_limit_even_where_the_kernel_counts_by_user() {
     if !root() {
         return;
@@ -421,7 +444,7 @@ fn a_crowd_stays_below_its_limit_even_where_the_kernel_counts_by_user() {
         rig.start("limit").await.unwrap();
         // Either it is refused so long that it has tried all, or the shell gives up.
         let mut most = 0;
-        let deadline = clock::now() + Duration::from_secs(20);
+        let deadline = clock::now() + DEADLINE;
         while rig.until("limit", |_| true).await.phase == Phase::Running && !rig.log("limit").await.contains("tried") {
             most = most.max(rig.procs("limit").len());
             assert!(clock::now() < deadline);

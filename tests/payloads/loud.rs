@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Child;
 
-use rustix::process::Signal;
+use rustix::io::ioctl_fionread;
+use rustix::pipe::fcntl_getpipe_size;
+use rustix::process::{Flock, FlockType, Pid, Signal, fcntl_getlk, getpgid, kill_process_group};
 
 use super::agent::agent_of;
 use super::rig::{Guard, cgroup, clean, directory, kill, lives, procs, root, until};
@@ -34,34 +36,58 @@ fn it_goes_on_whoever_else_dies() {
     let place = directory("loud");
     let Some(group) = cgroup("loud") else { return };
     let _guard = Guard(Some(group.clone()));
-    let start = || Agent(agent_of(&place, Some(&group), BODY));
+    let pid = whoever_dies(&place, &group);
+    assert_eq!(procs(&group, "kept.log").len(), 2);
+    assert!(procs(&group, "kept").contains(&pid));
+    clean(&place, Some(&group));
+}
+
+/// As nobody, where that is possible: the agent has no right to look into it, and does not need it.
+#[test]
+fn it_goes_on_without_cgroups_too() {
+    let place = directory("loud-bare");
+    let pid = whoever_dies(&place, Path::new("/nonexistent"));
+    // Its session.
+    kill_process_group(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    until("nobody keeps what is not there", || pair(&place).is_none());
+    clean(&place, None);
+}
+
+fn whoever_dies(place: &Path, group: &Path) -> i32 {
+    let start = || Agent(agent_of(place, Some(group), BODY));
     let mut first = start();
-    goes_on(&place, "it runs");
-    let pid = number(&place, "pid").unwrap();
-    let keeper = || procs(&group, "kept.log").first().copied();
+    goes_on(place, "it runs");
+    let pid = number(place, "pid").unwrap();
     let unhurt = |what: &str| {
-        goes_on(&place, what);
-        assert_eq!((number(&place, "pid"), lives(pid)), (Some(pid), true), "{what}");
+        goes_on(place, what);
+        assert_eq!((number(place, "pid"), lives(pid)), (Some(pid), true), "{what}");
+    };
+    let two = |what: &str, other_than: (i32, i32)| {
+        let found = || pair(place).filter(|(first, second)| *first != other_than.0 && *second != other_than.1);
+        until(what, || found().is_some());
+        pair(place).unwrap()
     };
     first.end();
     unhurt("without an agent");
-    let mut second = start();
+    // Nobody but themselves follows them.
+    let (keeper, second) = two("both keep it", (0, 0));
+    kill(keeper, Signal::KILL);
+    unhurt("without an agent and who kept its log");
+    let (keeper, _) = two("two others", (keeper, 0));
+    assert_eq!(keeper, second);
+    let mut next = start();
     unhurt("with the next agent");
-    let old = keeper().unwrap();
-    // That agent has taken hold of the pipe by the time it has told the record of it.
-    until("it is adopted", || held(second.0.id(), pid));
-    kill(old, Signal::KILL);
+    // Both at once: there is an agent that makes others.
+    both_die(keeper);
     unhurt("without who wrote its log down");
-    until("another keeper", || keeper().is_some_and(|new| new != old));
-    // Both die while it does not write: nobody is left at its pipe when it goes on.
-    kill(pid, Signal::STOP);
-    second.end();
-    let old = keeper().unwrap();
-    kill(old, Signal::KILL);
-    until("nobody writes its log down", || keeper().is_none());
+    let (keeper, second) = two("two others by the agent", (keeper, second));
+    // And both at once where there is none: it has a mebibyte, and waits then.
+    next.end();
+    both_die(keeper);
+    until("nobody is left", || !lives(keeper) && !lives(second));
+    until("it has no more room", || full(place) || !lives(pid));
+    assert!(lives(pid), "it died of its log");
     let mut third = start();
-    until("another keeper", || keeper().is_some());
-    kill(pid, Signal::CONT);
     unhurt("with an agent and a keeper that know each other from nowhere");
     let newest = || {
         let files = fs::read_dir(place.join("payloads/kept/log")).unwrap().flatten();
@@ -70,7 +96,29 @@ fn it_goes_on_whoever_else_dies() {
     let before = newest();
     until("its log is written down", || newest() > before);
     third.end();
-    clean(&place, Some(&group));
+    pid
+}
+
+fn both_die(first: i32) {
+    let group = getpgid(Pid::from_raw(first)).unwrap();
+    kill_process_group(group, Signal::KILL).unwrap();
+}
+
+/// Whether its pipe is full but for a page or two.
+fn full(place: &Path) -> bool {
+    let Ok(pipe) = fs::File::options().read(true).write(true).open(place.join("payloads/kept/log/pipe")) else {
+        return false;
+    };
+    let room = u64::try_from(fcntl_getpipe_size(&pipe).unwrap()).unwrap();
+    ioctl_fionread(&pipe).unwrap() + 8_192 >= room
+}
+
+/// Who has the lock on its ring, and the second, the child of that one.
+fn pair(place: &Path) -> Option<(i32, i32)> {
+    let lock = fs::File::options().read(true).write(true).open(place.join("payloads/kept/log/keeper")).ok()?;
+    let first = fcntl_getlk(&lock, &Flock::from(FlockType::WriteLock)).ok()??.pid?.as_raw_nonzero().get();
+    let children = fs::read_to_string(format!("/proc/{first}/task/{first}/children")).ok()?;
+    Some((first, children.split_whitespace().next()?.parse().ok()?))
 }
 
 /// Ends with the test, however that ends.
@@ -89,11 +137,4 @@ impl Drop for Agent {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Whether this process holds a pipe that is also another one's output.
-fn held(holder: u32, payload: i32) -> bool {
-    let Ok(pipe) = fs::read_link(format!("/proc/{payload}/fd/1")) else { return false };
-    let held = fs::read_dir(format!("/proc/{holder}/fd")).into_iter().flatten().flatten();
-    held.filter(|fd| fs::read_link(fd.path()).is_ok_and(|path| path == pipe)).count() >= 2
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Error, anyhow, bail};
+use anyhow::{Context, Error, anyhow};
 use rigd::local::{Reply, Request};
 
 /// An agent that is silent for longer is stuck.
@@ -47,10 +47,26 @@ impl Agent {
         let mut line = String::new();
         (&mut self.lines).take(MAX_LINE).read_line(&mut line).context("the agent does not answer")?;
         if !line.ends_with('\n') {
-            bail!("the agent ended the connection before its answer was complete");
+            let cut = Error::from(std::io::Error::from(ErrorKind::UnexpectedEof));
+            return Err(cut.context("the agent ended the connection before its answer was complete"));
         }
         serde_json::from_str(&line).context("this agent's answer is of another version than rigd-ctl")
     }
+}
+
+/// Whether this is an agent that is not there now and may be again: it is started again, or being replaced.
+pub(crate) fn is_away(error: &Error) -> bool {
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    let away = [
+        ErrorKind::NotFound,
+        ErrorKind::ConnectionRefused,
+        ErrorKind::ConnectionReset,
+        ErrorKind::BrokenPipe,
+        ErrorKind::UnexpectedEof,
+        ErrorKind::WouldBlock,
+        ErrorKind::TimedOut,
+    ];
+    kind.is_some_and(|kind| away.contains(&kind))
 }
 
 /// An answer to something else.
@@ -110,7 +126,10 @@ mod tests {
             ),
             (there, ErrorKind::InvalidInput, "could not open /etc/passwd"),
         ] {
-            assert_eq!(explain(Path::new(path), kind.into()).to_string(), advice);
+            let error = explain(Path::new(path), kind.into());
+            assert_eq!(error.to_string(), advice);
+            // What does not mend itself is not waited for.
+            assert_eq!(is_away(&error), matches!(kind, ErrorKind::NotFound | ErrorKind::ConnectionRefused), "{advice}");
         }
     }
 }

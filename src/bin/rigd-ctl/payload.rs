@@ -1,18 +1,19 @@
 //! `rigd-ctl ps`, `start`, `stop`, `restart`, `drain`, `clear`, `reload`, `logs`: the programs that the agent runs on this rig.
 
 use std::fmt::Write;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use rigd::config;
 use rigd::local::{Get, Payload, PayloadOrder, Reply, Request};
-use rigd::payload::Hold;
 use rigd::payload::supervisor::Reloaded;
+use rigd::payload::{Hold, LogPart};
 use rigd::units::MilliPerSecond;
 use rigd::wire::{PayloadPhase, PayloadUnit};
 
-use crate::agent::{Agent, unexpected};
+use crate::agent::{Agent, is_away, unexpected};
 use crate::people::say;
 
 /// A payload may take its whole grace to end, and its start-up to be refused.
@@ -73,7 +74,7 @@ pub(crate) struct Logs {
     /// Go on as it grows, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
-    /// So many bytes from its end; with --all everything that is kept
+    /// So many bytes from its end, 1024 at least, in whole lines; with --all everything that is kept
     #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024)]
     tail: usize,
     /// Everything that is kept
@@ -142,18 +143,32 @@ pub(crate) fn drain(drain: &Drain) -> anyhow::Result<()> {
 pub(crate) fn logs(logs: &Logs) -> anyhow::Result<()> {
     let mut from = logs.all.then_some(0);
     let mut bytes = if logs.all { PIECE } else { logs.tail };
+    // What is shown first may begin between the two characters of a line's end.
+    let (mut told, mut shown) = (false, Shown { returned: from.is_none(), ..Shown::default() });
     loop {
-        let request = Request::Log { name: logs.one.name.clone(), from, bytes };
-        let mut agent = Agent::ask(&logs.one.asked.socket, &request, None)?;
-        let Reply::Log(part) = agent.reply()? else { return Err(unexpected()) };
+        let part = match piece(&logs.one, from, bytes) {
+            // The payload goes on without an agent, and so does its log.
+            Err(error) if logs.follow && from.is_some() && is_away(&error) => {
+                if !std::mem::replace(&mut told, true) {
+                    // With stderr gone nobody reads that, and the log may still be read.
+                    let _ = writeln!(std::io::stderr(), "rigd-ctl: {error:#}; waiting for it");
+                }
+                thread::sleep(FOLLOW);
+                continue;
+            }
+            asked => asked?,
+        };
+        told = false;
         let (nothing, next) = (part.text.is_empty(), part.next);
         if logs.one.json {
-            say(true, "", &serde_json::json!({ "from": part.from, "next": next, "text": part.text }))?;
+            if !nothing || !logs.follow {
+                say(true, "", &serde_json::json!({ "from": part.from, "next": next, "text": part.text }))?;
+            }
         } else {
             if from.is_some_and(|from| part.from > from && from > 0) {
                 crate::print("[… older than what is kept …]\n")?;
             }
-            crate::print(&harmless(&part.text))?;
+            crate::print(&shown.harmless(&part.text))?;
         }
         // From its end on, the first piece is all that was asked for.
         if !logs.follow && (nothing || from.is_none()) {
@@ -166,9 +181,70 @@ pub(crate) fn logs(logs: &Logs) -> anyhow::Result<()> {
     }
 }
 
-/// A payload's words move no cursor and change no title.
-pub(crate) fn harmless(text: &str) -> String {
-    text.chars().filter(|letter| !letter.is_control() || matches!(letter, '\n' | '\t')).collect()
+fn piece(one: &One, from: Option<u64>, bytes: usize) -> anyhow::Result<LogPart> {
+    let request = Request::Log { name: one.name.clone(), from, bytes };
+    let mut agent = Agent::ask(&one.asked.socket, &request, None)?;
+    let Reply::Log(part) = agent.reply()? else { return Err(unexpected()) };
+    Ok(part)
+}
+
+/// What was shown so far of a payload's words.
+#[derive(Default)]
+pub(crate) struct Shown {
+    state: Escape,
+    /// The last was the end of a line that a carriage return made.
+    returned: bool,
+}
+
+/// Where a terminal would be in a control sequence (ECMA-48, 5.4 and 8.3.89).
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Escape {
+    #[default]
+    None,
+    Begun,
+    /// Up to its last letter, `@` to `~`: colours, cursor.
+    Sequence,
+    /// Up to BEL or ESC \: titles, links.
+    Text,
+}
+
+impl Shown {
+    /// A payload's words move no cursor and change no title: control sequences go, a carriage return ends a line.
+    pub(crate) fn harmless(&mut self, text: &str) -> String {
+        let mut shown = String::with_capacity(text.len());
+        for letter in text.chars() {
+            self.state = match (self.state, letter) {
+                (Escape::None | Escape::Begun, '\u{1b}') => Escape::Begun,
+                (Escape::Sequence | Escape::Text, '\u{1b}') => Escape::Begun,
+                (Escape::Begun, '[') => Escape::Sequence,
+                (Escape::Begun, ']' | 'P' | '_' | '^' | 'X') => Escape::Text,
+                // One that is cut short hides no line.
+                (Escape::Begun | Escape::Sequence | Escape::Text, '\n' | '\r') | (Escape::None, _) => {
+                    self.show(&mut shown, letter);
+                    Escape::None
+                }
+                // Between the first and the last of a short one.
+                (Escape::Begun, ' '..='/') => Escape::Begun,
+                (Escape::Begun, _) | (Escape::Sequence, '@'..='~') | (Escape::Text, '\u{7}') => Escape::None,
+                (state @ (Escape::Sequence | Escape::Text), _) => state,
+            };
+        }
+        shown
+    }
+
+    fn show(&mut self, shown: &mut String, letter: char) {
+        let returned = std::mem::take(&mut self.returned);
+        match letter {
+            '\r' => {
+                shown.push('\n');
+                self.returned = true;
+            }
+            '\n' if returned => {}
+            '\n' | '\t' => shown.push(letter),
+            _ if letter.is_control() => {}
+            _ => shown.push(letter),
+        }
+    }
 }
 
 fn table(payloads: &[Payload]) -> String {
@@ -348,7 +424,21 @@ mod tests {
 
     #[test]
     fn a_log_moves_no_cursor() {
-        assert_eq!(harmless("a\u{1b}[2Jb\r\n\tc\u{7}"), "a[2Jb\n\tc");
+        for (said, expected) in [
+            ("a\u{1b}[2Jb\r\n\tc\u{7}", "ab\n\tc"),
+            ("\u{1b}[1;32maccepted\u{1b}[0m (1/0)\n", "accepted (1/0)\n"),
+            ("\u{1b}]0;title\u{7}x\u{1b}]8;;http://a\u{1b}\\y", "xy"),
+            ("10 %\r20 %\r\n", "10 %\n20 %\n"),
+            ("\u{1b}(Bplain \u{1b}=x", "plain x"),
+            // Cut short, by a line's end.
+            ("\u{1b}[12\nnext \u{1b}]0;x\nlast", "\nnext \nlast"),
+        ] {
+            assert_eq!(Shown::default().harmless(said), expected, "{said:?}");
+            // In pieces it is the same.
+            let mut shown = Shown::default();
+            let pieces: String = said.chars().map(|letter| shown.harmless(&letter.to_string())).collect();
+            assert_eq!(pieces, expected, "{said:?}");
+        }
         assert_eq!(
             (ago(119), ago(120), ago(7_200), ago(200_000)),
             ("119 s".into(), "2 min".into(), "2 h".into(), "2 d".into())

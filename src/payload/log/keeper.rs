@@ -1,91 +1,83 @@
-//! The keeper: a fork of the agent that copies a pipe into files. System calls only, as in every child of ours before exec: it has
+//! The keeper: forks of the agent that copy a pipe into files. System calls only, as in every child of ours before exec: they have
 //! copies of locks that nobody will ever release.
+//!
+//! ```text
+//! payload ── its pipe ── first: reads, counts, drops ── a pipe between them ── second: writes the files
+//! ```
+//!
+//! They are two, so that neither a disk that hangs nor the death of one holds the payload up. The first never touches the disk: what
+//! the second does not take it drops and counts. A second that dies is replaced by the first. A first that dies is followed by its
+//! second, which writes down what was between them, becomes the first and makes another second; only what the first had in its hand,
+//! at most 64 KiB, is lost then. The first has the lock of the ring, by which the next one, and the next agent, know of it.
+
+mod ring;
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::time::Instant;
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, OFlags, fcntl_lock, fcntl_setfl};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 
-use super::super::spawn::How;
-use super::SEGMENTS;
+use super::super::spawn::{How, twin};
+use super::{ROOM, SEGMENTS};
 use crate::clock;
+use ring::Ring;
+pub(super) use ring::name;
 
-/// What is copied at a time: as much as a pipe holds.
+/// What is copied at a time: as much as a pipe holds by itself.
 const CHUNK: usize = 64 * 1024;
 /// Descriptors above these are the agent's.
 const DIRECTORY: i32 = 3;
+const LOCK: i32 = 4;
+/// The first waits so long for a second that takes nothing, once, and not at all until that takes something again.
+const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+/// Whatever ends a second, another is made so often at most; and so long is waited where none can be made.
+const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 /// All that it needs, made before the fork.
 pub(super) struct Plan<'a> {
     pub(super) input: &'a OwnedFd,
     pub(super) directory: &'a OwnedFd,
+    pub(super) lock: &'a OwnedFd,
     pub(super) null: &'a OwnedFd,
     /// Bytes of a file.
     pub(super) segment: u64,
     /// Bytes a second.
     pub(super) max_rate: u64,
-    /// First offsets of the files that are there, oldest first.
-    pub(super) starts: [u64; SEGMENTS],
-    /// How many there are.
-    pub(super) known: usize,
-    /// Length of the newest.
-    pub(super) filled: u64,
-}
-
-/// A file's name.
-pub(super) struct Name([u8; 17]);
-
-/// The name of the file that starts at this offset.
-pub(super) fn name(start: u64) -> Name {
-    let mut name = [0; 17];
-    for (digit, shift) in name.iter_mut().zip((0..16).rev()) {
-        *digit = u8::try_from(start >> (4 * shift) & 0xf).map_or(b'0', |nibble| match nibble {
-            0..=9 => b'0' + nibble,
-            _ => b'a' + nibble - 10,
-        });
-    }
-    Name(name)
-}
-
-impl Name {
-    pub(super) fn text(&self) -> &str {
-        std::ffi::CStr::from_bytes_until_nul(&self.0).ok().and_then(|name| name.to_str().ok()).unwrap_or_default()
-    }
 }
 
 /// Copies until nobody can write any more.
-pub(super) fn run(plan: Plan<'_>, how: How) -> Infallible {
-    if let Some(directory) = settle(&plan, how) {
-        let budget = plan.segment.saturating_mul(u64::try_from(SEGMENTS).unwrap_or(1));
-        // A chunk always fits: otherwise all of it would be dropped for ever.
-        let rate = Rate::new(plan.max_rate, budget.max(u64::try_from(CHUNK).unwrap_or(budget)));
-        let mut ring = Ring::new(&plan, directory);
-        // SAFETY: `settle` has put the input there, and nothing closes it.
-        copy(unsafe { BorrowedFd::borrow_raw(0) }, &mut ring, rate);
+pub(super) fn run(plan: &Plan<'_>, how: How) -> Infallible {
+    if settle(plan, how).is_some() {
+        keep(plan.segment, plan.max_rate);
     }
     // SAFETY: ends the process and runs nothing of ours on the way.
     unsafe { libc::_exit(0) }
 }
 
-/// Leaves everything of the agent behind but the two descriptors that it needs.
-fn settle(plan: &Plan<'_>, how: How) -> Option<BorrowedFd<'static>> {
+/// Leaves everything of the agent behind but the three descriptors that it needs.
+fn settle(plan: &Plan<'_>, how: How) -> Option<()> {
     rustix::stdio::dup2_stdin(plan.input).ok()?;
     rustix::stdio::dup2_stdout(plan.null).ok()?;
     rustix::stdio::dup2_stderr(plan.null).ok()?;
-    // SAFETY: whatever was there is a copy of the agent's that nobody here uses.
-    let kept = unsafe { libc::syscall(libc::SYS_dup3, plan.directory.as_raw_fd(), DIRECTORY, libc::O_CLOEXEC) };
-    let same = plan.directory.as_raw_fd() == DIRECTORY;
-    if kept < 0 && !same {
-        return None;
+    // Out of the way first: either may be where the other one goes.
+    let away = |fd: &OwnedFd| fcntl_dupfd_cloexec(fd, LOCK + 1).map(OwnedFd::into_raw_fd);
+    for (from, to) in [(away(plan.directory).ok()?, DIRECTORY), (away(plan.lock).ok()?, LOCK)] {
+        // SAFETY: whatever was there is a copy of the agent's that nobody here uses.
+        if unsafe { libc::syscall(libc::SYS_dup3, from, to, libc::O_CLOEXEC) } < 0 {
+            return None;
+        }
     }
     // SAFETY: nothing above is used from here on.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, DIRECTORY + 1, libc::c_uint::MAX, 0) };
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, LOCK + 1, libc::c_uint::MAX, 0) };
     if closed < 0 {
         // Before Linux 5.9. The agent has some tens.
         // SAFETY: as above.
-        (DIRECTORY + 1..1024).for_each(|fd| unsafe { rustix::io::close(fd) });
+        (LOCK + 1..1024).for_each(|fd| unsafe { rustix::io::close(fd) });
     }
     let _ = rustix::process::setsid();
     if how == How::Old {
@@ -93,34 +85,187 @@ fn settle(plan: &Plan<'_>, how: How) -> Option<BorrowedFd<'static>> {
     }
     super::super::spawn::unblock();
     let _ = rustix::thread::set_name(c"rigd-log");
-    // SAFETY: put there above, and nothing closes it.
-    Some(unsafe { BorrowedFd::borrow_raw(DIRECTORY) })
+    Some(())
 }
 
-fn copy(input: BorrowedFd<'_>, ring: &mut Ring<'_>, mut rate: Rate) {
+/// The first, and what becomes of its second.
+fn keep(segment: u64, max_rate: u64) {
+    // SAFETY: `settle` has put all three there, and nothing closes them.
+    let [input, directory, lock] = [0, DIRECTORY, LOCK].map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+    // One at a time writes to a ring: where somebody else still does, this one is its relief. Where there are no locks there is
+    // nobody to wait for.
+    while fcntl_lock(lock, FlockOperation::LockExclusive) == Err(Errno::INTR) {}
+    let budget = segment.saturating_mul(u64::try_from(SEGMENTS).unwrap_or(1));
+    // A chunk always fits: otherwise all of it would be dropped for ever.
+    let most = budget.max(u64::try_from(CHUNK).unwrap_or(budget));
     let mut chunk = [0; CHUNK];
+    while let Some(source) = receive(&mut chunk, input, Rate::new(max_rate, most)) {
+        write_down(&mut chunk, source.as_fd(), &mut Ring::found(directory, segment));
+        // The kernel has taken the lock from one that was killed. One that has it still is at its end, and waits for this one.
+        if fcntl_lock(lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return;
+        }
+    }
+}
+
+/// The first: reads until nobody can write any more, and waits until all of it is written down. In the second, a fork of it, it comes
+/// back with what that one has to read.
+fn receive(chunk: &mut [u8; CHUNK], input: BorrowedFd<'_>, mut rate: Rate) -> Option<OwnedFd> {
+    let (source, sink) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+    // The second has nothing else to do than wait.
+    let _ = fcntl_setfl(&source, OFlags::empty());
+    let _ = fcntl_setpipe_size(&sink, ROOM);
+    let mut way = Way { sink, patient: true };
+    let mut second: Option<OwnedFd> = None;
     let mut dropped: u64 = 0;
     loop {
-        let read = match rustix::io::read(input, &mut chunk) {
+        if second.is_none() && !at_end(input) {
+            match twin() {
+                Ok(Some(pidfd)) => second = Some(pidfd),
+                Ok(None) => return Some(source),
+                // Tried again; what it does not take meanwhile waits in the pipe between them.
+                Err(_) => {}
+            }
+        }
+        let watched = second.as_ref().map_or(input, AsFd::as_fd);
+        let mut asked = [input, watched].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        match poll(&mut asked, second.is_none().then_some(&AGAIN)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => break,
+        }
+        let [said, gone] = asked.map(|fd| !fd.revents().is_empty());
+        if let Some(pidfd) = second.take_if(|_| gone) {
+            // Forgotten by the kernel with this.
+            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+            let _ = poll(&mut [], Some(&AGAIN));
+            continue;
+        }
+        if !said {
+            continue;
+        }
+        let read = match rustix::io::read(input, chunk.as_mut_slice()) {
             Ok(0) => break,
             Ok(read) => read,
             Err(Errno::INTR) => continue,
             Err(_) => break,
         };
         let bytes = chunk.get(..read).unwrap_or_default();
-        let length = u64::try_from(read).unwrap_or(0);
-        if !rate.take(length, clock::now()) {
-            dropped = dropped.saturating_add(length);
+        if !rate.take(length(bytes), clock::now()) {
+            dropped = dropped.saturating_add(length(bytes));
             continue;
         }
-        if dropped > 0 {
-            ring.note(dropped);
+        if dropped > 0 && way.pass(Note::new(dropped).text()) == 0 {
             dropped = 0;
         }
-        dropped = dropped.saturating_add(ring.write(bytes));
+        dropped = dropped.saturating_add(way.pass(bytes));
     }
-    if dropped > 0 {
-        ring.note(dropped);
+    if let Some(pidfd) = second.as_ref().filter(|_| dropped > 0) {
+        // Nobody is held up any more.
+        let mut asked =
+            [PollFd::new(&way.sink, PollFlags::OUT), PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+        let _ = poll(&mut asked, None);
+        way.pass(Note::new(dropped).text());
+    }
+    // That is the end for the second, too.
+    drop(way);
+    if let Some(pidfd) = second {
+        while matches!(waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED), Err(Errno::INTR)) {}
+    }
+    None
+}
+
+/// Whether nobody can write to it any more and nothing is left in it.
+fn at_end(input: BorrowedFd<'_>) -> bool {
+    let mut asked = [PollFd::from_borrowed_fd(input, PollFlags::IN)];
+    poll(&mut asked, Some(&Timespec::default())).is_ok() && asked.iter().all(|fd| fd.revents() == PollFlags::HUP)
+}
+
+/// From the first to the second.
+struct Way {
+    sink: OwnedFd,
+    /// The second has taken something since it was last waited for in vain.
+    patient: bool,
+}
+
+impl Way {
+    /// Passes on, and gives how many bytes could not be.
+    fn pass(&mut self, mut bytes: &[u8]) -> u64 {
+        while !bytes.is_empty() {
+            match rustix::io::write(&self.sink, bytes) {
+                Ok(written) => {
+                    self.patient = true;
+                    bytes = bytes.get(written..).unwrap_or_default();
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if self.patient => {
+                    let mut asked = [PollFd::new(&self.sink, PollFlags::OUT)];
+                    self.patient = poll(&mut asked, Some(&PATIENCE)).is_ok_and(|ready| ready > 0);
+                }
+                Err(_) => break,
+            }
+        }
+        length(bytes)
+    }
+}
+
+/// The second: writes down until the first is gone.
+fn write_down(chunk: &mut [u8; CHUNK], source: BorrowedFd<'_>, ring: &mut Ring<'_>) {
+    let mut lost: u64 = 0;
+    loop {
+        let read = match rustix::io::read(source, chunk.as_mut_slice()) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(Errno::INTR) => continue,
+            Err(_) => break,
+        };
+        if lost > 0 && ring.write(Note::new(lost).text()) == 0 {
+            lost = 0;
+        }
+        lost = lost.saturating_add(ring.write(chunk.get(..read).unwrap_or_default()));
+    }
+    if lost > 0 {
+        ring.write(Note::new(lost).text());
+    }
+}
+
+fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
+
+/// A line that says how much is missing.
+struct Note {
+    text: [u8; Self::MOST],
+    length: usize,
+}
+
+impl Note {
+    const BEFORE: &[u8] = b"\n[rigd: ";
+    const AFTER: &[u8] = b" bytes dropped]\n";
+    /// The largest number has twenty digits.
+    const MOST: usize = Self::BEFORE.len() + 20 + Self::AFTER.len();
+
+    fn new(dropped: u64) -> Self {
+        let mut digits = [b'0'; 20];
+        let (mut rest, mut first) = (dropped, digits.len());
+        for (i, digit) in digits.iter_mut().enumerate().rev() {
+            *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+            rest /= 10;
+            first = i;
+            if rest == 0 {
+                break;
+            }
+        }
+        let parts = [Self::BEFORE, digits.get(first..).unwrap_or_default(), Self::AFTER];
+        let mut note = Self { text: [0; Self::MOST], length: 0 };
+        for (slot, byte) in note.text.iter_mut().zip(parts.into_iter().flatten()) {
+            *slot = *byte;
+            note.length += 1;
+        }
+        note
+    }
+
+    fn text(&self) -> &[u8] {
+        self.text.get(..self.length).unwrap_or_default()
     }
 }
 
@@ -152,108 +297,41 @@ impl Rate {
     }
 }
 
-/// The files.
-struct Ring<'a> {
-    directory: BorrowedFd<'a>,
-    segment: u64,
-    starts: [u64; SEGMENTS],
-    known: usize,
-    filled: u64,
-    file: Option<OwnedFd>,
-}
-
-impl<'a> Ring<'a> {
-    fn new(plan: &Plan<'_>, directory: BorrowedFd<'a>) -> Self {
-        let Plan { segment, starts, known, filled, .. } = *plan;
-        Self { directory, segment, starts, known, filled, file: None }
-    }
-
-    /// Writes, and gives how many bytes could not be.
-    fn write(&mut self, mut bytes: &[u8]) -> u64 {
-        while !bytes.is_empty() {
-            if self.known == 0 || self.filled >= self.segment {
-                self.turn();
-            }
-            let room = usize::try_from(self.segment.saturating_sub(self.filled)).unwrap_or(usize::MAX);
-            let part = bytes.get(..room).unwrap_or(bytes);
-            let Some(file) = self.file() else { break };
-            match rustix::io::write(file, part) {
-                Ok(written) => {
-                    self.filled += u64::try_from(written).unwrap_or(0);
-                    bytes = bytes.get(written..).unwrap_or_default();
-                }
-                Err(Errno::INTR) => {}
-                Err(_) => break,
-            }
-        }
-        u64::try_from(bytes.len()).unwrap_or(0)
-    }
-
-    /// The newest file. One that was removed under us would take bytes to nowhere, so it is opened for each start only.
-    fn file(&mut self) -> Option<BorrowedFd<'_>> {
-        if self.file.is_none() {
-            let newest = *self.starts.get(self.known.checked_sub(1)?)?;
-            let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            self.file = openat(self.directory, name(newest).text_c(), flags, Mode::from_raw_mode(0o600)).ok();
-        }
-        self.file.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Begins the next file; the oldest goes first.
-    fn turn(&mut self) {
-        let next = match self.known.checked_sub(1).and_then(|newest| self.starts.get(newest)) {
-            Some(start) => start + self.filled,
-            None => 0,
-        };
-        if self.known == SEGMENTS {
-            if let Some(oldest) = self.starts.first() {
-                let _ = unlinkat(self.directory, name(*oldest).text_c(), AtFlags::empty());
-            }
-            self.starts.rotate_left(1);
-            self.known -= 1;
-        }
-        if let Some(slot) = self.starts.get_mut(self.known) {
-            *slot = next;
-            self.known += 1;
-        }
-        (self.filled, self.file) = (0, None);
-    }
-
-    /// A line that says how much is missing.
-    fn note(&mut self, dropped: u64) {
-        let mut digits = [b'0'; 20];
-        let (mut rest, mut first) = (dropped, digits.len());
-        for (i, digit) in digits.iter_mut().enumerate().rev() {
-            *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
-            rest /= 10;
-            first = i;
-            if rest == 0 {
-                break;
-            }
-        }
-        for part in [b"\n[rigd: ".as_slice(), digits.get(first..).unwrap_or_default(), b" bytes dropped]\n"] {
-            let _ = self.write(part);
-        }
-    }
-}
-
-impl Name {
-    fn text_c(&self) -> &std::ffi::CStr {
-        std::ffi::CStr::from_bytes_until_nul(&self.0).unwrap_or(c"log")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
 
     #[test]
-    fn a_files_name_sorts_as_its_offset() {
-        for (start, expected) in [(0, "0000000000000000"), (0x12ab, "00000000000012ab"), (u64::MAX, "ffffffffffffffff")]
-        {
-            assert_eq!(name(start).text(), expected);
+    fn a_note_tells_how_much() {
+        for (dropped, expected) in [
+            (7, "\n[rigd: 7 bytes dropped]\n"),
+            (1_234_567, "\n[rigd: 1234567 bytes dropped]\n"),
+            (u64::MAX, "\n[rigd: 18446744073709551615 bytes dropped]\n"),
+        ] {
+            assert_eq!(std::str::from_utf8(Note::new(dropped).text()), Ok(expected));
         }
+    }
+
+    #[test]
+    fn a_second_that_takes_nothing_is_waited_for_once() {
+        let (source, sink) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
+        let mut way = Way { sink, patient: true };
+        let chunk = [b'x'; CHUNK];
+        // As much as it holds, and no more.
+        assert_eq!((way.pass(&chunk), way.patient), (0, true));
+        let before = clock::now();
+        assert_eq!((way.pass(&chunk), way.patient), (65_536, false));
+        assert!(before.elapsed() >= Duration::from_millis(200));
+        let before = clock::now();
+        for _ in 0..100 {
+            assert_eq!((way.pass(&chunk), way.patient), (65_536, false));
+        }
+        assert!(before.elapsed() < Duration::from_millis(200), "{:?}", before.elapsed());
+        // It takes something again: so does the next one that waits.
+        let mut taken = [0; CHUNK];
+        assert_eq!(rustix::io::read(&source, &mut taken), Ok(CHUNK));
+        assert_eq!((way.pass(b"said"), way.patient), (0, true));
     }
 
     #[test]

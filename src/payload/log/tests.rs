@@ -1,7 +1,8 @@
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsFd;
 use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::*;
 
@@ -13,6 +14,10 @@ fn directory(name: &str) -> PathBuf {
 
 fn settings(max_bytes: u64, max_rate: u64) -> Log {
     Log { max_bytes, max_rate, mask: Vec::new() }
+}
+
+fn ring(directory: &Path, max_bytes: u64, max_rate: u64) -> Ring {
+    Ring::new(directory, directory.join("pipe"), &settings(max_bytes, max_rate))
 }
 
 /// Says something through a keeper, and waits until it has written it down.
@@ -35,11 +40,11 @@ fn size(directory: &Path) -> u64 {
 #[test]
 fn what_was_said_is_read_from_any_offset_across_keepers() {
     let directory = directory("read");
-    let ring = Ring::new(&directory, &settings(4_096, 1 << 20));
+    let ring = ring(&directory, 4_096, 1 << 20);
     assert_eq!(ring.read(None, MOST, false, &Mask::default()).unwrap(), Part::default());
     say(&ring, &[b"one\n"]);
     say(&ring, &[b"two\n", &[b'x'; 1_500], b"\nend\nhalf a l"]);
-    assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
+    assert_eq!(ring.segments().len(), 2);
     let read = |from, ended| ring.read(from, LEAST, ended, &Mask::default()).unwrap();
     let part = |from, next, text: &str| Part { from, next, text: text.to_owned() };
     assert_eq!(read(Some(0), false), part(0, 8, "one\ntwo\n"));
@@ -61,7 +66,7 @@ fn what_was_said_is_read_from_any_offset_across_keepers() {
 #[test]
 fn a_secret_is_not_read_in_halves() {
     let directory = directory("halves");
-    let ring = Ring::new(&directory, &settings(65_536, 1 << 40));
+    let ring = ring(&directory, 65_536, 1 << 40);
     let secret = "correct-horse-battery-staple";
     say(&ring, &[format!("start\nkey is {secret} today\nend\nkey={secret}").as_bytes()]);
     let mask = Mask::new(&[], [secret.to_owned()].into_iter());
@@ -75,46 +80,152 @@ fn a_secret_is_not_read_in_halves() {
     fs::remove_dir_all(&directory).unwrap();
 }
 
-/// As it is under a unit that may not look into other users' processes.
+/// Waits, at most ten seconds.
+fn until<T>(what: &str, is: impl Fn() -> Option<T>) -> T {
+    let began = crate::clock::now();
+    loop {
+        if let Some(found) = is() {
+            return found;
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "{what}: never");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Who has the lock, and its second: a pair that works.
+fn pair(directory: &Path) -> (Pid, Pid) {
+    until("a pair", || {
+        let lock = File::options().read(true).write(true).open(directory.join(LOCK)).ok()?;
+        let first = fcntl_getlk(&lock, &Flock::from(FlockType::WriteLock)).ok()??.pid?;
+        let number = first.as_raw_nonzero();
+        let children = fs::read_to_string(format!("/proc/{number}/task/{number}/children")).ok()?;
+        Some((first, Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)?))
+    })
+}
+
+fn end(keeper: Keeper) {
+    let pidfd = keeper.release();
+    // Of a second that has become the first this is no child.
+    if waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).is_err() {
+        let mut asked = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut asked, None).unwrap();
+    }
+}
+
 #[test]
-fn a_pipe_is_taken_over_from_its_keeper_and_outlives_it() {
+fn a_pipe_is_taken_over_by_its_name_and_outlives_both_who_kept_it() {
     let directory = directory("over");
-    let ring = Ring::new(&directory, &settings(65_536, 1 << 20));
+    let ring = ring(&directory, 65_536, 1 << 20);
     let first = ring.keep(None).unwrap();
     let (pipe, mut payload) = (first.pipe(), File::from(first.writer.try_clone().unwrap()));
-    // Of the kernel's word on the keeper's process, its number: the fourth field of its descriptor's information.
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", first.pidfd.as_raw_fd())).unwrap();
-    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok()).and_then(Pid::from_raw);
-    let nobody = i32::MAX;
-    // It is a keeper once the pipe is where it reads.
-    let (place, began) = (format!("/proc/{}/fd/0", pid.unwrap().as_raw_nonzero()), crate::clock::now());
-    while fs::metadata(&place).map(|at| at.ino()).ok() != Some(pipe) {
-        assert!(began.elapsed() < Duration::from_secs(10), "{place} is not the pipe");
-        std::thread::yield_now();
-    }
-    assert!(ring.take_over(nobody, pipe + 1, pid, None).is_err() && ring.take_over(nobody, pipe, None, None).is_err());
-    let mut taken = ring.take_over(nobody, pipe, pid, None).unwrap();
-    // The agent before is gone, and with it its ends of the pipe; then the keeper dies.
-    let Keeper { writer, input, pidfd, .. } = first;
-    drop((writer, input));
-    rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).unwrap();
+    let (keeper, _) = pair(&directory);
+    assert!(ring.take_over(pipe + 1, None).is_err());
+    let mut taken = ring.take_over(pipe, None).unwrap();
+    assert!(taken.found && !first.found);
+    // The agent before is gone, and with it its end of the pipe; then both die at once.
+    let Keeper { writer, pidfd, .. } = first;
+    drop(writer);
+    kill_process_group(keeper, Signal::KILL).unwrap();
     waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).unwrap();
+    // With no other reader than the payload itself.
     payload.write_all(b"nobody reads this yet\n").unwrap();
     ring.go_on(&mut taken, None).unwrap();
-    assert!(taken.works());
+    assert!(taken.works() && !taken.found);
     payload.write_all(b"and now somebody does\n").unwrap();
     drop(payload);
-    let pidfd = taken.release();
-    waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).unwrap();
+    end(taken);
     let said = ring.read(None, MOST, true, &Mask::default()).unwrap().text;
     assert_eq!(said, "nobody reads this yet\nand now somebody does\n");
     fs::remove_dir_all(&directory).unwrap();
 }
 
 #[test]
+fn each_of_the_two_is_followed_by_the_other_without_an_agent() {
+    let directory = directory("two");
+    let ring = ring(&directory, 65_536, 1 << 20);
+    let mut kept = ring.keep(None).unwrap();
+    let mut payload = File::from(kept.writer.try_clone().unwrap());
+    let said = |text: &str| {
+        until(text, || ring.read(None, MOST, true, &Mask::default()).unwrap().text.contains(text).then_some(()));
+    };
+    let others = |before: (Pid, Pid)| {
+        until("others", || {
+            let now = pair(&directory);
+            (now != before).then_some(now)
+        })
+    };
+    let pair = pair(&directory);
+    payload.write_all(b"zero\n").unwrap();
+    kill_process(pair.1, Signal::KILL).unwrap();
+    payload.write_all(b"one\n").unwrap();
+    said("one\n");
+    let second = others(pair);
+    assert!(second.0 == pair.0 && second.1 != pair.1);
+    kill_process(second.0, Signal::KILL).unwrap();
+    payload.write_all(b"two\n").unwrap();
+    said("two\n");
+    let third = others(second);
+    assert_eq!(third.0, second.1, "the second is the first now");
+    // The agent finds it.
+    until("the first has ended", || (!kept.works()).then_some(()));
+    ring.go_on(&mut kept, None).unwrap();
+    assert!(kept.found);
+    drop(payload);
+    end(kept);
+    let all = ring.read(None, MOST, true, &Mask::default()).unwrap().text;
+    assert!(all.ends_with("one\ntwo\n"), "{all}");
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn a_disk_that_hangs_loses_log_and_holds_nobody_up() {
+    let directory = directory("hangs");
+    let ring = ring(&directory, 65_536, 1 << 40);
+    let kept = ring.keep(None).unwrap();
+    let mut payload = File::from(kept.writer.try_clone().unwrap());
+    let (_, second) = pair(&directory);
+    // Who is in such a disk's hands does not go on, as one that is stopped.
+    kill_process(second, Signal::STOP).unwrap();
+    let line = [[b'a'; 9_999].as_slice(), b"\n"].concat();
+    for _ in 0..1_000 {
+        payload.write_all(&line).unwrap();
+    }
+    kill_process(second, Signal::CONT).unwrap();
+    payload.write_all(b"last words\n").unwrap();
+    drop(payload);
+    end(kept);
+    let part = ring.read(None, MOST, true, &Mask::default()).unwrap();
+    assert!(part.text.contains(" bytes dropped]\n"), "nothing was dropped");
+    assert!(size(&directory) <= 65_536, "{} bytes", size(&directory));
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn one_that_is_left_of_an_earlier_run_keeps_the_next_one_too() {
+    let directory = directory("left");
+    let ring = ring(&directory, 65_536, 1 << 20);
+    let first = ring.keep(None).unwrap();
+    // Something that has left its session, where there are no cgroups.
+    let mut left = File::from(first.writer.try_clone().unwrap());
+    let (keeper, _) = pair(&directory);
+    drop(first);
+    let next = ring.keep(None).unwrap();
+    assert!(next.found);
+    let mut payload = File::from(next.writer.try_clone().unwrap());
+    payload.write_all(b"the next run\n").unwrap();
+    left.write_all(b"what was left\n").unwrap();
+    assert_eq!(pair(&directory).0, keeper);
+    drop((payload, left));
+    end(next);
+    let said = ring.read(None, MOST, true, &Mask::default()).unwrap().text;
+    assert_eq!(said, "the next run\nwhat was left\n");
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
 fn a_ring_stays_within_its_budget_and_keeps_the_newest() {
     let directory = directory("budget");
-    let ring = Ring::new(&directory, &settings(65_536, 1 << 40));
+    let ring = ring(&directory, 65_536, 1 << 40);
     let line = [[b'a'; 9_999].as_slice(), b"\n"].concat();
     let mut texts: Vec<&[u8]> = vec![line.as_slice(); 100];
     texts.push(b"last words");
@@ -128,7 +239,7 @@ fn a_ring_stays_within_its_budget_and_keeps_the_newest() {
 #[test]
 fn what_is_beyond_the_rate_is_dropped_and_counted() {
     let directory = directory("rate");
-    let ring = Ring::new(&directory, &settings(262_144, 1));
+    let ring = ring(&directory, 262_144, 1);
     say(&ring, &[&vec![b'a'; 4_000_000]]);
     assert!(size(&directory) <= 262_144, "{} bytes", size(&directory));
     let part = ring.read(None, MOST, true, &Mask::default()).unwrap();

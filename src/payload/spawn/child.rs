@@ -149,6 +149,8 @@ fn prepare(plan: &Plan<'_>, how: How, words: &mut Words) -> Result<(), Failed> {
     // A terminal that is closed is nothing to a payload. Fails only where it leads a session already.
     let _ = rustix::process::setsid();
     rustix::stdio::dup2_stdin(&launch.input).map_err(at(Stage::Output))?;
+    // The run before may have asked for errors in place of waits, which this one is not written for.
+    let _ = rustix::fs::fcntl_setfl(&launch.output, rustix::fs::OFlags::empty());
     rustix::stdio::dup2_stdout(&launch.output).map_err(at(Stage::Output))?;
     rustix::stdio::dup2_stderr(&launch.output).map_err(at(Stage::Output))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));

@@ -108,7 +108,7 @@ impl Worker {
             // Odd, and spread over all bits: see `mqtt/backoff.rs`.
             random: random.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             shelf: Shelf::new(&home, &site.boot),
-            ring: Ring::new(&home.join("log"), &manifest.log),
+            ring: site.ring(&manifest),
             status: Status { plan, ..Status::new(&manifest, &state) },
             state,
             manifest: Arc::new(manifest),
@@ -169,14 +169,13 @@ impl Worker {
             info!("payload {name}: adopted, process {}", process.known.pid);
             self.grant = Some(grant);
             (self.status.adopted, self.status.layers) = (true, process.known.layers);
-            let pid = process.known.pid;
             if self.state.phase != Phase::Paused {
                 // The agent before may have died between its deed and its word.
                 process.wake();
             }
             self.process = Some(process);
             self.pipe = pipe;
-            self.take_over_log(pid, pipe);
+            self.take_over_log(pipe);
             self.listen();
             // The agent before may have died between any two steps: ready or signalled, it is so at least now.
             return self.event(Event::Spawned).await;

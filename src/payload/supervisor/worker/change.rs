@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use log::{debug, info, warn};
-use rustix::process::Pid;
 
 use super::super::super::Terms;
 use super::super::super::lifecycle::{Event, Phase};
-use super::super::super::log::Ring;
 use super::super::super::manifest::Manifest;
 use super::{Worker, rules};
 
@@ -58,7 +56,7 @@ impl Worker {
     fn swap(&mut self, manifest: Manifest) {
         self.rules = rules(&manifest);
         if manifest.log != self.manifest.log {
-            self.ring = Ring::new(&self.site.home(&manifest.name).join("log"), &manifest.log);
+            self.ring = self.site.ring(&manifest);
             self.let_go();
         }
         self.status.plan = Terms::of(&manifest, &self.site.home(&manifest.name)).map(Arc::new);
@@ -86,14 +84,20 @@ impl Worker {
     }
 
     /// The log of what an earlier agent has started: held on to, so that it goes on whatever becomes of who writes it down.
-    pub(super) fn take_over_log(&mut self, payload: i32, pipe: u64) {
-        let group = self.site.log_group(&self.manifest.name);
-        let keeper = group.as_ref().and_then(|group| Pid::from_raw(i32::try_from(*group.procs().first()?).ok()?));
-        let group = group.and_then(|group| group.make().ok());
-        match self.ring.take_over(payload, pipe, keeper, group.as_ref()) {
-            Ok(keeper) => self.hold(Some(keeper)),
-            // It goes on by itself.
-            Err(error) => debug!("payload {}: its log is left to itself: {error}", self.manifest.name),
+    pub(super) fn take_over_log(&mut self, pipe: u64) {
+        let name = &self.manifest.name;
+        let group = self.site.log_group(name).and_then(|group| group.make().ok());
+        match self.ring.take_over(pipe, group.as_ref()) {
+            Ok(keeper) => {
+                if !keeper.found {
+                    warn!(
+                        "payload {name}: nobody has written its log down while there was no agent; it may have waited"
+                    );
+                }
+                self.hold(Some(keeper));
+            }
+            // It goes on by itself. One that was started without a log has none.
+            Err(error) => debug!("payload {name}: its log is left to itself: {error}"),
         }
     }
 
@@ -107,7 +111,7 @@ impl Worker {
             return;
         }
         warn!("payload {}: who writes its log down has ended; another goes on", self.manifest.name);
-        // Whatever ends them, there are no more than five a second.
+        // By now its second has taken its place. Whatever ends them, there are no more than five a second.
         tokio::time::sleep(super::LAST_WORDS).await;
         let group = self.site.log_group(&self.manifest.name).and_then(|group| group.make().ok());
         if let Err(error) = self.ring.go_on(&mut keeper, group.as_ref()) {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use log::{debug, info, warn};
 
@@ -13,6 +14,9 @@ use super::super::super::process::{NotStarted, Process};
 use super::super::super::record::{Record, Survives};
 use super::super::super::sandbox::LayerSet;
 use super::{LAST_WORDS, Worker};
+
+/// For a child that was killed to be gone. It is a matter of milliseconds where the machine has time for it.
+const GONE: Duration = Duration::from_secs(2);
 
 impl Worker {
     /// Starts it, and tells how that went.
@@ -64,6 +68,11 @@ impl Worker {
                 Ok(process) => return Ok(process),
                 // Its directory or program may have been replaced since.
                 Err(error) => debug!("payload {name}: {}; once more from the beginning", error.text),
+            }
+            // That child may be on its way out still. A group that was killed is made anew when nobody is in it, and kills whoever is
+            // started in it before that (`spawn.rs`).
+            if let Some(group) = self.site.group(&name) {
+                let _ = group.emptied(GONE).await;
             }
         }
         self.site.make_home(&name)?;
