@@ -82,14 +82,20 @@ pub struct Limits {
     pub power: Option<Milliwatts>,
     /// Highest core clock; none leaves that of the profile.
     pub clock: Option<Megahertz>,
+    /// Highest memory clock; none leaves that of the profile. Only a search asks for one.
+    pub memory: Option<Megahertz>,
 }
 
 impl Limits {
     /// The lower of both.
     #[must_use]
     pub fn lower(self, other: Self) -> Self {
-        let (power, clock) = ([self.power, other.power], [self.clock, other.clock]);
-        Self { power: power.into_iter().flatten().min(), clock: clock.into_iter().flatten().min() }
+        let clock = |one: Option<Megahertz>, other| one.into_iter().chain(other).min();
+        Self {
+            power: self.power.into_iter().chain(other.power).min(),
+            clock: clock(self.clock, other.clock),
+            memory: clock(self.memory, other.memory),
+        }
     }
 }
 

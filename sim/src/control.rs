@@ -9,7 +9,7 @@ use crate::fault::{Fault, address};
 use crate::nvml;
 use crate::quantize::whole;
 use crate::rig::Rig;
-use crate::world::World;
+use crate::world::{Gpu, World};
 
 /// What can be said.
 pub(crate) const HELP: &str = "\
@@ -24,6 +24,7 @@ fault main busgone         the adapter itself is away: its socket closes
 fault fan seized fan3      stands whatever its drive; also by number, or a supply's own fan by the supply's name
 clear all | BUS | BUS ADDR | fan | fan NAME
 set gpu 3 load 1.0         0 to 1; `all` instead of a number
+set gpu 3 memory-bound 0.9 part of the time in which its work waits for memory, 0 to 1: get world tells work_ppm
 set ambient 35000          m°C, -40000 to 80000
 set mains 230000           mV, 0 to 300000; 0 is a power cut
 set speed 60               simulated seconds per second, 0 to 1000; chip watchdogs run on simulated time
@@ -57,7 +58,14 @@ pub(crate) fn obey(rig: &mut Rig, line: &str) -> Result<Said> {
         ["fault", words @ ..] => fault(rig, words)?,
         ["clear", words @ ..] => clear(rig, words)?,
         ["set", "speed", speed] => return Ok(Said::Speed(number(speed, 0.0, MAX_SPEED)?)),
-        ["set", "gpu", which, "load", load] => set_load(&mut rig.world, which, number(load, 0.0, 1.0)?)?,
+        ["set", "gpu", which, "load", load] => {
+            let load = number(load, 0.0, 1.0)?;
+            each(&mut rig.world, which, |gpu| gpu.load = load)?;
+        }
+        ["set", "gpu", which, "memory-bound", part] => {
+            let part = number(part, 0.0, 1.0)?;
+            each(&mut rig.world, which, |gpu| gpu.memory_bound = part)?;
+        }
         ["set", "ambient", mc] => rig.world.ambient = number(mc, -40_000.0, 80_000.0)? / 1000.0,
         ["set", "mains", mv] => rig.world.mains = number(mv, 0.0, 300_000.0)? / 1000.0,
         ["advance", seconds] => rig.advance(Duration::from_secs_f64(number(seconds, 0.0, MAX_ADVANCE)?)),
@@ -68,7 +76,9 @@ pub(crate) fn obey(rig: &mut Rig, line: &str) -> Result<Said> {
             let faults = faults.chain(rig.driver.faults().map(nvml::Fault::to_string));
             return Ok(Said::Text(faults.map(|fault| format!("fault={fault}\n")).collect()));
         }
-        ["set", ..] => bail!("set gpu N load 0.6, set ambient 35000, set mains 230000 or set speed 60"),
+        ["set", ..] => {
+            bail!("set gpu N load 0.6, set gpu N memory-bound 0.9, set ambient 35000, set mains 230000 or set speed 60")
+        }
         ["get", ..] => bail!("get fans, get world, get faults, get hits or get settings"),
         _ => bail!("no command `{line}`; there are fault, clear, set, gpu, driver, advance, get and help"),
     }
@@ -110,9 +120,10 @@ fn clear(rig: &mut Rig, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn set_load(world: &mut World, which: &str, load: f64) -> Result<()> {
+/// On one GPU, or on all.
+fn each(world: &mut World, which: &str, set: impl Fn(&mut Gpu)) -> Result<()> {
     if which == "all" {
-        world.gpus.iter_mut().for_each(|gpu| gpu.load = load);
+        world.gpus.iter_mut().for_each(set);
         return Ok(());
     }
     let index: usize = which.parse().with_context(|| format!("`{which}` is no GPU; write a number from 0, or all"))?;
@@ -121,7 +132,7 @@ fn set_load(world: &mut World, which: &str, load: f64) -> Result<()> {
         .gpus
         .get_mut(index)
         .with_context(|| format!("no GPU {index}; there are 0 to {}", many.saturating_sub(1)))?;
-    gpu.load = load;
+    set(gpu);
     Ok(())
 }
 
@@ -310,6 +321,8 @@ mod tests {
             ("set gpu 8 load 1", "there are 0 to 7"),
             ("set gpu x load 1", "a number from 0"),
             ("set gpu 1 load 2", "outside 0 to 1"),
+            ("set gpu 1 memory-bound 2", "outside 0 to 1"),
+            ("set gpu 8 memory-bound 1", "there are 0 to 7"),
             ("set ambient warm", "not a number"),
             ("set speed NaN", "outside 0 to 1000"),
             ("set", "set ambient 35000"),

@@ -244,6 +244,7 @@ impl Card {
             wanted,
             cap: limits.power,
             ceiling: limits.clock,
+            memory: limits.memory,
             sample: sample.as_deref(),
             answer: answer.as_ref(),
             xid: self.news.take(),

@@ -18,8 +18,8 @@
 //!   try it again at each start.
 //! - **Drift** is told and repaired. Five repairs at once and one more every two minutes; then the profile will not hold.
 //!   What a new driver or helper lost is set again as a whole and is no drift.
-//! - **A cap** is a setpoint beside the profile, and so is a **ceiling** of the core clock: the lower of both holds. They wait
-//!   for no disk and no transaction. A GPU without a profile is not touched but for these, and gets back the limit that it had;
+//! - **A cap** is a setpoint beside the profile, and so is a **ceiling** of the core or the memory clock: the lower of both
+//!   holds. They wait for no disk and no transaction. A GPU without a profile is not touched but for these, and gets back the limit that it had;
 //!   a lock of somebody else's cannot be read, so after a ceiling the card has none.
 //!
 //! All of it is one pure function, [`step`]: at most one act at a time, whose answer comes with the next call. A shell
@@ -77,6 +77,8 @@ pub struct Seen<'a> {
     pub cap: Option<Milliwatts>,
     /// The highest core clock that control allows now.
     pub ceiling: Option<Megahertz>,
+    /// The highest memory clock that a search allows now.
+    pub memory: Option<Megahertz>,
     /// The newest sample; none where it is old.
     pub sample: Option<&'a Sample>,
     /// Answer to the act of the step before.

@@ -270,6 +270,22 @@ pub fn below(lock: Option<(Megahertz, Megahertz)>, ceiling: Option<Megahertz>) -
     }
 }
 
+/// The memory lock that holds beside a ceiling: the lower of both. A memory has few clocks, and of what is between them a driver
+/// makes the next one (lolMiner-releases#1851), which may be higher, or nothing (rigel#194); so it is the highest clock of the
+/// card's at or below the ceiling, and both ends of the lock, as miners have it. Of a ceiling below them all it is the lowest.
+#[must_use]
+pub fn memory_below(
+    lock: Option<(Megahertz, Megahertz)>,
+    ceiling: Option<Megahertz>,
+    device: &Device,
+) -> Option<(Megahertz, Megahertz)> {
+    let Some(ceiling) = ceiling.filter(|ceiling| lock.is_none_or(|(_, high)| *ceiling < high)) else { return lock };
+    let clocks = || device.memory_clocks.iter().flatten().map(|(_, clock)| *clock);
+    let own = clocks().filter(|clock| *clock <= ceiling).max().or_else(|| clocks().min());
+    let at = own.unwrap_or_else(|| device.max_memory_clock.map_or(ceiling, |highest| ceiling.min(highest)));
+    Some((at, at))
+}
+
 /// These settings in the order in which they are made on a card that has these now.
 #[must_use]
 pub fn ordered(settings: &[Setting], present: Option<&Settings>) -> Vec<Setting> {

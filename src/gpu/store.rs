@@ -101,6 +101,7 @@ mod tests {
                 wanted: Some(&profile),
                 cap: None,
                 ceiling: None,
+                memory: None,
                 sample: None,
                 answer: answer.as_ref(),
                 xid: None,

@@ -21,7 +21,7 @@ use crate::reading::Missing;
 use crate::units::{Duty, Mebibytes, Megahertz, MegahertzOffset, Millicelsius, Millijoules, Milliwatts, Percent, Rpm};
 
 /// Version of these forms. A helper of another one is not used.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 /// Longest frame, before COBS; what is longer is dropped to the next zero byte.
 pub const MAX_FRAME: usize = 64 * 1024;
 
@@ -295,6 +295,8 @@ pub struct Device {
     pub pcie_max_generation: Read<u8>,
     /// Most PCIe lanes of card and slot.
     pub pcie_max_width: Read<u8>,
+    /// Each performance state that tells its memory clock, with that, the fastest first.
+    pub memory_clocks: Read<Vec<(u8, Megahertz)>>,
 }
 
 /// What changes of a GPU. An error says that this value could not be had, not that it is zero.

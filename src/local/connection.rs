@@ -64,8 +64,9 @@ impl Connection {
                 Ok(Request::Log { name, from, bytes }) => self.log(name, from, bytes).await,
                 Ok(Request::GpuClear { gpu, profile }) => self.clear(&gpu, profile).await,
                 Ok(Request::GpuRelease { seconds }) => self.release(seconds).await,
-                Ok(Request::Trial { gpu, power_mw, core_mhz, seconds }) => {
-                    self.trial(&gpu, Limits { power: power_mw, clock: core_mhz }, seconds).await
+                Ok(Request::Trial { gpu, power_mw, core_mhz, memory_mhz, seconds }) => {
+                    let limits = Limits { power: power_mw, clock: core_mhz, memory: memory_mhz };
+                    self.trial(&gpu, limits, seconds).await
                 }
                 // Takes minutes; each of its lines is in time by itself.
                 Ok(Request::Calibrate { zone }) => self.calibrate(&zone).await,
@@ -253,9 +254,10 @@ impl Connection {
             return self.refused(&why.to_string()).await;
         }
         if before != limits {
-            let text = |value: Option<String>| value.unwrap_or_else(|| "as it is".to_owned());
-            let (power, clock) = (limits.power.map(|p| p.to_string()), limits.clock.map(|c| c.to_string()));
-            self.note(format!("tries GPU {uuid}: power {}, core clock {}", text(power), text(clock)));
+            let clocks = [limits.clock, limits.memory].map(|clock| clock.map(|clock| clock.to_string()));
+            let [core, memory] = clocks.map(|clock| clock.unwrap_or_else(|| "as it is".to_owned()));
+            let power = limits.power.map_or_else(|| "as it is".to_owned(), |power| power.to_string());
+            self.note(format!("tries GPU {uuid}: power {power}, core clock {core}, memory clock {memory}"));
         }
         self.say(&Reply::Done).await
     }

@@ -20,7 +20,7 @@
 //! < {"gpu_cleared":1}
 //! > {"gpu_release":{"seconds":300}}
 //! < {"gpu_released":"clean"}
-//! > {"trial":{"gpu":"GPU-…","power_mw":220000,"core_mhz":1410,"seconds":15}}
+//! > {"trial":{"gpu":"GPU-…","power_mw":220000,"core_mhz":1410,"memory_mhz":5001,"seconds":15}}
 //! < "done"
 //! > {"calibrate":{"zone":"cards"}}
 //! < {"calibration":{"begun":{"fans":["fan1","fan2"]}}}
@@ -109,6 +109,9 @@ pub enum Request {
         /// Highest core clock, MHz; none leaves it.
         #[serde(default)]
         core_mhz: Option<Megahertz>,
+        /// Highest memory clock, MHz; none leaves it.
+        #[serde(default)]
+        memory_mhz: Option<Megahertz>,
         /// Ends by itself after so long, at most [`MAX_TRIAL`], unless it is asked for again before.
         seconds: u32,
     },

@@ -1,6 +1,8 @@
 //! The tuner's search: which power limit, core clock and memory clock suit a payload on a GPU best. Pure: it says what to try
 //! next and is told what came of it.
 //!
+//! A memory has but a few clocks, so that axis is a list of them, and one step is the next one.
+//!
 //! Compass search over whole steps (Kolda, Lewis, Torczon, Optimization by direct search, SIAM Review 45, 2003): from the best
 //! point so far it looks a stride away along each axis, and along both diagonals of limit and core clock, which are coupled;
 //! goes wherever it is better by more than noise; where nothing is, strides are halved. With strides of one step and nothing
@@ -50,14 +52,14 @@ pub struct Axis {
 }
 
 /// What may be tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Space {
     /// Power limits, within what the card takes.
     pub limit: Axis,
     /// Core clocks.
     pub core: Axis,
-    /// Memory clocks; none leaves the memory as it is.
-    pub memory: Option<Axis>,
+    /// Memory clocks from the lowest on, 256 at most; none leaves the memory as it is.
+    pub memory: Vec<Megahertz>,
 }
 
 /// What is sought.
@@ -81,7 +83,7 @@ pub struct Point {
     pub limit: Milliwatts,
     /// Core clock.
     pub core: Megahertz,
-    /// Memory clock; none leaves it.
+    /// Memory clock; none leaves it as it is, which is the highest.
     pub memory: Option<Megahertz>,
 }
 
@@ -167,6 +169,15 @@ impl Axis {
     }
 }
 
+impl Space {
+    /// Measurements at most: each place as often as the best one, [`MOST`] in all.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        let places = lasts(self).map(|last| usize::try_from(last).unwrap_or(MOST).saturating_add(1));
+        places.into_iter().fold(CONFIRMED, usize::saturating_mul).min(MOST)
+    }
+}
+
 impl Goal {
     /// The number that is made as large as can be: thousandths of a unit for a kilojoule, or millionths of money an hour.
     #[must_use]
@@ -187,12 +198,14 @@ impl State {
     pub fn begin(space: Space, goal: Goal, from: Point) -> (Self, Next) {
         let lasts = lasts(&space);
         let near = |axis: Axis, value: u32| (value.saturating_sub(axis.lowest) / axis.step.max(1)).min(axis.last());
-        let memory = space.memory.zip(from.memory).map_or(0, |(axis, value)| near(axis, value.0));
+        // The highest that is not above it.
+        let memory = space.memory.iter().filter(|own| from.memory.is_none_or(|clock| **own <= clock)).count();
+        let at = [near(space.limit, from.limit.0), near(space.core, from.core.0), steps(memory.saturating_sub(1))];
         let state = Self {
             space,
             goal,
             tried: Vec::new(),
-            at: [near(space.limit, from.limit.0), near(space.core, from.core.0), memory],
+            at,
             // A quarter of each axis.
             strides: lasts.map(|last| (last / 4).max(1)),
             way: 0,
@@ -338,7 +351,7 @@ impl State {
         Point {
             limit: Milliwatts(self.space.limit.value(limit)),
             core: Megahertz(self.space.core.value(core)),
-            memory: self.space.memory.map(|axis| Megahertz(axis.value(memory))),
+            memory: usize::try_from(memory).ok().and_then(|at| self.space.memory.get(at)).copied(),
         }
     }
 }
@@ -350,7 +363,11 @@ impl Tried {
 }
 
 fn lasts(space: &Space) -> Place {
-    [space.limit.last(), space.core.last(), space.memory.map_or(0, Axis::last)]
+    [space.limit.last(), space.core.last(), steps(space.memory.len().saturating_sub(1))]
+}
+
+fn steps(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(LARGEST).min(LARGEST)
 }
 
 fn is_open(place: Place, limit: u32, clocks: &[[u32; 2]]) -> bool {

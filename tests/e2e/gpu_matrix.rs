@@ -78,10 +78,12 @@ const SET: [&str; 9] = [
     "GetMinMaxFanSpeed",
 ];
 /// What tells the limits that a profile is held against.
-const LIMITS: [&str; 6] = [
+const LIMITS: [&str; 8] = [
     "GetPowerManagementLimitConstraints",
     "GetPowerManagementDefaultLimit",
     "GetMaxClockInfo",
+    "GetSupportedPerformanceStates",
+    "GetMinMaxClockOfPState",
     "GetArchitecture",
     "GetTemperatureThreshold",
     "GetUUID",

@@ -32,6 +32,11 @@ impl House {
 
     /// The same, with tables more in the agent's configuration.
     pub(crate) fn with(what: &str, tables: &str, manifests: &[String]) -> Self {
+        Self::of(what, "", tables, manifests)
+    }
+
+    /// The same, whose first cards are these, as in `turing:1`.
+    pub(crate) fn of(what: &str, gpus: &str, tables: &str, manifests: &[String]) -> Self {
         let broker = Broker::start();
         let folder = Scratch::new(what);
         let base = folder.path.file_name().unwrap().to_str().unwrap().replace("rigd-", "");
@@ -42,6 +47,7 @@ impl House {
         let setup = Setup {
             broker: format!("{tables}[payload]\nmanifests = {:?}\n", folder.path),
             tick_hz: 2,
+            gpus: gpus.to_owned(),
             ..Setup::default()
         };
         let agent = Agent::start(&broker, setup);

@@ -137,6 +137,8 @@ fn a_self_test_asks_everything_once_and_sets_nothing() {
     let probe = |call: &str| probes.iter().find(|probe| probe.call == call).unwrap();
     assert!(probe("nvmlDeviceGetTemperatureV").result.is_ok());
     assert_eq!(probe("nvmlDeviceGetFieldValues 82").result, Err(Code::NOT_SUPPORTED));
+    let clocks = probe("nvmlDeviceGetMinMaxClockOfPState memory").result.clone().unwrap();
+    assert!(clocks.contains("(2, Megahertz(9501)), (3, Megahertz(5001))"), "{clocks}");
     assert!(probes.len() > 40 && !probes.iter().any(|probe| probe.call.contains("DeviceSet")), "{probes:?}");
     assert!(!probes.iter().any(|probe| probe.call.contains("SupportedGraphicsClocks")), "{probes:?}");
     assert_eq!(rig.say("get settings"), "");

@@ -165,6 +165,7 @@ pub(crate) fn truth(driver: &Driver, world: &World) -> String {
         line("clock_mhz", gpu.core_mhz.to_string());
         line("memory_clock_mhz", gpu.memory_mhz.to_string());
         line("pstate", gpu.pstate.to_string());
+        line("work_ppm", whole(gpu.work() * 1e6, 0, i32::MAX).to_string());
         line("limit_mw", gpu.control.limit.to_string());
         line("core_lock_mhz", lock(gpu.control.core_lock));
         line("memory_lock_mhz", memory.map_or_else(|| "none".to_owned(), |(_, mhz)| mhz.to_string()));

@@ -4,7 +4,10 @@
 //! ```text
 //! lock, offset, limit, load ── core clock f, memory clock m
 //! W = idle + load × (full - idle) × (3/4 f V(f)² + 1/4 m), as parts of what they are at work without settings
+//! work = load / ((1 - b) / f + b / m), where b is the part of its time in which it waits for memory
 //! ```
+//!
+//! What is worked is simulated as well: a guess of how much of a real payload's time goes with which clock, and no payload's numbers.
 
 use crate::quantize::whole;
 use crate::random::{Drift, Random};
@@ -42,6 +45,8 @@ const LEAST_VOLTAGE: f64 = 0.7;
 const VOLTAGE_SLOPE: f64 = 0.75;
 /// Less load than this is rest.
 const REST: f64 = 0.01;
+/// Part of the time that waits for memory where nobody says another: a guess.
+const MEMORY_BOUND: f64 = 0.35;
 /// A card that switched itself off, W.
 const OFF_WATTS: f64 = 3.0;
 
@@ -120,6 +125,9 @@ pub struct Gpu {
     pub profile: &'static Profile,
     /// What it is asked to do, 0 to 1.
     pub load: f64,
+    /// Part of its time at work in which what it is asked to do waits for memory: near 1 for mining that reads all over its
+    /// memory, near 0 for hashing that does not, between for AI.
+    pub memory_bound: f64,
     /// What it draws, W.
     pub watts: f64,
     /// Drawn on average over about a second, W.
@@ -161,6 +169,7 @@ impl Gpu {
             name: name.to_owned(),
             profile,
             load,
+            memory_bound: MEMORY_BOUND,
             watts,
             average_watts: watts,
             joules: 0.0,
@@ -178,6 +187,17 @@ impl Gpu {
             tau: random.between(0.2, 0.5),
             noise: Drift::new(0.02, 5.0),
         }
+    }
+
+    /// What it gets done, as a part of what it would at full load without settings.
+    #[must_use]
+    pub fn work(&self) -> f64 {
+        let [_, boost, _] = self.profile.core;
+        let (core, memory) = (f64::from(self.core_mhz) / f64::from(boost), self.memory_part(self.memory_mhz));
+        if core <= 0.0 || memory <= 0.0 {
+            return 0.0;
+        }
+        self.load / ((1.0 - self.memory_bound) / core + self.memory_bound / memory)
     }
 
     /// Through the rail, A.

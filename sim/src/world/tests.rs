@@ -224,6 +224,41 @@ fn less_clock_less_memory_and_an_offset_each_save_watts() {
 }
 
 #[test]
+fn work_that_waits_for_memory_goes_with_its_clock_and_other_work_does_not() {
+    /// How much of it waits, which memory state, which core lock, an offset: what is worked, as parts of all.
+    type Row = (f64, Option<usize>, Option<u32>, i32, (f64, f64));
+    let mut world = cards("ampere:6");
+    let twins = world.gpus[0].clone();
+    let rows: [Row; 6] = [
+        (0.95, None, None, 0, (0.9, 1.01)),
+        (0.95, Some(2), None, 0, (0.5, 0.56)),
+        (0.95, None, Some(1_200), 0, (0.93, 0.99)),
+        (0.05, Some(2), None, 0, (0.93, 0.97)),
+        (0.05, None, Some(1_200), 0, (0.70, 0.74)),
+        // Memory that is made faster, as miners do.
+        (0.95, None, None, 2_000, (1.07, 1.13)),
+    ];
+    for (gpu, (bound, state, lock, offset, _)) in world.gpus.iter_mut().zip(rows) {
+        *gpu = twins.clone();
+        gpu.memory_bound = bound;
+        gpu.control.limit = 480_000;
+        gpu.control.memory_lock = state;
+        gpu.control.core_lock = lock.map(|mhz| (mhz, mhz));
+        gpu.control.memory_offset = [offset; PSTATES];
+    }
+    run(&mut world, 30);
+    for (gpu, (.., (least, most))) in world.gpus.iter().zip(rows) {
+        assert!((least..most).contains(&gpu.work()), "{} {gpu:?}", gpu.work());
+    }
+    // Slower memory saves watts where work waits for it and where it does not.
+    assert!(world.gpus[0].watts > world.gpus[1].watts + 20.0 && world.gpus[0].watts > world.gpus[3].watts + 20.0);
+    assert!(world.gpus[5].watts > world.gpus[0].watts);
+    world.gpus[0].presence = Presence::Lost;
+    run(&mut world, 1);
+    assert_eq!(world.gpus[0].work(), 0.0);
+}
+
+#[test]
 fn a_card_without_air_gets_slow_and_one_that_boils_is_off_for_good() {
     let mut world = cards("ampere:2");
     world.fans.iter_mut().for_each(|fan| fan.seized = true);

@@ -215,7 +215,7 @@ fn list(gpus: &Gpus, found: &[Gpu]) -> String {
     }
     let head = ["PCI", "GPU", "°C", "W", "limit", "SM MHz", "mem MHz", "load", "fan", "Xids", "profile", ""];
     let mut rows = vec![head.map(str::to_owned)];
-    for Gpu { info, now, more } in found {
+    for Gpu { info, now, more, memory_clocks: _ } in found {
         rows.push([
             info.pci.clone(),
             if info.name.is_empty() { "?".to_owned() } else { info.name.clone() },
@@ -257,7 +257,7 @@ fn profile(now: &rigd::wire::Gpu, more: &rigd::wire::GpuDetail) -> String {
     text
 }
 
-fn show(Gpu { info, now, more }: &Gpu) -> String {
+fn show(Gpu { info, now, more, memory_clocks }: &Gpu) -> String {
     let mut text = format!("{} {} {}\n", info.pci, info.name, info.uuid);
     let mut line = |name: &str, value: String| {
         // Writing to a string does not fail.
@@ -283,7 +283,9 @@ fn show(Gpu { info, now, more }: &Gpu) -> String {
     line("limit that holds", known(&more.enforced_limit, |limit| format!("{} W", people::milli(limit.0, 1))));
     line("energy", known(&more.energy, |energy| format!("{} Wh since the driver was loaded", energy.0 / 3_600_000)));
     line("SM clock", known(&now.sm_mhz, |clock| clock.to_string()));
-    line("memory clock", known(&now.memory_mhz, |clock| clock.to_string()));
+    let clocks: Vec<String> = memory_clocks.iter().map(|(state, clock)| format!("{} in P{state}", clock.0)).collect();
+    let clocks = if clocks.is_empty() { String::new() } else { format!(", of {}", clocks.join(", ")) };
+    line("memory clock", known(&now.memory_mhz, |clock| clock.to_string()) + &clocks);
     line("performance state", known(&more.pstate, |state| format!("P{state}")));
     line("held back by", known(&now.reasons, |bits| reasons(*bits).join(", ")));
     line(

@@ -102,7 +102,7 @@ enum Verb {
     Desired(desired::Verb),
     /// Try a policy over prices that were: what a rig would have earned, and with which payloads
     Simulate(simulate::Arguments),
-    /// Find the power limit and the core clock at which a payload does most for its energy, on this rig
+    /// Find the power limit and the clocks at which a payload does most for its energy, on this rig
     Tune(Box<tune::Arguments>),
     /// Make a key that may give orders
     Keygen(keygen::Arguments),

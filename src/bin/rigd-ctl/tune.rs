@@ -1,4 +1,5 @@
-//! `rigd-ctl tune`: finds the power limit and the core clock at which a payload does most for its energy, on the rig itself.
+//! `rigd-ctl tune`: finds the power limit, the core clock and, where that is wished, the memory clock at which a payload does most
+//! for its energy, on the rig itself.
 //!
 //! ```text
 //! plan::tune ── point ── rig: limits for 15 s, renewed ──> agent ── the lower of profile and trial ──> cards
@@ -19,28 +20,27 @@ mod rig;
 mod space;
 mod window;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::ValueEnum;
 use rigd::config;
-use rigd::gpu::Limits;
 use rigd::local::Gpu;
 use rigd::plan::tune::{End, Goal, MOST, Next, State};
-use rigd::units::{Megahertz, MicroPerKilowattHour, MicroPerTera, Milliwatts};
+use rigd::units::{MicroPerKilowattHour, MicroPerTera};
 
 use crate::plot::steps;
 use found::{Found, Tried, Tries};
 use profile::{Target, Tuned};
 use progress::Progress;
 use rig::{Ended, Rig};
-use space::Wishes;
-use window::{Measured, Rules, Trouble, event};
+use space::{Room, Wishes};
+use window::{Measured, Normal, Rules, Trouble, event};
 
 /// The command line.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  rigd-ctl tune miner                                     most work for a joule; half an hour to an hour and a half\n  rigd-ctl tune miner --write eco --png tune.png          and the best as [profile.eco] of the configuration\n  rigd-ctl tune miner --for margin --value 900000 --energy 250000 --only power\n\nAll GPUs of the payload get the same limits, for they share its rate; --gpu varies one of them alone. Limits are only ever tried below what holds now, so begin with the profile that is to be made better. An Xid, refused work or heat narrow the search and then end it, with --only power at once. However it ends, the GPUs are as they were at once, or within 15 s where this command is killed."
+    after_help = "Examples:\n  rigd-ctl tune miner                most work for a joule; half an hour to an hour and a half\n  rigd-ctl tune miner --write eco    and the best as [profile.eco] of the configuration\n  rigd-ctl tune miner --memory all   its memory clock too\n  rigd-ctl tune miner --for margin --value 900000 --energy 250000 --only power\n\nAll GPUs of the payload get the same limits, for they share its rate; --gpu varies one of them alone. Limits are only ever tried below what holds now, so begin with the profile that is to be made better. The memory clock is varied only where it is asked for: hashing that hardly looks at its memory saves watts by a slower one, AI mostly waits for memory and does not. An Xid, refused work or heat narrow the search and then end it, with --only power at once. However it ends, the GPUs are as they were at once, or within 15 s where this command is killed."
 )]
 pub(crate) struct Arguments {
     /// The payload's name; it must run and have a meter
@@ -106,6 +106,13 @@ enum Wanted {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let goal = arguments.goal()?;
+    arguments.wishes.check()?;
+    for path in [&arguments.svg, &arguments.png].into_iter().flatten() {
+        // It is found out now and not in an hour.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        profile::is_open(folder)?;
+        ensure!(!path.is_dir(), "{} is a folder, and is to be a file", path.display());
+    }
     let rules = Rules {
         settle: arguments.settle_s * 1000,
         measure: arguments.measure_s * 1000,
@@ -114,12 +121,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (rig, payload) = Rig::find(arguments.socket.clone(), &arguments.payload, arguments.gpu.as_deref(), rules)?;
     let target = arguments.target(&rig.varied()?)?;
     if let Some(target) = &target {
-        // Any numbers will do: it is found out now and not in an hour that the file cannot be written.
-        target.check(Tuned { watts: 200, core: Some(1_000) })?;
+        // Any numbers will do: the same of the configuration.
+        target.check(Tuned { watts: 200, core: Some(1_000), memory: Some(5_000) })?;
     }
     let each = arguments.settle_s + arguments.measure_s;
     let mut progress = Progress::new(&payload, &rig.varied, each, arguments.most.into());
-    let mut search = Search { rig, goal, most: arguments.most.into(), points: Vec::new(), watts: 0, refused: 0 };
+    let most = arguments.most.into();
+    let normal = Normal::default();
+    let mut search = Search { rig, goal, most, points: Vec::new(), left: Vec::new(), watts: 0, normal };
     let outcome = search.run(&arguments.wishes, &mut progress);
     search.rig.end();
     progress.clear();
@@ -127,41 +136,37 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Ok((end, best)) => (end_words(*end).to_owned(), *best),
         Err((why, best)) => (why.clone(), *best),
     };
-    let best = best.and_then(|limits| found::best(&search.points, limits, goal));
+    let best = best.and_then(|tries| found::best(&search.points, tries, goal));
     let mut found = Found {
         payload: arguments.payload.clone(),
         unit: payload.info.unit,
         gpus: search.rig.varied.clone(),
         goal: if arguments.goal == Wanted::Margin { "margin" } else { "efficiency" },
-        points: std::mem::take(&mut search.points),
+        left: search.left,
+        points: search.points,
         best,
         end,
         took_ms: search.rig.now(),
         profile: None,
     };
-    let better = best.filter(|best| best.limit_mw.is_some() || best.core_mhz.is_some());
     let sound = matches!(outcome, Ok((End::Found | End::Enough, _)));
-    let mut told = String::new();
-    if let (Some(target), Some(best), true) = (&target, better, sound) {
-        let watts = best.limit_mw.map_or(search.watts, |limit| limit / 1000);
-        let old = target.write(Tuned { watts, core: best.core_mhz });
-        // What an hour has found is shown, whatever became of the file.
-        if let Err(error) = &old {
-            told = format!("\nThe profile was not written: {error:#}\n");
-        }
-        if let Ok(old) = old {
+    let written = match (&target, found.better()) {
+        (Some(target), Some(best)) if sound => Some(target.write(best.tuned(search.watts))),
+        _ => None,
+    };
+    let told = match (&target, &written) {
+        (None, _) | (_, Some(Err(_))) => String::new(),
+        (Some(_), None) => "\nNo profile was written.\n".to_owned(),
+        (Some(target), Some(Ok(old))) => {
             found.profile = Some(target.name.clone());
-            told = written(target, &old);
+            written_words(target, old)
         }
-    } else if target.is_some() {
-        told = "\nNo profile was written.\n".to_owned();
-    }
+    };
+    // What an hour has found is shown, whatever became of files.
     show(arguments, &found, goal, &told)?;
+    written.transpose().context("the profile was not written")?;
     match outcome {
         Ok((End::Trouble, _)) => bail!("ended by too much trouble: do not leave the GPU at the edge"),
-        Ok(_) if target.is_some() && better.is_some() && found.profile.is_none() => {
-            bail!("the profile was not written")
-        }
         Ok(_) => Ok(()),
         Err((why, _)) => Err(anyhow!("ended early: {why}; the GPUs are as they were, or will be within 15 s")),
     }
@@ -169,6 +174,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 impl Arguments {
     fn goal(&self) -> anyhow::Result<Goal> {
+        let money = self.value.is_some() || self.energy.is_some();
+        ensure!(self.goal == Wanted::Margin || !money, "--value and --energy have no effect without --for margin");
         Ok(match self.goal {
             Wanted::Efficiency => Goal::PerJoule,
             Wanted::Margin => Goal::Margin {
@@ -197,10 +204,11 @@ struct Search {
     goal: Goal,
     most: usize,
     points: Vec<Tried>,
+    /// What is not varied though it was to be, and why.
+    left: Vec<String>,
     /// The power limit as it was, W.
     watts: u32,
-    /// Share of its work that is refused anyway, in thousandths.
-    refused: u64,
+    normal: Normal,
 }
 
 impl Search {
@@ -211,29 +219,33 @@ impl Search {
         progress: &mut Progress,
     ) -> Result<(End, Option<Tries>), (String, Option<Tries>)> {
         let nothing = |why: String| (why, None);
-        let first = match self.point((None, None), progress).map_err(|ended| nothing(words(ended)))? {
+        let first = match self.point(Tries::default(), progress).map_err(|ended| nothing(words(ended)))? {
             Ok(measured) => measured,
             Err(trouble) => return Err(nothing(format!("as it is, {}", trouble.words()))),
         };
-        self.refused = first.refused;
+        self.normal = Normal { refused: first.refused, memory: first.memory_mhz };
         // As they are now: a limit of somebody who was killed has gone meanwhile.
-        let space = self.rig.varied().and_then(|gpus| wishes.space(&gpus, first.clock_mhz));
-        let (space, as_it_was) = space.map_err(|error| nothing(error.to_string()))?;
+        let room = self.rig.varied().and_then(|gpus| wishes.room(&gpus, &first));
+        let Room { space, now: as_it_was, left } = room.map_err(|error| nothing(format!("{error:#}")))?;
+        left.iter().for_each(|why| progress.line(why));
+        self.left = left;
+        self.most = self.most.min(space.most());
+        progress.at_most(self.most);
         self.watts = as_it_was.limit.0 / 1000;
         let (mut state, mut next) = State::begin(space, self.goal, as_it_was);
         let mut measured = Some(Ok(first));
         loop {
-            let best = |state: &State| state.so_far().map(|best| found::limits(best, as_it_was));
+            let best = |state: &State| state.so_far().map(|best| Tries::new(best, as_it_was));
             let point = match next {
                 Next::Try(point) => point,
-                Next::Done { best, end, .. } => return Ok((end, Some(found::limits(best, as_it_was)))),
+                Next::Done { best, end, .. } => return Ok((end, Some(Tries::new(best, as_it_was)))),
                 Next::Failed(end) => return Ok((end, None)),
             };
-            let limits = found::limits(point, as_it_was);
-            let came = match measured.take().filter(|_| limits == (None, None)) {
+            let tries = Tries::new(point, as_it_was);
+            let came = match measured.take().filter(|_| tries.is_nothing()) {
                 Some(first) => first,
                 None if self.points.len() >= self.most => return Ok((End::Enough, best(&state))),
-                None => match self.point(limits, progress) {
+                None => match self.point(tries, progress) {
                     Ok(came) => came,
                     Err(ended) => return Err((words(ended), best(&state))),
                 },
@@ -247,13 +259,11 @@ impl Search {
         }
     }
 
-    fn point(&mut self, limits: Tries, progress: &mut Progress) -> Result<Result<Measured, Trouble>, Ended> {
-        let (power, clock) = limits;
+    fn point(&mut self, tries: Tries, progress: &mut Progress) -> Result<Result<Measured, Trouble>, Ended> {
         let at = self.rig.now();
-        progress.begin(self.points.len(), limits);
-        let asked = Limits { power: power.map(Milliwatts), clock: clock.map(Megahertz) };
-        let came = self.rig.measure(asked, self.refused, &mut |what| progress.waiting(what))?;
-        let tried = Tried::new(at, limits, self.goal, &came);
+        progress.begin(self.points.len(), tries);
+        let came = self.rig.measure(tries.into(), self.normal, &mut |what| progress.waiting(what))?;
+        let tried = Tried::new(at, tries, self.goal, &came);
         progress.came(&tried, self.points.first());
         self.points.push(tried);
         Ok(came)
@@ -278,21 +288,24 @@ const fn end_words(end: End) -> &'static str {
 fn show(arguments: &Arguments, found: &Found, goal: Goal, told: &str) -> anyhow::Result<()> {
     let title = format!("tune {}, {}", arguments.payload, found.goal);
     let span = (0, found.took_ms.max(1000));
+    if arguments.json {
+        crate::print(&(serde_json::to_string(found)? + "\n"))?;
+    } else {
+        let picture =
+            if found.points.len() > 1 { steps::terminal(&title, span, found.steps(goal)) } else { String::new() };
+        let verdict = if found.better().is_some() { "" } else { "Nothing better than it was has been found.\n" };
+        let left: String = found.left.iter().map(|why| format!("{why}\n")).collect();
+        crate::print(&format!("{picture}\n{}\n{}\n{left}{verdict}{told}", found.table(goal), found.end))?;
+    }
     for (path, is_svg) in [(&arguments.svg, true), (&arguments.png, false)] {
         if let Some(path) = path {
             steps::write(path, is_svg, &title, span, found.steps(goal))?;
         }
     }
-    if arguments.json {
-        return crate::print(&(serde_json::to_string(found)? + "\n"));
-    }
-    let picture = if found.points.len() > 1 { steps::terminal(&title, span, found.steps(goal)) } else { String::new() };
-    let better = found.best.is_some_and(|best| best.limit_mw.is_some() || best.core_mhz.is_some());
-    let verdict = if better { "" } else { "Nothing better than it was has been found.\n" };
-    crate::print(&format!("{picture}\n{}\n{}\n{verdict}{told}", found.table(goal), found.end))
+    Ok(())
 }
 
-fn written(target: &Target, old: &std::path::Path) -> String {
+fn written_words(target: &Target, old: &Path) -> String {
     let Target { path, name, .. } = target;
     format!(
         "\n[profile.{name}] is in {}; the file as it was is {}.\n\

@@ -8,6 +8,7 @@ use crate::gpu::{GpuSnapshot, ProfileNow};
 use crate::payload::supervisor::{Payloads, Status};
 use crate::payload::{By, Hold, lifecycle::Phase};
 use crate::reading::Power;
+use crate::units::Megahertz;
 
 const PCI: PciAddress = PciAddress { domain: 0, bus: 1, device: 0 };
 
@@ -114,7 +115,7 @@ fn what_a_search_tries_is_beside_what_was_decided() {
     let setpoints = none();
     // A GPU that nothing was decided on gets no limit.
     assert_eq!(orders(&limited, &gpus, &setpoints, now), [Some(Limits::default())]);
-    let limits = Limits { power: Some(Milliwatts(150_000)), clock: None };
+    let limits = Limits { power: Some(Milliwatts(150_000)), memory: Some(Megahertz(5_001)), ..Limits::default() };
     limited.gpus.push(crate::control::step::GpuLimited { limits, ..Default::default() });
     assert_eq!(orders(&limited, &gpus, &setpoints, now), [Some(limits)]);
 }

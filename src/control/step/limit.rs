@@ -55,7 +55,7 @@ pub(super) fn decide(board: &Board, state: &mut State, inputs: &Inputs<'_>, orde
         if let Some(held) = payload.and_then(|payload| holds.get_mut(payload)) {
             *held = (*held).max(hold(joined.rung));
         }
-        let limits = Limits { power: joined.limit, clock: joined.clock };
+        let limits = Limits { power: joined.limit, clock: joined.clock, memory: None };
         orders.limited.gpus.push(GpuLimited { power, heat, limits });
     }
     let power::Orders { cap, source, basis, estimate, .. } = decided;

@@ -1,6 +1,6 @@
 //! What is to be done next.
 
-use super::state::{Goal, Lock, Pending, Phase, State};
+use super::state::{Clock, Goal, Lock, Pending, Phase, State};
 use super::{Act, Seen};
 use crate::gpu::plan::{self, Knob};
 use crate::gpu::wire::{Device, Setting};
@@ -29,28 +29,26 @@ impl State {
         plan::limited(planned, None, device)
     }
 
-    /// The core lock that should hold now.
-    pub(super) fn lock_for(&self, seen: &Seen<'_>) -> Lock {
-        let planned = match self.plan.get(Knob::CoreLock) {
-            Some(Setting::CoreLock(lock)) => lock,
-            Some(_) | None => None,
-        };
-        plan::below(planned, seen.ceiling)
-    }
-
-    /// The lock to set beside the transaction: at once where it falls, at rest where it may rise again.
-    fn ceiling(&self, seen: &Seen<'_>) -> Option<Lock> {
-        if self.unable.contains(&Knob::CoreLock) || self.lock_again.is_some_and(|at| seen.now < at) {
+    /// The lock of that clock to set beside the transaction: at once where it falls, at rest where it may rise again.
+    fn ceiling(&self, clock: Clock, seen: &Seen<'_>) -> Option<Lock> {
+        let held = self.lock(clock);
+        if self.unable.contains(&clock.knob()) || held.again.is_some_and(|at| seen.now < at) {
             return None;
         }
-        let lock = self.lock_for(seen);
-        let Some(now) = self.lock else { return seen.ceiling.map(|_| lock) };
+        let planned = match self.plan.get(clock.knob()) {
+            Some(Setting::CoreLock(lock) | Setting::MemoryLock(lock)) => lock,
+            Some(_) | None => None,
+        };
+        let lock = clock.below(planned, seen);
+        let ceiling = clock.ceiling(seen).is_some();
+        // One that was set before the helper was lost is taken back, too.
+        let Some(now) = held.last else { return (ceiling || held.ours).then_some(lock) };
         let at_rest = matches!(self.phase, Phase::Rest | Phase::Probation { .. })
             && !self.gave_up
-            && !self.undone.contains(&Knob::CoreLock);
+            && !self.undone.contains(&clock.knob());
         let highest = |lock: Lock| lock.map_or(u32::MAX, |(_, high)| high.0);
         // A lower lock of the profile alone is made in its turn, with the rest of it.
-        let falls = seen.ceiling.is_some() && highest(lock) < highest(now);
+        let falls = ceiling && highest(lock) < highest(now);
         (falls || at_rest && lock != now).then_some(lock)
     }
 
@@ -90,10 +88,12 @@ impl State {
         {
             return Some((Pending::Cap(limit), Act::Set(Setting::PowerLimit(limit))));
         }
-        if !seen.lost
-            && let Some(lock) = self.ceiling(seen)
-        {
-            return Some((Pending::Ceiling(lock), Act::Set(Setting::CoreLock(lock))));
+        for clock in Clock::BOTH {
+            if !seen.lost
+                && let Some(lock) = self.ceiling(clock, seen)
+            {
+                return Some((Pending::Ceiling(clock, lock), Act::Set(clock.setting(lock))));
+            }
         }
         if let Phase::Away { until } = self.phase
             && !seen.lost
@@ -138,10 +138,9 @@ impl State {
     fn make(&mut self, step: Setting, seen: &Seen<'_>) -> Option<(Pending, Act)> {
         let step = match step {
             Setting::PowerLimit(planned) => Setting::PowerLimit(self.effective(seen).unwrap_or(planned)),
-            Setting::CoreLock(planned) => Setting::CoreLock(plan::below(planned, seen.ceiling)),
-            Setting::MemoryLock(_) | Setting::CoreOffset(_) | Setting::MemoryOffset(_) | Setting::Persistence(_) => {
-                step
-            }
+            Setting::CoreLock(planned) => Setting::CoreLock(Clock::Core.below(planned, seen)),
+            Setting::MemoryLock(planned) => Setting::MemoryLock(Clock::Memory.below(planned, seen)),
+            Setting::CoreOffset(_) | Setting::MemoryOffset(_) | Setting::Persistence(_) => step,
         };
         if self.trial {
             (self.exposed, self.at_stake) = (true, true);

@@ -1,7 +1,7 @@
 //! What the answer to the last act makes of it.
 
 use super::record::Reason;
-use super::state::{Goal, Lock, Pending, Phase, State};
+use super::state::{Clock, Goal, Lock, Pending, Phase, State};
 use super::{AGAIN, Answer, Happening, RECONCILE, Rules, Seen};
 use crate::gpu::plan::{self, Found, Knob};
 use crate::gpu::wire::{Code, Read, Setting, Settings};
@@ -51,9 +51,9 @@ impl State {
                 self.pending = None;
                 self.limited(limit, *result, seen, told);
             }
-            (Pending::Ceiling(lock), Answer::Set(result)) => {
+            (Pending::Ceiling(clock, lock), Answer::Set(result)) => {
                 self.pending = None;
-                self.locked(lock, *result, seen, told);
+                self.locked(clock, lock, *result, seen, told);
             }
             (Pending::Read, Answer::Read(result)) => {
                 self.pending = None;
@@ -70,7 +70,7 @@ impl State {
                 self.dirty |= !saved;
                 self.save_again = (!saved).then(|| seen.now + RECONCILE);
             }
-            (Pending::Step(_) | Pending::Cap(_) | Pending::Ceiling(_) | Pending::Read | Pending::Save, _) => {}
+            (Pending::Step(_) | Pending::Cap(_) | Pending::Ceiling(..) | Pending::Read | Pending::Save, _) => {}
         }
     }
 
@@ -80,11 +80,9 @@ impl State {
         let Err(code) = result else {
             match setting {
                 Setting::PowerLimit(limit) => self.limit = Some(limit),
-                Setting::CoreLock(lock) => self.lock = Some(lock),
-                Setting::MemoryLock(_)
-                | Setting::CoreOffset(_)
-                | Setting::MemoryOffset(_)
-                | Setting::Persistence(_) => {}
+                Setting::CoreLock(lock) => self.core.last = Some(lock),
+                Setting::MemoryLock(lock) => self.memory.last = Some(lock),
+                Setting::CoreOffset(_) | Setting::MemoryOffset(_) | Setting::Persistence(_) => {}
             }
             self.undone.retain(|other| *other != knob);
             return;
@@ -150,27 +148,29 @@ impl State {
         }
     }
 
-    /// A core lock beside the transaction.
-    fn locked(&mut self, lock: Lock, result: Read<()>, seen: &Seen<'_>, told: &mut Vec<Happening>) {
+    /// A lock beside the transaction.
+    fn locked(&mut self, clock: Clock, lock: Lock, result: Read<()>, seen: &Seen<'_>, told: &mut Vec<Happening>) {
+        let knob = clock.knob();
         match result {
             Ok(()) => {
-                self.lock = Some(lock);
-                self.outside = None;
-                self.refused.retain(|(knob, _)| *knob != Knob::CoreLock);
-                if self.goal == Goal::Untouched {
-                    self.locked = lock.is_some();
-                    if !self.locked {
-                        self.lock = None;
-                    }
+                let untouched = self.goal == Goal::Untouched;
+                let held = self.lock_mut(clock);
+                held.last = Some(lock).filter(|lock| !untouched || lock.is_some());
+                held.ours = untouched && lock.is_some();
+                if clock == Clock::Core {
+                    self.outside = None;
+                }
+                self.refused.retain(|(other, _)| *other != knob);
+                if untouched {
                     self.own(seen);
                 }
             }
             Err(code) => {
-                self.lock_again = Some(seen.now + RECONCILE);
+                self.lock_mut(clock).again = Some(seen.now + RECONCILE);
                 if refusal(code) == Refusal::Cannot {
-                    self.cannot(Knob::CoreLock, code, seen, told);
+                    self.cannot(knob, code, seen, told);
                 } else {
-                    self.refuse(Knob::CoreLock, code, told);
+                    self.refuse(knob, code, told);
                 }
             }
         }
@@ -178,7 +178,7 @@ impl State {
 
     /// On a card without a profile: whether something of ours is on it, for the next agent.
     fn own(&mut self, seen: &Seen<'_>) {
-        let ours = self.capped || self.locked;
+        let ours = self.holds();
         if self.record.ours != ours {
             self.record.ours = ours;
             self.change(seen);
@@ -248,7 +248,8 @@ impl State {
             if verified && self.goal != Goal::Untouched {
                 told.push(Happening::Applied(self.goal.name()));
             }
-            if self.goal == Goal::Defaults && seen.cap.is_none() && seen.ceiling.is_none() {
+            let free = seen.cap.is_none() && seen.ceiling.is_none() && seen.memory.is_none();
+            if self.goal == Goal::Defaults && free {
                 self.record.ours = false;
                 self.change(seen);
             }

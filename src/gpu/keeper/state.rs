@@ -33,7 +33,6 @@ pub struct State {
     pub(super) plan: Plan,
     /// What the card turned out not to be able to do.
     pub(super) unable: Vec<Knob>,
-    /// What is being done.
     pub(super) pending: Option<Pending>,
     /// The power limit that was set last and holds.
     pub(super) limit: Option<Milliwatts>,
@@ -43,12 +42,9 @@ pub struct State {
     pub(super) capped: bool,
     /// A cap was refused; not before then again.
     pub(super) cap_again: Option<Instant>,
-    /// The core lock that was set last; none where that is not known.
-    pub(super) lock: Option<Lock>,
-    /// A core lock of ours is on a card that has no profile.
-    pub(super) locked: bool,
-    /// A ceiling was refused; not before then again.
-    pub(super) lock_again: Option<Instant>,
+    /// The locks of the core and of the memory clock.
+    pub(super) core: Locked,
+    pub(super) memory: Locked,
     /// Refused while it was given back.
     pub(super) undone: Vec<Knob>,
     /// Refusals that were told.
@@ -67,8 +63,63 @@ pub struct State {
     pub(super) repairs: Pace,
 }
 
-/// Lowest and highest core clock; none is no lock.
+/// Lowest and highest clock; none is no lock.
 pub(super) type Lock = Option<(Megahertz, Megahertz)>;
+
+/// The lock of one clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Locked {
+    /// As it was set last; none where that is not known.
+    pub(super) last: Option<Lock>,
+    /// One of ours is on a card that has no profile.
+    pub(super) ours: bool,
+    /// A ceiling was refused; not before then again.
+    pub(super) again: Option<Instant>,
+}
+
+impl Locked {
+    const UNKNOWN: Self = Self { last: None, ours: false, again: None };
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Clock {
+    Core,
+    Memory,
+}
+
+impl Clock {
+    pub(super) const BOTH: [Self; 2] = [Self::Core, Self::Memory];
+
+    pub(super) const fn knob(self) -> Knob {
+        match self {
+            Self::Core => Knob::CoreLock,
+            Self::Memory => Knob::MemoryLock,
+        }
+    }
+
+    pub(super) const fn setting(self, lock: Lock) -> Setting {
+        match self {
+            Self::Core => Setting::CoreLock(lock),
+            Self::Memory => Setting::MemoryLock(lock),
+        }
+    }
+
+    /// The highest that is allowed now.
+    pub(super) const fn ceiling(self, seen: &Seen<'_>) -> Option<Megahertz> {
+        match self {
+            Self::Core => seen.ceiling,
+            Self::Memory => seen.memory,
+        }
+    }
+
+    /// The lock that holds beside that.
+    pub(super) fn below(self, lock: Lock, seen: &Seen<'_>) -> Lock {
+        match self {
+            Self::Core => plan::below(lock, seen.ceiling),
+            Self::Memory => plan::memory_below(lock, seen.memory, seen.device),
+        }
+    }
+}
 
 /// What should be on the card.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,8 +171,8 @@ pub(super) enum Pending {
     Step(Setting),
     /// A power limit beside it.
     Cap(Milliwatts),
-    /// A core lock beside it.
-    Ceiling(Lock),
+    /// A lock beside it.
+    Ceiling(Clock, Lock),
     Read,
     Save,
 }
@@ -148,9 +199,8 @@ impl State {
             found: None,
             capped: false,
             cap_again: None,
-            lock: None,
-            locked: false,
-            lock_again: None,
+            core: Locked::UNKNOWN,
+            memory: Locked::UNKNOWN,
             undone: Vec::new(),
             refused: Vec::new(),
             read_at: None,
@@ -201,8 +251,27 @@ impl State {
     /// Nothing of ours is on the card, or all that could be given back was: where a clean stop may end.
     #[must_use]
     pub const fn is_given_back(&self) -> bool {
-        let back = matches!(self.goal, Goal::Untouched) && !self.capped && !self.locked || self.gave_up;
+        let back = matches!(self.goal, Goal::Untouched) && !self.holds() || self.gave_up;
         back && self.pending.is_none() && (!self.dirty || self.save_again.is_some())
+    }
+
+    /// A limit or a lock of ours is on a card that has no profile.
+    pub(super) const fn holds(&self) -> bool {
+        self.capped || self.core.ours || self.memory.ours
+    }
+
+    pub(super) const fn lock(&self, clock: Clock) -> &Locked {
+        match clock {
+            Clock::Core => &self.core,
+            Clock::Memory => &self.memory,
+        }
+    }
+
+    pub(super) const fn lock_mut(&mut self, clock: Clock) -> &mut Locked {
+        match clock {
+            Clock::Core => &mut self.core,
+            Clock::Memory => &mut self.memory,
+        }
     }
 
     /// Lets a profile out of quarantine, or all; gives how many were. The next step tries them where they are wanted.
@@ -245,7 +314,9 @@ impl State {
         // The disk answers all the same.
         self.pending = self.pending.filter(|pending| *pending == Pending::Save);
         (self.limit, self.cap_again, self.outside) = (None, None, None);
-        (self.lock, self.lock_again) = (None, None);
+        for lock in [&mut self.core, &mut self.memory] {
+            (lock.last, lock.again) = (None, None);
+        }
         self.gave_up = false;
         self.at_stake = false;
         self.undone.clear();
@@ -295,7 +366,7 @@ impl State {
     /// Judges the core lock by the clock: it cannot be read back.
     pub(super) fn watch(&mut self, seen: &Seen<'_>, told: &mut Vec<Happening>) {
         let watched = matches!(self.phase, Phase::Rest | Phase::Probation { .. });
-        let Some(lock) = self.lock.flatten().filter(|_| watched && self.profile().is_some()) else {
+        let Some(lock) = self.core.last.flatten().filter(|_| watched && self.profile().is_some()) else {
             self.outside = None;
             return;
         };
@@ -339,7 +410,7 @@ impl State {
         let goal = match (seen.wanted, barred) {
             (Some(profile), None) => Goal::Profile(profile.clone()),
             (Some(_), Some(_)) if let Some(good) = self.record.last_good() => Goal::Profile(good.clone()),
-            _ if self.record.ours && !self.capped && !self.locked => Goal::Defaults,
+            _ if self.record.ours && !self.holds() => Goal::Defaults,
             _ => Goal::Untouched,
         };
         let digest = barred.map(Profile::digest);
@@ -371,7 +442,7 @@ impl State {
         }
         if self.goal == Goal::Untouched {
             (self.phase, self.limit, self.found, self.read_at) = (Phase::Rest, None, None, None);
-            self.lock = None;
+            (self.core.last, self.memory.last) = (None, None);
             return;
         }
         told.push(Happening::Began { profile: self.goal.name(), trial: self.trial });
@@ -379,7 +450,7 @@ impl State {
             self.plan.without(knob, seen.device);
         }
         told.extend(self.plan.notes.drain(..).map(Happening::Adapted));
-        (self.capped, self.locked) = (false, false);
+        (self.capped, self.core.ours, self.memory.ours) = (false, false, false);
         self.start(seen);
     }
 
@@ -414,7 +485,6 @@ impl State {
         told.extend(changed.into_iter().map(Happening::Adapted));
     }
 
-    /// Until the next look.
     pub(super) fn look_again(&mut self, seen: &Seen<'_>) {
         let at = seen.now + RECONCILE;
         self.read_at = Some(match self.phase {

@@ -3,6 +3,7 @@ use crate::gpu::plan::tests::{card, sample, undervolt, untouched};
 use crate::gpu::plan::{Knob, plan};
 use crate::units::{Megahertz, MegahertzOffset};
 
+mod ceiling;
 mod chance;
 mod rig;
 
@@ -383,68 +384,6 @@ fn a_card_without_a_profile_is_touched_by_a_cap_alone_and_gets_its_own_limit_bac
     rig.refuse.push((Knob::PowerLimit, Code::NO_PERMISSION));
     rig.cap = Some(Milliwatts(100_000));
     assert_eq!(rig.asked_since(|rig| rig.seconds(60)).len(), 2);
-}
-
-#[test]
-fn a_ceiling_of_the_clock_is_the_lower_of_both_and_ends_as_the_profile_has_it() {
-    let lock = |low: u32, high: u32| Setting::CoreLock(Some((Megahertz(low), Megahertz(high))));
-    let (low, high) = undervolt().core_lock.map(|(low, high)| (low.0, high.0)).unwrap();
-    let mut rig = with_eco();
-    rig.seconds(5);
-    for (ceiling, expected) in [
-        (Some(high - 100), vec![lock(low.min(high - 100), high - 100)]),
-        (Some(high - 200), vec![lock(low.min(high - 200), high - 200)]),
-        (Some(300), vec![lock(low.min(300), 300)]),
-        // Not above the profile's own.
-        (Some(high + 100), vec![lock(low, high)]),
-        (None, vec![]),
-    ] {
-        rig.ceiling = ceiling.map(Megahertz);
-        assert_eq!(rig.asked_since(|rig| rig.seconds(5)), expected, "{ceiling:?}");
-    }
-    // Neither a trial nor a failure of one, and it holds for whatever comes next: no higher lock is ever set.
-    rig.ceiling = Some(Megahertz(300));
-    // As fast as the profile's own lock has it: somebody took the ceiling's away, and it is set again.
-    rig.seconds(70);
-    assert_eq!((rig.disk.last_good(), rig.reasons()), (Some(&undervolt()), vec![]));
-    (rig.core_lock, rig.sample) = (None, Some(sample(high, 100, 0)));
-    assert_eq!(rig.asked_since(|rig| rig.seconds(7)), [lock(low.min(300), 300)]);
-    rig.sample = None;
-    for wanted in [Some(eco()), None, Some(undervolt())] {
-        rig.wanted = wanted;
-        let above = |setting: &Setting| matches!(setting, Setting::CoreLock(lock) if lock.is_none_or(|(_, high)| high > Megahertz(300)));
-        assert!(!rig.asked_since(|rig| rig.seconds(70)).iter().any(above));
-        assert_eq!(rig.core_lock.map(|(_, high)| high), Some(Megahertz(300)));
-    }
-    rig.wanted = None;
-    rig.seconds(100);
-    rig.ceiling = None;
-    rig.seconds(40);
-    assert!(rig.is_as_made() && rig.state().is_given_back());
-}
-
-#[test]
-fn a_card_without_a_profile_has_no_lock_after_a_ceiling() {
-    let mut rig = Rig::new(None);
-    rig.ceiling = Some(Megahertz(900));
-    let lock = Some((Megahertz(0), Megahertz(900)));
-    assert_eq!(rig.asked_since(|rig| rig.seconds(60)), [Setting::CoreLock(lock)]);
-    assert!(!rig.state().is_given_back() && rig.disk.ours);
-    // An agent that was killed meanwhile finds it on record.
-    rig.restart();
-    rig.core_lock = lock;
-    rig.ceiling = None;
-    rig.seconds(3);
-    assert!(rig.is_as_made() && rig.state().is_given_back() && !rig.disk.ours);
-    rig.ceiling = Some(Megahertz(900));
-    rig.seconds(3);
-    rig.ceiling = None;
-    assert_eq!(rig.asked_since(|rig| rig.seconds(60)), [Setting::CoreLock(None)]);
-    assert!(rig.state().is_given_back() && !rig.disk.ours);
-    // A card that takes none is asked once.
-    rig.refuse.push((Knob::CoreLock, Code::NOT_SUPPORTED));
-    rig.ceiling = Some(Megahertz(900));
-    assert_eq!(rig.asked_since(|rig| rig.seconds(60)).len(), 1);
 }
 
 #[test]

@@ -39,7 +39,19 @@ pub(super) fn device(gpu: &Gpu) -> Read<Device> {
         shutdown: threshold(gpu, TemperatureThreshold::Shutdown),
         pcie_max_generation: nvml.max_pcie_link_gen().map_err(code).and_then(fewer),
         pcie_max_width: nvml.max_pcie_link_width().map_err(code).and_then(fewer),
+        memory_clocks: memory_clocks(gpu),
     })
+}
+
+/// By performance state. The list of supported clocks, which says the same, is not asked for: on one card that took the whole
+/// machine down (open-gpu-kernel-modules#1239).
+pub(super) fn memory_clocks(gpu: &Gpu) -> Read<Vec<(u8, Megahertz)>> {
+    let clock = |state: PerformanceState| {
+        let (_, clock) = gpu.device.min_max_clock_of_pstate(Clock::Memory, state).ok()?;
+        Some((fewer(state.as_c()).ok()?, Megahertz(clock)))
+    };
+    // A state whose clock is not told is no use, and the others are.
+    Ok(gpu.device.supported_performance_states().map_err(code)?.into_iter().filter_map(clock).collect())
 }
 
 pub(super) fn architecture(gpu: &Gpu) -> Read<u32> {

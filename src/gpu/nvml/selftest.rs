@@ -58,6 +58,7 @@ pub(super) fn selftest(gpu: &Gpu) -> Vec<Probe> {
     }
     b.probe("GetGpcClkVfOffset", || nvml.gpc_clock_vf_offset().map_err(code));
     b.probe("GetMemClkVfOffset", || nvml.mem_clock_vf_offset().map_err(code));
+    b.probe("GetMinMaxClockOfPState memory", || inventory::memory_clocks(gpu));
     b.probe("GetPerformanceState", || sample::pstate(gpu));
     b.probe("GetCurrentClocksEventReasons", || sample::reasons(gpu).map(|bits| format!("{bits:#x}")));
     b.probe("GetUtilizationRates", || nvml.utilization_rates().map_err(code));

@@ -29,6 +29,9 @@ pub(crate) fn card() -> Device {
         shutdown: Err(NO),
         pcie_max_generation: Err(NO),
         pcie_max_width: Err(NO),
+        memory_clocks: Ok([(0, 9_751), (2, 9_501), (3, 5_001), (5, 810), (8, 405)]
+            .map(|(of, mhz)| (of, Megahertz(mhz)))
+            .into()),
     }
 }
 
@@ -280,6 +283,29 @@ prop_compose! {
             }),
             persistence,
         }
+    }
+}
+
+#[test]
+fn a_memory_lock_is_a_clock_of_the_cards_and_never_above_the_ceiling() {
+    let silent = || Device { memory_clocks: Err(NO), ..card() };
+    let unknown = || Device { max_memory_clock: Err(NO), ..silent() };
+    for (device, lock, ceiling, expected) in [
+        (card(), None, None, None),
+        (card(), Some((810, 9_501)), None, Some((810, 9_501))),
+        (card(), Some((810, 9_501)), Some(9_501), Some((810, 9_501))),
+        (card(), Some((810, 9_501)), Some(9_500), Some((5_001, 5_001))),
+        (card(), None, Some(20_000), Some((9_751, 9_751))),
+        (card(), None, Some(9_501), Some((9_501, 9_501))),
+        (card(), None, Some(6_000), Some((5_001, 5_001))),
+        (card(), None, Some(100), Some((405, 405))),
+        (silent(), None, Some(6_000), Some((6_000, 6_000))),
+        (silent(), None, Some(20_000), Some((9_751, 9_751))),
+        (unknown(), None, Some(20_000), Some((20_000, 20_000))),
+    ] {
+        let lock = lock.map(|(low, high)| (Megahertz(low), Megahertz(high)));
+        let found = memory_below(lock, ceiling.map(Megahertz), &device);
+        assert_eq!(found.map(|(low, high)| (low.0, high.0)), expected, "{lock:?} {ceiling:?}");
     }
 }
 

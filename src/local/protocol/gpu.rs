@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::gpu::Driver;
 use crate::reading::{Snapshot, Zone};
+use crate::units::Megahertz;
 use crate::wire;
 
 /// How it stands with the GPUs' driver.
@@ -26,6 +27,9 @@ pub struct Gpu {
     pub now: wire::Gpu,
     /// The rest.
     pub more: wire::GpuDetail,
+    /// Each of its performance states with its memory clock, MHz, the fastest first; none where it does not tell.
+    #[serde(default)]
+    pub memory_clocks: Vec<(u8, Megahertz)>,
 }
 
 impl Gpu {
@@ -37,6 +41,7 @@ impl Gpu {
             info: wire::GpuInfo::new(gpu),
             now: wire::Gpu::new(gpu, air),
             more: wire::GpuDetail::new(index, gpu),
+            memory_clocks: gpu.device.as_ref().and_then(|device| device.memory_clocks.clone().ok()).unwrap_or_default(),
         })
     }
 }

@@ -28,6 +28,7 @@ const LOWEST: u32 = 210;
 const LIMIT: &str = "power_limit_w";
 const PART: &str = "power_limit_pct";
 const CORE: &str = "core_lock_mhz";
+const MEMORY: &str = "memory_lock_mhz";
 
 /// Settings that were found best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub(super) struct Tuned {
     pub(super) watts: u32,
     /// Highest core clock; none leaves that of the profile it was found with.
     pub(super) core: Option<u32>,
+    /// Memory clock; the same.
+    pub(super) memory: Option<u32>,
 }
 
 /// What is written where.
@@ -57,8 +60,7 @@ impl Target {
         self.edited(tuned)?;
         let path = fs::canonicalize(&self.path)?;
         let folder = path.parent().context("a file is in a folder")?;
-        rustix::fs::access(folder, rustix::fs::Access::WRITE_OK)
-            .with_context(|| format!("could not write into {}", folder.display()))
+        is_open(folder)
     }
 
     /// Writes it; the old text is in the file that it gives.
@@ -87,6 +89,12 @@ impl Target {
     }
 }
 
+/// Whether files may be made in this folder.
+pub(super) fn is_open(folder: &Path) -> anyhow::Result<()> {
+    rustix::fs::access(folder, rustix::fs::Access::WRITE_OK)
+        .with_context(|| format!("could not write into {}", folder.display()))
+}
+
 /// The text with that profile in it.
 fn edit(text: &str, name: &str, base: Option<&str>, tuned: Tuned) -> Result<String, String> {
     let parsed = DeTable::parse(text).map_err(|error| error.message().to_owned())?;
@@ -98,10 +106,15 @@ fn edit(text: &str, name: &str, base: Option<&str>, tuned: Tuned) -> Result<Stri
         for (key, value) in entries(base.get_ref()) {
             let own = key.get_ref().as_ref();
             let raw = text.get(value.span()).unwrap_or_default();
-            if own == CORE && tuned.core.is_some() || own == LIMIT || own == PART {
-                continue;
+            let other = match own {
+                LIMIT | PART => true,
+                CORE => tuned.core.is_some(),
+                MEMORY => tuned.memory.is_some(),
+                _ => false,
+            };
+            if !other {
+                content.push((own.to_owned(), raw.to_owned()));
             }
-            content.push((own.to_owned(), raw.to_owned()));
         }
     }
     content.push((LIMIT.to_owned(), tuned.watts.to_string()));
@@ -109,6 +122,7 @@ fn edit(text: &str, name: &str, base: Option<&str>, tuned: Tuned) -> Result<Stri
         let low = base.and_then(of).and_then(|(_, base)| lowest(base.get_ref())).unwrap_or(LOWEST).min(high);
         content.push((CORE.to_owned(), format!("[{low}, {high}]")));
     }
+    content.extend(tuned.memory.map(|clock| (MEMORY.to_owned(), clock.to_string())));
     let Some((header, present)) = of(name) else {
         let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
         return Ok(format!("{text}{gap}\n[profile.{}]\n{}", quoted(name), lines(&content)));
@@ -188,8 +202,9 @@ fn is_only(name: &str, base: Option<&str>, tuned: Tuned, before: &Config, after:
     let base = base.and_then(|base| before.gpus.named_profile(base)).cloned().unwrap_or_default();
     let low = base.core_lock.map_or(Megahertz(LOWEST), |(low, _)| low);
     let core_lock = tuned.core.map(Megahertz).map(|high| (low.min(high), high)).or(base.core_lock);
+    let memory_lock = tuned.memory.map(Megahertz).map(|clock| (clock, clock)).or(base.memory_lock);
     let power_limit = Some(Limit::Power(Milliwatts(tuned.watts.saturating_mul(1000))));
-    let wanted = Profile { name: name.to_owned(), power_limit, core_lock, ..base };
+    let wanted = Profile { name: name.to_owned(), power_limit, core_lock, memory_lock, ..base };
     rest(before) == rest(after)
         && others(before) == others(after)
         && gpus(before) == gpus(after)

@@ -5,7 +5,6 @@ use std::io::{IsTerminal, Write as _};
 use rigd::local::Payload;
 
 use super::found::{Outcome, Tried, Tries, gain};
-use crate::people::milli;
 
 /// Tells people how far it is.
 pub(super) struct Progress {
@@ -32,18 +31,15 @@ impl Progress {
         this
     }
 
-    pub(super) fn begin(&mut self, points: usize, (power, clock): Tries) {
+    /// It is known how many points there are.
+    pub(super) fn at_most(&mut self, most: usize) {
+        self.most = u64::try_from(most).unwrap_or(self.most);
+    }
+
+    pub(super) fn begin(&mut self, points: usize, tries: Tries) {
         let done = u64::try_from(points).unwrap_or(u64::MAX);
         let left = (self.each * self.most.saturating_sub(done)).div_ceil(60);
-        let limits = match (power, clock) {
-            (None, None) => "as it was".to_owned(),
-            (power, clock) => {
-                let power = power.map(|power| format!("{} W", milli(power, 0)));
-                let clock = clock.map(|clock| format!("{clock} MHz"));
-                power.into_iter().chain(clock).collect::<Vec<_>>().join(", ")
-            }
-        };
-        self.head = format!("{:>2} of at most {}, up to about {left} min left: {limits}", done + 1, self.most);
+        self.head = format!("{:>2} of at most {}, up to about {left} min left: {tries}", done + 1, self.most);
     }
 
     pub(super) fn waiting(&self, what: &str) {
@@ -74,7 +70,7 @@ impl Progress {
         }
     }
 
-    fn line(&self, text: &str) {
+    pub(super) fn line(&self, text: &str) {
         self.clear();
         let _ = writeln!(std::io::stderr(), "{text}");
     }

@@ -11,7 +11,7 @@ use rigd::units::Milliwatts;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::window::{Look, Measured, Rules, Step, Trouble, Watch};
+use super::window::{Look, Measured, Normal, Rules, Step, Trouble, Watch};
 use crate::agent::{Agent, unexpected};
 
 /// The agent takes limits back after so long without word of us, s: a few looks.
@@ -65,7 +65,7 @@ impl Rig {
             gpus: Vec::new(),
             varied: Vec::new(),
             limits: Limits::default(),
-            free: Limits { power: Some(UNLIMITED), clock: None },
+            free: Limits { power: Some(UNLIMITED), ..Limits::default() },
             rules,
             pause,
             started: clock::now(),
@@ -107,7 +107,8 @@ impl Rig {
             }
             known.push(payload.info.name);
         }
-        bail!("there is no payload `{}`, only: {}", self.payload, known.join(", "))
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        bail!("there is no payload `{}`; there are: {known}", self.payload)
     }
 
     /// The payload's GPUs; fewer where some are gone.
@@ -141,8 +142,9 @@ impl Rig {
     /// Asks for the limits, or for as much longer; none ends them.
     fn try_limits(&self, limits: Limits) -> anyhow::Result<()> {
         for gpu in &self.varied {
-            let request =
-                Request::Trial { gpu: gpu.clone(), power_mw: limits.power, core_mhz: limits.clock, seconds: LEASE };
+            let Limits { power, clock, memory } = limits;
+            let gpu = gpu.clone();
+            let request = Request::Trial { gpu, power_mw: power, core_mhz: clock, memory_mhz: memory, seconds: LEASE };
             let Reply::Done = Agent::ask(&self.socket, &request, None)?.reply()? else { return Err(unexpected()) };
         }
         Ok(())
@@ -162,16 +164,16 @@ impl Rig {
         }
     }
 
-    /// What comes of these limits; `refused` is the share of its work that is refused anyway, in thousandths.
+    /// What comes of these limits.
     pub(super) fn measure(
         &mut self,
         limits: Limits,
-        refused: u64,
+        normal: Normal,
         told: &mut dyn FnMut(&'static str),
     ) -> Result<Result<Measured, Trouble>, Ended> {
-        let before = self.look().map_err(|error| Ended::Over(format!("{error:#}")))?;
+        let before = self.turn()?;
         self.limits = if limits == Limits::default() { self.free } else { limits };
-        let mut watch = Watch::new(self.rules, (limits.power, limits.clock), before, refused, self.now());
+        let mut watch = Watch::new(self.rules, limits, normal, before, self.now());
         loop {
             let look = self.turn()?;
             match watch.step(self.now(), &look) {

@@ -1,4 +1,9 @@
 //! Which settings may be tried: what the cards take, no higher than it is now, and what a person wishes.
+//!
+//! The memory clock is varied only where a person wishes it. Mining gains by it, up or down, AI seldom does and waits for memory
+//! more often than not; each point costs a minute; and a lock has a side effect on some cards: with one at the very clock at
+//! which it works anyway, one draws a quarter less and does a sixth less (LACT#1128). The clocks to try are those of the card's
+//! performance states below the one in which it works: what is between them a driver does not make.
 
 use anyhow::{bail, ensure};
 use clap::ValueEnum;
@@ -7,10 +12,14 @@ use rigd::plan::tune::{Axis, Point, Space};
 use rigd::units::{Megahertz, Milliwatts};
 use rigd::wire::Capability;
 
+use super::window::Measured;
+
 /// An axis has no more steps.
 const STEPS: u32 = 250;
 /// The lowest core clock where nothing is wished, of that at work, in percent: cards are at their lowest voltage above that.
 const LOWEST_CORE: u32 = 40;
+/// Any clock.
+const ANY: (u32, u32) = (0, 99_999);
 
 /// What a person wishes.
 #[derive(Clone, Debug, clap::Args)]
@@ -27,46 +36,93 @@ pub(super) struct Wishes {
     /// One step of them, MHz
     #[arg(long, value_name = "MHZ", default_value_t = 30, value_parser = clap::value_parser!(u32).range(5..=500))]
     core_step: u32,
+    /// Memory clocks to try, MHz, as 800-5100, or all: the card's own, which are few, within these and below what it is [default:
+    /// none, or all with --only memory]
+    #[arg(long, value_name = "LOW-HIGH|all", value_parser = range_or_all)]
+    memory: Option<(u32, u32)>,
     /// Vary this alone
     #[arg(long)]
     only: Option<Only>,
 }
 
-/// One of both.
+/// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Only {
     /// The power limit
     Power,
     /// The core clock
     Core,
+    /// The memory clock
+    Memory,
 }
 
 /// Two whole numbers that do not fall.
 fn range(text: &str) -> Result<(u32, u32), String> {
     let both = text.split_once('-').and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
-    both.filter(|(low, high)| low <= high && *high < 100_000).ok_or_else(|| "must be like 150-250".to_owned())
+    both.filter(|(low, high)| low <= high && *high <= ANY.1).ok_or_else(|| "must be like 150-250".to_owned())
+}
+
+fn range_or_all(text: &str) -> Result<(u32, u32), String> {
+    if text == "all" { Ok(ANY) } else { range(text).map_err(|_| "must be like 800-5100, or all".to_owned()) }
+}
+
+/// What is varied.
+#[derive(Clone, Debug)]
+pub(super) struct Room {
+    pub(super) space: Space,
+    /// Where the GPUs are in it now.
+    pub(super) now: Point,
+    /// What is not varied though it was to be, and why: a sentence each.
+    pub(super) left: Vec<String>,
 }
 
 impl Wishes {
-    /// The space for these GPUs, whose fastest core clock at work is `clock`, and where they are in it now.
-    pub(super) fn space(&self, gpus: &[Gpu], clock: Option<u32>) -> anyhow::Result<(Space, Point)> {
-        let takes = |capability| gpus.iter().all(|gpu| gpu.info.capabilities.contains(&capability));
-        let limit = gpus.iter().filter_map(|gpu| gpu.more.limit.0.ok()).max().map(|limit| limit.0);
-        let least = gpus.iter().filter_map(|gpu| gpu.info.min_limit_mw).max().map(|limit| limit.0);
-        let power = limit.zip(least).filter(|_| takes(Capability::PowerLimit) && self.only != Some(Only::Core));
-        let core = clock.filter(|_| takes(Capability::CoreLock) && self.only != Some(Only::Power));
-        if power.is_none() && core.is_none() {
-            bail!("these GPUs take nothing of what is to be varied");
+    /// Refuses what cannot be meant.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        let Some(only) = self.only else { return Ok(()) };
+        let name = |only| match only {
+            Only::Power => "power",
+            Only::Core => "core",
+            Only::Memory => "memory",
+        };
+        for (own, wished) in [(Only::Power, self.power), (Only::Core, self.core), (Only::Memory, self.memory)] {
+            let useless = wished.is_some() && own != only;
+            ensure!(!useless, "--{} has no effect beside --only {}", name(own), name(only));
         }
-        let watts = self.power.map(|(low, high)| (low * 1000, high * 1000));
+        Ok(())
+    }
+
+    fn varies(&self, one: Only) -> bool {
+        self.only.map_or(one != Only::Memory || self.memory.is_some(), |only| only == one)
+    }
+
+    /// The room for these GPUs, of which this was measured as they are.
+    pub(super) fn room(&self, gpus: &[Gpu], first: &Measured) -> anyhow::Result<Room> {
+        let limit = gpus.iter().filter_map(|gpu| gpu.more.limit.0.ok()).max().map(|limit| limit.0);
+        let mut left = Vec::new();
+        let mut told = |what: &str, why: String| left.push(format!("the {what} is left as it is: {why}"));
+        let power = self
+            .varies(Only::Power)
+            .then(|| power(gpus, limit))
+            .and_then(|found| found.map_err(|why| told("power limit", why)).ok());
+        let core = self
+            .varies(Only::Core)
+            .then(|| core(gpus, first.clock_mhz))
+            .and_then(|found| found.map_err(|why| told("core clock", why)).ok());
+        let memory = self.varies(Only::Memory).then(|| memory(gpus, first, self.memory.unwrap_or(ANY)));
+        let memory = memory.and_then(|found| found.map_err(|why| told("memory clock", why)).ok()).unwrap_or_default();
+        if power.is_none() && core.is_none() && memory.is_empty() {
+            bail!("there is nothing to vary: {}", left.join("; "));
+        }
         let limits = match power {
             Some((now, least)) => {
-                let (low, high) = watts.unwrap_or((least, now));
+                let (low, high) = self.power.map_or((least, now), |(low, high)| (low * 1000, high * 1000));
                 // A profile has whole watts.
                 axis(low.max(least).next_multiple_of(1000), high.min(now) / 1000 * 1000, self.power_step * 1000)
             }
             None => axis(limit.unwrap_or(0), limit.unwrap_or(0), 1),
         };
+        let clock = first.clock_mhz;
         let cores = match core {
             Some(now) => {
                 let (low, high) = self.core.unwrap_or((now * LOWEST_CORE / 100, now));
@@ -78,7 +134,7 @@ impl Wishes {
             bail!("what is wished is not within what the GPUs take and have now");
         };
         ensure!(
-            limits.lowest < limits.highest || cores.lowest < cores.highest,
+            limits.lowest < limits.highest || cores.lowest < cores.highest || !memory.is_empty(),
             "there is nothing to vary: the GPUs are at their lowest already"
         );
         // What is not varied is where it was, however it is counted.
@@ -86,10 +142,61 @@ impl Wishes {
         let now = Point {
             limit: Milliwatts(as_it_was(limits.highest, limit)),
             core: Megahertz(clock.filter(|clock| cores.highest < *clock).unwrap_or(cores.highest)),
-            memory: None,
+            memory: memory.last().copied(),
         };
-        Ok((Space { limit: limits, core: cores, memory: None }, now))
+        Ok(Room { space: Space { limit: limits, core: cores, memory }, now, left })
     }
+}
+
+/// The first GPU that does not take that.
+fn unable(gpus: &[Gpu], capability: Capability) -> Option<&str> {
+    gpus.iter().find(|gpu| !gpu.info.capabilities.contains(&capability)).map(|gpu| gpu.info.uuid.as_str())
+}
+
+/// The power limit now and the lowest, mW.
+fn power(gpus: &[Gpu], limit: Option<u32>) -> Result<(u32, u32), String> {
+    if let Some(gpu) = unable(gpus, Capability::PowerLimit) {
+        return Err(format!("GPU {gpu} takes none"));
+    }
+    let least = gpus.iter().filter_map(|gpu| gpu.info.min_limit_mw).max().map(|limit| limit.0);
+    limit.zip(least).ok_or_else(|| "the driver does not tell it".to_owned())
+}
+
+/// The core clock at work, MHz.
+fn core(gpus: &[Gpu], clock: Option<u32>) -> Result<u32, String> {
+    if let Some(gpu) = unable(gpus, Capability::CoreLock) {
+        return Err(format!("GPU {gpu} takes no lock of it"));
+    }
+    clock.ok_or_else(|| "the driver does not tell it".to_owned())
+}
+
+/// The memory clocks that all of them have below what they work at, and are within, from the lowest on; what it is now is the last.
+fn memory(gpus: &[Gpu], first: &Measured, (low, high): (u32, u32)) -> Result<Vec<Megahertz>, String> {
+    if let Some(gpu) = unable(gpus, Capability::MemoryLock) {
+        return Err(format!("GPU {gpu} takes no lock of it"));
+    }
+    let (Some(now), Some(state)) = (first.memory_mhz, first.pstate) else {
+        return Err(format!("GPU {} does not tell it", gpus.first().map_or("", |gpu| gpu.info.uuid.as_str())));
+    };
+    if let Some(gpu) = gpus.iter().find(|gpu| gpu.memory_clocks.is_empty()) {
+        return Err(format!("GPU {} does not tell which memory clocks it has", gpu.info.uuid));
+    }
+    // With an offset a card works above the clock of its state: the faster states are not below it for that.
+    let slower = |gpu: &Gpu, clock: Megahertz| {
+        gpu.memory_clocks.iter().any(|(own, other)| *own > state && *other == clock && clock.0 < now)
+    };
+    let within = |clock: &Megahertz| (low.max(1)..=high).contains(&clock.0);
+    let all = gpus.first().into_iter().flat_map(|gpu| &gpu.memory_clocks).map(|(_, clock)| *clock).filter(within);
+    let mut clocks: Vec<Megahertz> = all.filter(|clock| gpus.iter().all(|gpu| slower(gpu, *clock))).collect();
+    clocks.sort_unstable();
+    clocks.dedup();
+    if clocks.is_empty() {
+        let gpu = gpus.first().map_or("", |gpu| gpu.info.uuid.as_str());
+        let within = if (low, high) == ANY { String::new() } else { format!(" from {low} to {high} MHz") };
+        return Err(format!("GPU {gpu} has no lower one{within}"));
+    }
+    clocks.push(Megahertz(now));
+    Ok(clocks)
 }
 
 /// An axis whose highest value is exactly this one; none where it would be below the lowest.
@@ -100,83 +207,4 @@ fn axis(low: u32, high: u32, step: u32) -> Option<Axis> {
 }
 
 #[cfg(test)]
-mod tests {
-    use rigd::gpu::{Phase, Presence};
-    use rigd::reading::Missing;
-    use rigd::wire::Value;
-
-    use super::*;
-
-    /// A card with so high a limit now, W.
-    fn card(limit: u32, capabilities: &[Capability]) -> Gpu {
-        // Nothing but what matters here is there.
-        let missing = || serde_json::to_value(Value::<u32>(Err(Missing::NotPresent))).unwrap();
-        let text = serde_json::json!({
-            "info": {
-                "pci": "0000:01:00.0", "uuid": "GPU-1", "name": "", "vbios": null, "serial": null, "memory_mib": null,
-                "min_limit_mw": 100_000, "max_limit_mw": 480_000, "default_limit_mw": 350_000, "max_sm_mhz": 2_100,
-                "max_memory_mhz": null, "slowdown_mc": null, "fans": 0, "pcie_max_generation": null,
-                "pcie_max_width": null, "capabilities": capabilities,
-            },
-            "now": {
-                "presence": Presence::Seen, "temperature": missing(), "memory_temperature": missing(), "power": missing(),
-                "sm_mhz": missing(), "memory_mhz": missing(), "load": missing(), "memory_used": missing(),
-                "fan_duty": missing(), "reasons": missing(), "air": {"duty": missing(), "stage": "normal"},
-                "profile": Phase::Default,
-            },
-            "more": {
-                "gpu": 0, "margin": missing(), "power_now": missing(), "energy": missing(),
-                "limit": Value(Ok(Milliwatts(limit * 1000))), "enforced_limit": missing(), "pstate": missing(),
-                "memory_load": missing(), "fans": [], "pcie_generation": missing(), "pcie_width": missing(),
-                "replays": missing(), "ecc": null, "remapped": null, "recovery": missing(), "xids": 0, "last_xid": null,
-                "profile": null, "quarantined": 0, "processes": [],
-            },
-        });
-        serde_json::from_value(text).unwrap()
-    }
-
-    fn wishes(power: Option<(u32, u32)>, core: Option<(u32, u32)>, only: Option<Only>) -> Wishes {
-        Wishes { power, power_step: 10, core, core_step: 30, only }
-    }
-
-    #[test]
-    fn a_space_is_within_what_the_card_takes_and_has_now() {
-        const BOTH: &[Capability] = &[Capability::PowerLimit, Capability::CoreLock];
-        let (all, power) = ((100, 350, 680, 1_695), (BOTH, 350));
-        for (wished, (capabilities, limit), expected, now) in [
-            (wishes(None, None, None), power, Some((100, 350, 705, 1_695)), (350, 1_695)),
-            (wishes(None, None, Some(Only::Power)), power, Some((100, 350, 1_695, 1_695)), (350, 1_695)),
-            (wishes(None, None, Some(Only::Core)), power, Some((350, 350, 705, 1_695)), (350, 1_695)),
-            (wishes(None, None, None), (&BOTH[..1], 350), Some((100, 350, 1_695, 1_695)), (350, 1_695)),
-            (wishes(None, None, None), (BOTH, 225), Some((105, 225, 705, 1_695)), (225, 1_695)),
-            (wishes(Some((50, 900)), Some((1_200, 9_000)), None), power, Some((100, 350, 1_215, 1_695)), (350, 1_695)),
-            (wishes(Some((150, 200)), Some((1_200, 1_500)), None), power, Some((150, 200, 1_200, 1_500)), (350, 1_695)),
-            (wishes(Some((400, 450)), None, None), power, None, (0, 0)),
-            (wishes(None, None, Some(Only::Core)), (&BOTH[..1], 350), None, (0, 0)),
-            (wishes(None, None, Some(Only::Power)), (BOTH, 100), None, (0, 0)),
-        ] {
-            let card = card(limit, capabilities);
-            let found = wished.space(&[card], Some(1_695)).ok();
-            let numbers = found.map(|(Space { limit, core, .. }, now)| {
-                let watts = (limit.lowest / 1000, limit.highest / 1000, core.lowest, core.highest);
-                (watts, (now.limit.0 / 1000, now.core.0))
-            });
-            assert_eq!(numbers, expected.map(|expected| (expected, now)), "{wished:?}");
-        }
-        assert_eq!(axis(all.0, all.1, 1).unwrap().step, 1);
-        assert_eq!(axis(0, 100_000, 1), Some(Axis { lowest: 0, highest: 100_000, step: 400 }));
-    }
-
-    #[test]
-    fn a_range_is_two_numbers() {
-        for (text, expected) in [
-            ("150-250", Some((150, 250))),
-            ("150-150", Some((150, 150))),
-            ("250-150", None),
-            ("150", None),
-            ("a-b", None),
-        ] {
-            assert_eq!(range(text).ok(), expected, "{text}");
-        }
-    }
-}
+mod tests;

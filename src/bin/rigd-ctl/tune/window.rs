@@ -6,14 +6,18 @@
 //!   no rate or no watts for too long, a lost GPU: the end of the search
 //! ```
 //!
-//! The numbers: what is not on the card after 5 s, or three times the settling time, is not taken; what has not settled after three times its time is measured as it is; a window that is too noisy is made
-//! longer, up to twice, and then taken as it is and marked. So a point takes 3 × settle + 2 × measure at most.
+//! The numbers: what is not on the card after 5 s, or three times the settling time, is not taken; what has not settled after three
+//! times its time is measured as it is; a window that is too noisy is made longer, up to twice, and then taken as it is and marked.
+//! So a point takes 3 × settle + 2 × measure at most, and up to 5 s more where settling is that short.
+//!
+//! A lock of the memory is read back by its clock, as one of the core is; but a card may go to another of its few clocks than was
+//! asked for, and what is measured is true of what was asked for all the same. So it only must be lower than without the lock.
 
-use rigd::gpu::Presence;
+use rigd::gpu::{Limits, Presence};
 use rigd::local::{Gpu, Payload};
 use rigd::plan::tune::Event;
 use rigd::reading::Stage;
-use rigd::units::{Megahertz, MilliPerSecond, Milliwatts};
+use rigd::units::{MilliPerSecond, Milliwatts};
 use rigd::wire::PayloadPhase;
 use serde::Serialize;
 
@@ -53,6 +57,10 @@ pub(super) struct Look {
     pub(super) power: Option<u64>,
     /// The fastest of those that are varied, MHz.
     pub(super) clock: Option<u32>,
+    /// The fastest memory of those, MHz.
+    pub(super) memory: Option<u32>,
+    /// The performance state of the slowest of those.
+    pub(super) pstate: Option<u8>,
     /// The highest power limit among those, mW.
     pub(super) limit: Option<u32>,
     /// Of all its GPUs since the agent's start.
@@ -77,6 +85,8 @@ impl Look {
             there: gpus.iter().all(|gpu| gpu.now.presence == Presence::Seen),
             power: all(|gpu| gpu.now.power.0.ok().map(|power| power.0.into())),
             clock: ours().filter_map(|gpu| Some(gpu.now.sm_mhz.0.ok()?.0)).max(),
+            memory: ours().filter_map(|gpu| Some(gpu.now.memory_mhz.0.ok()?.0)).max(),
+            pstate: ours().filter_map(|gpu| gpu.more.pstate.0.ok()).max(),
             limit: ours().filter_map(|gpu| Some(gpu.more.limit.0.ok()?.0)).max(),
             xids: gpus.iter().fold(0, |sum, gpu| gpu.more.xids.saturating_add(sum)),
             hot: gpus.iter().any(hot),
@@ -105,6 +115,15 @@ pub(super) struct Rules {
     pub(super) patience: u64,
 }
 
+/// How it is while nothing is tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Normal {
+    /// Share of its work that is refused anyway, in thousandths.
+    pub(super) refused: u64,
+    /// The fastest memory, MHz.
+    pub(super) memory: Option<u32>,
+}
+
 /// What is measured at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Measured {
@@ -113,6 +132,10 @@ pub(super) struct Measured {
     pub(super) power_mw: u32,
     /// The fastest that was seen.
     pub(super) clock_mhz: Option<u32>,
+    /// The same of the memory.
+    pub(super) memory_mhz: Option<u32>,
+    /// The fastest performance state that was seen.
+    pub(super) pstate: Option<u8>,
     /// How far both halves are apart, in thousandths: rate or watts, whichever are farther.
     pub(super) noise: u64,
     /// Refused results, in thousandths.
@@ -127,6 +150,7 @@ pub(super) enum Trouble {
     Heat,
     Stopped,
     NotHeld,
+    MemoryNotHeld,
     HeldLower,
     TooLittle,
     Refused,
@@ -139,6 +163,7 @@ impl Trouble {
             Self::Heat => "held back by heat",
             Self::Stopped => "the payload did not go on",
             Self::NotHeld => "the card did not take it",
+            Self::MemoryNotHeld => "its memory did not get slower",
             Self::HeldLower => "something else holds it lower: heat, or the rig's power budget",
             Self::TooLittle => "less than the payload is expected to yield",
             Self::Refused => "its work was refused",
@@ -153,7 +178,7 @@ pub(super) const fn event(came: &Result<Measured, Trouble>) -> Event {
         Err(Trouble::Xid) => Event::Xid,
         Err(Trouble::Heat | Trouble::HeldLower) => Event::Heat,
         // No fault of the card: it is worth nothing there, and what is around it may be tried.
-        Err(Trouble::TooLittle) => Event::Measured(MilliPerSecond(0), Milliwatts(u32::MAX)),
+        Err(Trouble::TooLittle | Trouble::MemoryNotHeld) => Event::Measured(MilliPerSecond(0), Milliwatts(u32::MAX)),
         Err(Trouble::Stopped | Trouble::NotHeld | Trouble::Refused) => Event::Rejected,
     }
 }
@@ -184,37 +209,34 @@ struct Sample {
 #[derive(Clone, Debug)]
 pub(super) struct Watch {
     rules: Rules,
-    power: Option<Milliwatts>,
-    clock: Option<Megahertz>,
-    /// As it was when the settings were made, and refused results before, in thousandths.
+    limits: Limits,
+    normal: Normal,
+    /// As it was when the settings were made.
     before: Look,
-    refused: u64,
     began: u64,
     settled: Option<u64>,
     silent: Option<u64>,
-    fastest: Option<u32>,
+    /// The fastest core and memory, and the fastest state.
+    core: Option<u32>,
+    memory: Option<u32>,
+    pstate: Option<u8>,
     samples: Vec<Sample>,
 }
 
 impl Watch {
-    /// These limits were set at `now`, ms; `refused` is what share is refused anyway.
-    pub(super) const fn new(
-        rules: Rules,
-        (power, clock): (Option<Milliwatts>, Option<Megahertz>),
-        before: Look,
-        refused: u64,
-        now: u64,
-    ) -> Self {
+    /// These limits were set at `now`, ms; `before` is the last look before that.
+    pub(super) const fn new(rules: Rules, limits: Limits, normal: Normal, before: Look, now: u64) -> Self {
         Self {
             rules,
-            power,
-            clock,
+            limits,
+            normal,
             before,
-            refused,
             began: now,
             settled: None,
             silent: None,
-            fastest: None,
+            core: None,
+            memory: None,
+            pstate: None,
             samples: Vec::new(),
         }
     }
@@ -237,7 +259,7 @@ impl Watch {
         if !look.runs {
             return trouble(Trouble::Stopped);
         }
-        if look.refused(&self.before).is_some_and(|share| share > self.refused + REFUSED_SHARE) {
+        if look.refused(&self.before).is_some_and(|share| share > self.normal.refused + REFUSED_SHARE) {
             return trouble(Trouble::Refused);
         }
         let (Some(rate), Some(power)) = (look.rate, look.power) else {
@@ -262,7 +284,8 @@ impl Watch {
             }
             return Step::Settling;
         };
-        self.fastest = self.fastest.max(look.clock);
+        (self.core, self.memory) = (self.core.max(look.clock), self.memory.max(look.memory));
+        self.pstate = self.pstate.into_iter().chain(look.pstate).min();
         if let Some(other) = self.other(look) {
             return trouble(other);
         }
@@ -280,7 +303,9 @@ impl Watch {
         Step::Came(Ok(Measured {
             rate,
             power_mw: u32::try_from(power).unwrap_or(u32::MAX),
-            clock_mhz: self.fastest,
+            clock_mhz: self.core,
+            memory_mhz: self.memory,
+            pstate: self.pstate,
             noise: noise.unwrap_or(0),
             refused: look.refused(&self.before).unwrap_or(0),
         }))
@@ -297,11 +322,15 @@ impl Watch {
 
     /// What is there in place of what was set, as far as the card tells.
     fn other(&self, look: &Look) -> Option<Trouble> {
-        let limits = self.power.map(|power| power.0).zip(look.limit);
-        let clocks = self.clock.map(|clock| clock.0).zip(look.clock);
+        let limits = self.limits.power.map(|power| power.0).zip(look.limit);
+        let clocks = self.limits.clock.map(|clock| clock.0).zip(look.clock);
+        let memory = self.limits.memory.and(self.normal.memory).zip(look.memory);
         let above = |step: u32| move |(set, found): (u32, u32)| found > set.saturating_add(step);
         if limits.is_some_and(above(LIMIT_STEP)) || clocks.is_some_and(above(CLOCK_STEP)) {
             return Some(Trouble::NotHeld);
+        }
+        if memory.is_some_and(|(without, found)| found.saturating_add(CLOCK_STEP) > without) {
+            return Some(Trouble::MemoryNotHeld);
         }
         limits.filter(|(set, found)| found.saturating_add(LIMIT_STEP) < *set).map(|_| Trouble::HeldLower)
     }

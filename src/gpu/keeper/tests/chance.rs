@@ -64,7 +64,7 @@ impl Rig {
             Fault::Miner => {
                 self.settings.limit = Ok(Milliwatts(390_000));
                 self.settings.core_offset = [Ok(MegahertzOffset(77)); 2];
-                self.core_lock = None;
+                (self.core_lock, self.memory_lock) = (None, None);
             }
             Fault::Xid => self.xid = Some(13),
             Fault::Reload => self.reload(),
@@ -79,7 +79,8 @@ impl Rig {
                     (Some(cap), None) => (Some(cap), Some(Megahertz(900))),
                     (Some(_), Some(ceiling)) => (None, Some(ceiling)),
                     (None, Some(_)) => (None, None),
-                }
+                };
+                self.memory = self.ceiling.map(|_| Megahertz(5_001));
             }
         }
     }
@@ -124,8 +125,8 @@ proptest! {
         }
         let calls = rig.asked.len() - start;
         // Starts and repairs as the module says, a hundred for trials and what comes instead, a cap set again by each new
-        // helper as a ceiling is, and a budget of ten starts and five repairs more for each restart.
-        let bound = 240 + 210 + 100 + 2 * helpers + 90 * restarts;
+        // helper as both ceilings are, and a budget of ten starts and five repairs more for each restart.
+        let bound = 240 + 210 + 100 + 3 * helpers + 90 * restarts;
         prop_assert!(calls <= bound, "{} calls, {} helpers, {} restarts", calls, helpers, restarts);
     }
 
@@ -142,7 +143,7 @@ proptest! {
             rig.seconds(seconds);
         }
         rig.suffer(Fault::Cured);
-        (rig.cap, rig.ceiling) = (None, None);
+        (rig.cap, rig.ceiling, rig.memory) = (None, None, None);
         rig.fresh = true;
         if leaves {
             rig.wanted = None;

@@ -15,6 +15,7 @@ pub(super) struct Rig {
     pub(super) wanted: Option<Profile>,
     pub(super) cap: Option<Milliwatts>,
     pub(super) ceiling: Option<Megahertz>,
+    pub(super) memory: Option<Megahertz>,
     pub(super) sample: Option<Sample>,
     pub(super) answer: Option<Answer>,
     pub(super) xid: Option<u64>,
@@ -24,6 +25,7 @@ pub(super) struct Rig {
     /// What is set on the card.
     pub(super) settings: Settings,
     pub(super) core_lock: Option<(Megahertz, Megahertz)>,
+    pub(super) memory_lock: Option<(Megahertz, Megahertz)>,
     /// What the driver answers when one of these is set.
     pub(super) refuse: Vec<(Knob, Code)>,
     /// What the driver takes and does not make.
@@ -45,6 +47,7 @@ impl Rig {
             wanted,
             cap: None,
             ceiling: None,
+            memory: None,
             sample: None,
             answer: None,
             xid: None,
@@ -53,6 +56,7 @@ impl Rig {
             spared: false,
             settings: untouched(),
             core_lock: None,
+            memory_lock: None,
             refuse: Vec::new(),
             ignore: Vec::new(),
             unreadable: None,
@@ -77,6 +81,7 @@ impl Rig {
                 wanted: self.wanted.as_ref(),
                 cap: self.cap,
                 ceiling: self.ceiling,
+                memory: self.memory,
                 sample: self.sample.as_ref(),
                 answer: self.answer.as_ref(),
                 xid: self.xid.take(),
@@ -120,7 +125,7 @@ impl Rig {
             match setting {
                 Setting::PowerLimit(limit) => self.settings.limit = Ok(limit),
                 Setting::CoreLock(lock) => self.core_lock = lock,
-                Setting::MemoryLock(_) => {}
+                Setting::MemoryLock(lock) => self.memory_lock = lock,
                 Setting::CoreOffset(offset) => self.settings.core_offset = [Ok(offset); 2],
                 Setting::MemoryOffset(offset) => self.settings.memory_offset = [Ok(offset); 2],
                 Setting::Persistence(on) => self.settings.persistence = Ok(on),
@@ -142,7 +147,7 @@ impl Rig {
 
     /// The driver is loaded anew, with a new helper.
     pub(super) fn reload(&mut self) {
-        (self.settings, self.core_lock, self.fresh) = (untouched(), None, true);
+        (self.settings, self.core_lock, self.memory_lock, self.fresh) = (untouched(), None, None, true);
     }
 
     /// The agent is started anew with what is on the disk; after a power cut the card is as new, too.
@@ -159,12 +164,14 @@ impl Rig {
 
     pub(super) fn is_as_made(&self) -> bool {
         self.core_lock.is_none()
+            && self.memory_lock.is_none()
             && defaults(&self.device).settings.iter().all(|setting| drifted(*setting, &self.settings).is_none())
     }
 
     pub(super) fn has(&self, profile: &Profile) -> bool {
         let settings = plan(profile, &self.device).settings;
-        let locked = settings.contains(&Setting::CoreLock(self.core_lock));
+        let locks = [Setting::CoreLock(self.core_lock), Setting::MemoryLock(self.memory_lock)];
+        let locked = locks.iter().all(|lock| settings.contains(lock));
         locked && settings.iter().all(|setting| drifted(*setting, &self.settings).is_none())
     }
 

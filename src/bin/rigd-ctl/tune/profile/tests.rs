@@ -4,7 +4,7 @@ const TEXT: &str = "# mine\nboard = \"a\" # the board\n\n[gpu]\nprofile = \"day\
     [profile.day]   # with the sun\nmemory_offset_mhz = 1000 # fast\npower_limit_pct = 80\ncore_lock_mhz = [ 900, 1800 ]\n\n\
     # the night\n[profile.night]\nfan_pct = 40\n# quiet\npower_limit_w = 0x78 # W\n\n[control]\ntick_hz = 2";
 
-const TUNED: Tuned = Tuned { watts: 220, core: Some(1_410) };
+const TUNED: Tuned = Tuned { watts: 220, core: Some(1_410), memory: None };
 
 fn edited(name: &str, base: Option<&str>, tuned: Tuned) -> String {
     let after = edit(TEXT, name, base, tuned).unwrap();
@@ -30,6 +30,8 @@ fn a_new_profile_comes_at_the_end_with_all_else_of_the_one_it_was_found_with() {
     }
     let slow = edited("best", Some("day"), Tuned { core: Some(600), ..TUNED });
     assert!(slow.ends_with("core_lock_mhz = [600, 600]\n"), "{slow}");
+    let memory = edited("best", Some("day"), Tuned { memory: Some(5_001), ..TUNED });
+    assert!(memory.ends_with("core_lock_mhz = [900, 1410]\nmemory_lock_mhz = 5001\n"), "{memory}");
 }
 
 #[test]
@@ -62,6 +64,20 @@ fn an_old_profile_gets_its_new_values_where_they_were_and_nothing_else_is_touche
         edit(last, "x", None, TUNED).unwrap(),
         format!("{last}\npower_limit_w = 220\ncore_lock_mhz = [210, 1410]\n")
     );
+}
+
+#[test]
+fn a_memory_lock_is_replaced_where_it_was_tuned_and_else_kept() {
+    let text = "board = \"a\"\n[profile.x]\nmemory_lock_mhz = [405, 9501] # mine\n";
+    let parse = |text: &str| Config::parse("f", text, "rig").unwrap();
+    for (memory, expected) in
+        [(Some(810), "memory_lock_mhz = 810 # mine\n"), (None, "memory_lock_mhz = [405, 9501] # mine\n")]
+    {
+        let tuned = Tuned { memory, core: None, ..TUNED };
+        let after = edit(text, "x", Some("x"), tuned).unwrap();
+        assert_eq!(after, format!("board = \"a\"\n[profile.x]\n{expected}power_limit_w = 220\n"));
+        assert!(is_only("x", Some("x"), tuned, &parse(text), &parse(&after)));
+    }
 }
 
 fn folder(name: &str) -> PathBuf {

@@ -1,3 +1,5 @@
+use rigd::units::Megahertz;
+
 use super::*;
 
 const RULES: Rules = Rules { settle: 3_000, measure: 4_000, patience: 10_000 };
@@ -10,15 +12,20 @@ const GOOD: Look = Look {
     there: true,
     power: Some(200_000),
     clock: Some(1_500),
+    memory: Some(5_001),
+    pstate: Some(3),
     limit: Some(200_000),
     xids: 2,
     hot: false,
 };
 
+const LIMITS: Limits =
+    Limits { power: Some(Milliwatts(200_000)), clock: Some(Megahertz(1_500)), memory: Some(Megahertz(5_001)) };
+const NORMAL: Normal = Normal { refused: 0, memory: Some(9_501) };
+
 /// A look a second until something comes of it: when, and what.
 fn run(look: impl Fn(u64) -> Look) -> (u64, Step) {
-    let limits = (Some(Milliwatts(200_000)), Some(Megahertz(1_500)));
-    let mut watch = Watch::new(RULES, limits, GOOD, 0, 0);
+    let mut watch = Watch::new(RULES, LIMITS, NORMAL, GOOD, 0);
     for second in 0..60 {
         match watch.step(second * 1_000, &look(second)) {
             Step::Settling | Step::Measuring | Step::Silent => {}
@@ -29,7 +36,8 @@ fn run(look: impl Fn(u64) -> Look) -> (u64, Step) {
 }
 
 fn measured(rate: u64, power_mw: u32, noise: u64) -> Step {
-    Step::Came(Ok(Measured { rate, power_mw, clock_mhz: Some(1_500), noise, refused: 0 }))
+    let (clock_mhz, memory_mhz, pstate) = (Some(1_500), Some(5_001), Some(3));
+    Step::Came(Ok(Measured { rate, power_mw, clock_mhz, memory_mhz, pstate, noise, refused: 0 }))
 }
 
 #[test]
@@ -63,9 +71,14 @@ fn trouble_ends_a_point_at_once_and_says_which() {
         ("a limit within its step", Look { limit: Some(200_900), ..GOOD }, (7, measured(60_000, 200_000, 0))),
         ("another holds it lower", Look { limit: Some(180_000), ..GOOD }, (9, Step::Came(Err(Trouble::HeldLower)))),
         ("a clock that is not held", Look { clock: Some(1_600), ..GOOD }, (9, Step::Came(Err(Trouble::NotHeld)))),
-        ("nobody tells of limit and clock", Look { limit: None, clock: None, ..GOOD }, {
+        ("memory as it was", Look { memory: Some(9_501), ..GOOD }, (9, Step::Came(Err(Trouble::MemoryNotHeld)))),
+        ("memory that goes to another of its clocks", Look { memory: Some(6_001), ..GOOD }, {
             let Step::Came(Ok(plain)) = measured(60_000, 200_000, 0) else { panic!() };
-            (7, Step::Came(Ok(Measured { clock_mhz: None, ..plain })))
+            (7, Step::Came(Ok(Measured { memory_mhz: Some(6_001), ..plain })))
+        }),
+        ("nobody tells of limit and clocks", Look { limit: None, clock: None, memory: None, pstate: None, ..GOOD }, {
+            let Step::Came(Ok(plain)) = measured(60_000, 200_000, 0) else { panic!() };
+            (7, Step::Came(Ok(Measured { clock_mhz: None, memory_mhz: None, pstate: None, ..plain })))
         }),
         ("refused", Look { accepted: 110, rejected: 5, ..GOOD }, (2, Step::Came(Err(Trouble::Refused)))),
         ("two refused", Look { accepted: 101, rejected: 3, ..GOOD }, (7, measured(60_000, 200_000, 0))),
@@ -81,7 +94,8 @@ fn trouble_ends_a_point_at_once_and_says_which() {
 
 #[test]
 fn a_card_that_takes_it_late_has_taken_it() {
-    let late = |second: u64| if second < 5 { Look { limit: Some(250_000), clock: Some(1_700), ..GOOD } } else { GOOD };
+    let before = Look { limit: Some(250_000), clock: Some(1_700), memory: Some(9_501), pstate: Some(2), ..GOOD };
+    let late = |second: u64| if second < 5 { before } else { GOOD };
     assert_eq!(run(late), (9, measured(60_000, 200_000, 0)));
     let lost = |second: u64| if second < 5 { GOOD } else { Look { limit: Some(250_000), ..GOOD } };
     assert_eq!(run(lost), (5, Step::Came(Err(Trouble::NotHeld))), "once it has held it must hold");
@@ -93,6 +107,7 @@ fn what_yields_too_little_is_worse_than_anything_and_forbids_nothing() {
     use rigd::units::{MicroPerKilowattHour, MicroPerTera};
     let Event::Measured(rate, power) = event(&Err(Trouble::TooLittle)) else { panic!("it is no trouble of the card") };
     let margin = Goal::Margin { value: MicroPerTera(1), energy: MicroPerKilowattHour(300_000) };
+    assert_eq!(event(&Err(Trouble::MemoryNotHeld)), Event::Measured(rate, power));
     for goal in [Goal::PerJoule, margin] {
         assert!(goal.score(rate, power) < goal.score(MilliPerSecond(1), Milliwatts(500_000)), "{goal:?}");
     }
@@ -110,6 +125,7 @@ fn a_hole_begins_the_point_anew() {
 fn a_share_that_was_refused_before_is_no_trouble() {
     let bad = Look { accepted: 110, rejected: 3 + 1, ..GOOD };
     for (refused, expected) in [(0, Step::Came(Err(Trouble::Refused))), (200, Step::Settling)] {
-        assert_eq!(Watch::new(RULES, (None, None), GOOD, refused, 0).step(0, &bad), expected);
+        let normal = Normal { refused, ..NORMAL };
+        assert_eq!(Watch::new(RULES, Limits::default(), normal, GOOD, 0).step(0, &bad), expected);
     }
 }
