@@ -48,7 +48,8 @@ fn half_the_power_is_met_within_two_seconds_and_held_under_changing_load() {
         assert!(plant.input() <= CAP, "{} after 2 s", plant.input());
         plant.run(10);
         for mean in means(&mut plant, 30, |_| ()) {
-            assert!((CAP * 0.98..=CAP).contains(&mean), "{mean} at constant load");
+            // 2 %, and a watt: limits are whole watts, and eight cards are raised by two at a time.
+            assert!((CAP * 0.979..=CAP).contains(&mean), "{mean} at constant load");
         }
         let (mut quiet, mut before, mut lows) = (0, Vec::new(), Vec::new());
         let changes = |plant: &mut Plant| {
