@@ -12,8 +12,9 @@
 //! the time is. What was counted never shrinks. The time in which no agent ran, and the seconds before that which it had not
 //! written down, are a gap of the rig, its supplies and its GPUs; of a payload nobody knows whether it worked then.
 //!
-//! **The rig** is the sum of its supplies' inputs; all of them have to tell, except one that says it is off. Where the board has no
-//! supply it is the sum of its rails, and where it has none the sum of the GPUs: [`Books::basis`] says which.
+//! **The rig** is the sum of its supplies' inputs, as control sees it ([`Snapshot::input`](crate::reading::Snapshot::input)): all of them
+//! have to tell. Where the board has no supply it is the sum of its rails, and where it has none the sum of the GPUs:
+//! [`Books::basis`] says which.
 //!
 //! **What is shown is what is kept**: telemetry, the local socket and receipts have the books as they were last written, up to
 //! ten seconds old, so that an agent that is killed never shows less than before.
@@ -26,6 +27,9 @@
 //!
 //! A payload's work is its meter's rate over the same intervals. It is told for the whole payload, so each of its GPUs gets the
 //! part that its energy is of the payload's.
+//!
+//! **Nothing is cut off at a tick.** Time is counted in whole milliseconds, and what is left of one comes with the next tick; so does
+//! what is left of a microjoule, and of a thousandth of a unit of work.
 
 mod interval;
 mod key;
@@ -50,6 +54,8 @@ pub const LONGEST: Duration = Duration::from_secs(5);
 pub const MOST: usize = 256;
 /// Whose account that is.
 pub const OTHERS: &str = "others";
+/// Parts of a millionth of a unit of work that are still told apart: a year of ticks at 100 Hz cuts off three thousandths.
+const PARTS: u128 = 1_000_000;
 
 /// What was used, and how sure that is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,6 +182,16 @@ impl Books {
         }
     }
 
+    /// And what was counted apart from these, in accounts of the same names.
+    fn join(&mut self, more: &Self) {
+        self.plus(&Interval::between(0, (0, &Self::default()), (0, more)));
+        // An interval says nothing of outputs.
+        let supply = |name: &str| (name.to_owned(), Account::default(), Account::default());
+        for (name, _, used) in &more.supplies {
+            with(&mut self.supplies, |(known, ..)| known == name, supply, name, |(.., output)| output.plus(used));
+        }
+    }
+
     /// A payload's accounts as one. Its times are those of all its GPUs together.
     #[must_use]
     pub fn payload(&self, name: &str) -> Account {
@@ -218,11 +234,14 @@ pub struct Gpu<'a> {
 pub struct State {
     /// The books.
     pub books: Books,
+    /// Everything is counted up to here, less than a millisecond ago.
     at: Option<Instant>,
     rig: Trapezoid,
     supplies: Vec<[Trapezoid; 2]>,
     /// By UUID, for GPUs may come in another order.
     gpus: Vec<(String, Trapezoid)>,
+    /// Of each payload's account, in their order: work that is not a whole thousandth yet, in [`PARTS`] of a millionth of a unit.
+    work: Vec<u128>,
 }
 
 impl State {
@@ -230,6 +249,16 @@ impl State {
     #[must_use]
     pub fn new(books: Books) -> Self {
         Self { books, ..Self::default() }
+    }
+
+    /// Goes on with these books, which were kept before the first tick and are known only now: what was counted since comes on top.
+    fn adopt(&mut self, mut books: Books) {
+        if self.at.is_some() {
+            books.join(&self.books);
+        }
+        self.books = books;
+        // Accounts are in another order now; less than a thousandth of each is lost.
+        self.work.clear();
     }
 }
 
@@ -259,9 +288,11 @@ impl Trapezoid {
 #[must_use]
 pub fn step(mut state: State, inputs: &Inputs<'_>) -> State {
     let passed = state.at.map(|at| inputs.now.saturating_duration_since(at));
-    state.at = Some(inputs.now);
-    let since = passed.filter(|passed| *passed <= LONGEST);
     let millis = passed.map_or(0, |passed| u64::try_from(passed.as_millis()).unwrap_or(u64::MAX));
+    let whole = passed.map(|_| Duration::from_millis(millis));
+    // What is left of a millisecond is counted with the next tick.
+    state.at = state.at.zip(whole).and_then(|(at, whole)| at.checked_add(whole)).or(Some(inputs.now));
+    let since = whole.filter(|whole| *whole <= LONGEST);
     let books = &mut state.books;
 
     state.supplies.resize(inputs.supplies.len(), [Trapezoid::default(); 2]);
@@ -299,33 +330,38 @@ pub fn step(mut state: State, inputs: &Inputs<'_>) -> State {
     }
     let used = state.rig.next(inputs.rig, since);
     count(&mut books.rig, used, millis);
-    apportion(books, inputs, used, &drawn, millis);
+    apportion(&mut state, inputs, used, &drawn, millis);
     state
 }
 
 /// Gives the rig's energy of one interval to those who caused it.
-fn apportion(books: &mut Books, inputs: &Inputs<'_>, rig: Option<u64>, drawn: &[Option<u64>], millis: u64) {
+fn apportion(state: &mut State, inputs: &Inputs<'_>, rig: Option<u64>, drawn: &[Option<u64>], millis: u64) {
+    let State { books, work: rests, .. } = state;
     let all: u64 = drawn.iter().flatten().sum();
     let mut left = rig;
     for (gpu, own) in inputs.gpus.iter().zip(drawn) {
         let Some(name) = gpu.payload else { continue };
         let part = rig.zip(*own).map(|(rig, own)| share(rig, own, all));
-        let milli = part.and(*own).map_or(0, |own| work(inputs, drawn, gpu, own, millis));
+        let more = part.and(*own).map_or(0, |own| work(inputs, drawn, gpu, own, millis));
         left = left.map(|left| left.saturating_sub(part.unwrap_or(0)));
         let same = |(payload, uuid, _): &(String, String, Account)| payload == name && uuid == gpu.uuid;
         let make = |name: &str| {
             let uuid = if name == OTHERS { "" } else { gpu.uuid };
             (name.to_owned(), uuid.to_owned(), Account::default())
         };
-        with(&mut books.payloads, same, make, name, |(.., account)| {
+        let at = place(&mut books.payloads, same, make, name);
+        rests.resize(books.payloads.len(), 0);
+        if let (Some((.., account)), Some(rest)) = (books.payloads.get_mut(at), rests.get_mut(at)) {
             count(account, part, millis);
-            account.worked(milli);
-        });
+            let all = more + *rest;
+            account.worked(all / (1000 * PARTS));
+            *rest = all % (1000 * PARTS);
+        }
     }
     count(&mut books.overhead, left, millis);
 }
 
-/// Thousandths of a unit of work that a payload has done on this GPU, which drew `own`.
+/// Work that a payload has done on this GPU, which drew `own`, in [`PARTS`] of a millionth of a unit.
 fn work(inputs: &Inputs<'_>, drawn: &[Option<u64>], gpu: &Gpu<'_>, own: u64, millis: u64) -> u128 {
     let rate = inputs.payloads.iter().find(|(known, _)| Some(*known) == gpu.payload).and_then(|(_, rate)| *rate);
     let members = inputs.gpus.iter().zip(drawn).filter(|(other, _)| other.payload == gpu.payload);
@@ -333,7 +369,8 @@ fn work(inputs: &Inputs<'_>, drawn: &[Option<u64>], gpu: &Gpu<'_>, own: u64, mil
     // Where none of its GPUs draws anything each has done as much as the others.
     let (own, sum) = if sum == 0 { (1, count) } else { (own, sum) };
     let all = u128::from(rate.map_or(0, |rate| rate.0)) * u128::from(millis);
-    all * u128::from(own) / (1000 * u128::from(sum.max(1)))
+    let (all, sum) = (all * u128::from(own), u128::from(sum.max(1)));
+    all / sum * PARTS + all % sum * PARTS / sum
 }
 
 fn share(rig: u64, own: u64, all: u64) -> u64 {
@@ -348,7 +385,18 @@ fn count(account: &mut Account, used: Option<u64>, millis: u64) {
     }
 }
 
-/// The one that is meant, or a new one; where there are too many already the last, of which nobody asks for anything else.
+/// Where the one that is meant is, or a new one; where there are too many already the last, of which nobody asks for anything else.
+fn place<T>(list: &mut Vec<T>, same: impl Fn(&T) -> bool, make: impl Fn(&str) -> T, name: &str) -> usize {
+    let found = list.iter().position(same);
+    found.unwrap_or_else(|| {
+        if list.len() < MOST {
+            list.push(make(if list.len() + 1 == MOST { OTHERS } else { name }));
+        }
+        list.len().saturating_sub(1)
+    })
+}
+
+/// Does this with it.
 fn with<T, R>(
     list: &mut Vec<T>,
     same: impl Fn(&T) -> bool,
@@ -356,13 +404,7 @@ fn with<T, R>(
     name: &str,
     then: impl FnOnce(&mut T) -> R,
 ) -> R {
-    let found = list.iter().position(same);
-    let at = found.unwrap_or_else(|| {
-        if list.len() < MOST {
-            list.push(make(if list.len() + 1 == MOST { OTHERS } else { name }));
-        }
-        list.len().saturating_sub(1)
-    });
+    let at = place(list, same, &make, name);
     match list.get_mut(at) {
         Some(one) => then(one),
         // There is one: it was just put in.

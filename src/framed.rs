@@ -134,12 +134,33 @@ impl Framed {
         let record = frame(body);
         if let Err(error) = self.file.write_all(&record) {
             // Half a record would hide each one after it.
-            let _ = self.file.set_len(self.length);
-            let _ = self.file.seek(SeekFrom::Start(self.length));
+            self.cut(self.length);
             return Err(error);
         }
         self.length += u64::try_from(record.len()).unwrap_or(0);
         Ok(())
+    }
+
+    /// Appends one record and waits until the disk has it.
+    ///
+    /// # Errors
+    /// What the system says; then nothing of the record stays. After a sync that has failed the next one says that all is well:
+    /// Linux takes what it could not write for written, as PostgreSQL learnt in 2018. Only what is appended anew is written anew.
+    pub fn append_synced(&mut self, body: &[u8]) -> io::Result<()> {
+        let before = self.length;
+        self.append(body)?;
+        let synced = self.sync();
+        if synced.is_err() {
+            self.cut(before);
+        }
+        synced
+    }
+
+    /// Takes away what stands behind so many bytes; where that fails too, it is written over.
+    fn cut(&mut self, length: u64) {
+        self.length = length;
+        let _ = self.file.set_len(length);
+        let _ = self.file.seek(SeekFrom::Start(length));
     }
 
     /// Waits until the disk has it.

@@ -358,3 +358,19 @@ pub struct Snapshot {
     /// What holds its power back.
     pub restraint: Restraint,
 }
+
+impl Snapshot {
+    /// What the rig draws: the inputs of all supplies together. One that is switched off draws its standby and tells of it.
+    ///
+    /// # Errors
+    /// Why the first that does not tell does not; not present where there is no supply.
+    pub fn input(&self) -> Reading<Milliwatts> {
+        sum(self.supplies.iter().map(|[input, _]| input.power))
+    }
+}
+
+/// All of them, at most what fits, or the reason why the first that does not tell does not; of nothing there is no sum.
+pub(crate) fn sum(mut parts: impl Iterator<Item = Reading<Milliwatts>>) -> Reading<Milliwatts> {
+    let first = parts.next().unwrap_or(Err(Missing::NotPresent))?;
+    parts.try_fold(first, |sum, part| Ok(Milliwatts(sum.0.saturating_add(part?.0))))
+}

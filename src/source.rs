@@ -90,9 +90,12 @@ impl<'a> Source<'a> {
 
     /// Notes a mistake at this key, or at the nearest table above it that exists.
     pub(crate) fn complain(&self, key: &str, text: impl Into<String>) {
+        self.problems.borrow_mut().push(Problem { text: text.into(), ..self.place(key) });
+    }
+
+    fn place(&self, key: &str) -> Problem {
         let line = offset_of(&self.root, key).map(|offset| line_of(self.text, offset));
-        let problem = Problem { file: self.file.to_owned(), line, key: key.to_owned(), text: text.into() };
-        self.problems.borrow_mut().push(problem);
+        Problem { file: self.file.to_owned(), line, key: key.to_owned(), text: String::new() }
     }
 
     /// # Errors
@@ -128,8 +131,12 @@ impl<'a> Table<'a> {
 
     /// Where it begins, for a mistake that shows later.
     pub(crate) fn place(&self) -> Problem {
-        let line = offset_of(&self.source.root, &self.path).map(|offset| line_of(self.source.text, offset));
-        Problem { file: self.source.file.to_owned(), line, key: self.path.clone(), text: String::new() }
+        self.source.place(&self.path)
+    }
+
+    /// The same for one of its keys.
+    pub(crate) fn place_of(&self, key: &str) -> Problem {
+        self.source.place(&self.path_of(key))
     }
 
     /// Whether the key is there at all.

@@ -14,6 +14,9 @@ use crate::units::{Milliamps, Millicelsius, Millivolts, Milliwatts};
 mod place;
 mod thermal;
 
+/// Most that a supply may draw, mW: a rig is no hall.
+const MOST_INPUT_MW: u32 = 100_000_000;
+
 /// Checks everything, or says all that is wrong.
 pub(super) fn resolve(file: &file::Board, source: &Source<'_>) -> Result<Board, Problems> {
     let mut resolver = Resolver::new(file, source);
@@ -132,6 +135,11 @@ impl<'a> Resolver<'a> {
             let (Some(input), Some(output)) = (input, output) else { continue };
             if input == output {
                 self.complain(&format!("{key}.output"), "input and output are one channel");
+            }
+            if let Some(most) = supply.max_input_mw
+                && !(1..=MOST_INPUT_MW).contains(&most)
+            {
+                self.complain(&format!("{key}.max_input_mw"), format!("must be 1 to {MOST_INPUT_MW}, not {most}"));
             }
             supplies.push(Supply { name: name.clone(), input, output, max_input: supply.max_input_mw.map(Milliwatts) });
         }

@@ -110,6 +110,16 @@ fn every_mistake_names_file_line_key_and_what_is_wrong() {
         ("min_mv = 11_400", "min_mv = 12_600", "b.toml:26: rail.gpu0.min_mv: must be below max_mv (12600)"),
         ("output = \"out\"", "output = \"in\"", "b.toml:31: supply.psu.output: input and output are one channel"),
         (
+            "output = \"out\"",
+            "output = \"out\"\nmax_input_mw = 0",
+            "b.toml:32: supply.psu.max_input_mw: must be 1 to 100000000, not 0",
+        ),
+        (
+            "output = \"out\"",
+            "output = \"out\"\nmax_input_mw = 100_000_001",
+            "b.toml:32: supply.psu.max_input_mw: must be 1 to 100000000, not 100000001",
+        ),
+        (
             "channel = 3",
             "channel = 7",
             "b.toml:39: fan.front.channel: max31790 has no fan channel `7`, only 1, 2, 3, 4, 5, 6",

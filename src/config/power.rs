@@ -18,7 +18,8 @@
 //! ```
 //!
 //! A limit is no cap: no command, floor or ramp lifts it. That of all supplies together holds where `guard_supplies` asks
-//! for it and the board says of each what it may draw; which GPUs hang on which of several supplies only the configuration can say.
+//! for it, and the board has to say of each what it may draw; which GPUs hang on which of several supplies only the configuration can
+//! say.
 
 use std::time::Duration;
 
@@ -41,8 +42,8 @@ pub struct PowerConfig {
     policy: Policy,
     /// The configuration's own cap.
     pub cap: Option<Cap>,
-    /// What the board's supplies may draw together is a limit for all GPUs.
-    guard_supplies: bool,
+    /// Where it is written that what the board's supplies may draw together is a limit for all GPUs; none where it is not.
+    guard_supplies: Option<Problem>,
     limits: Vec<Limit>,
 }
 
@@ -99,7 +100,8 @@ impl PowerConfig {
             table.complain("floor_w", "is above cap_w: the cap would never hold");
         }
         let limits = table.tables("limit").into_iter().map(|(name, limit)| Limit::read(name, &limit)).collect();
-        let guard_supplies = table.flag("guard_supplies").unwrap_or(false);
+        let guard = table.flag("guard_supplies").unwrap_or(false);
+        let guard_supplies = guard.then(|| table.place_of("guard_supplies"));
         Self { policy, cap, guard_supplies, limits }
     }
 
@@ -116,11 +118,14 @@ impl PowerConfig {
     /// # Errors
     /// Limits of what the board does not have, or says nothing of; with file, line and key.
     pub fn rules(&self, board: &Board) -> Result<Vec<Rule>, Problems> {
-        let sum = board.supplies.iter().map(|supply| supply.max_input.map(|most| most.0)).sum::<Option<u32>>();
-        let whole = sum.filter(|_| self.guard_supplies && !board.supplies.is_empty());
         let mut rules: Vec<Rule> = Vec::new();
-        rules.extend(whole.map(|limit| Rule { place: Place::Supplies, limit: Milliwatts(limit), gpus: None }));
         let mut problems = Vec::new();
+        if let Some(at) = &self.guard_supplies {
+            match together(board) {
+                Ok(limit) => rules.push(Rule { place: Place::Supplies, limit, gpus: None }),
+                Err(text) => problems.push(Problem { text, ..at.clone() }),
+            }
+        }
         for Limit { name, limit, gpus, at } in &self.limits {
             let supply = board.supplies.iter().position(|supply| supply.name == *name);
             let rail = board.rails.iter().position(|rail| rail.name == *name);
@@ -145,6 +150,21 @@ impl PowerConfig {
         }
         if problems.is_empty() { Ok(rules) } else { Err(Problems(problems)) }
     }
+}
+
+/// What all supplies of the board may draw together; what is wrong where it does not say that of each.
+fn together(board: &Board) -> Result<Milliwatts, String> {
+    if board.supplies.is_empty() {
+        return Err(format!("the board `{}` has no supply", board.name));
+    }
+    let silent = board.supplies.iter().filter(|supply| supply.max_input.is_none()).map(|supply| supply.name.as_str());
+    let silent: Vec<&str> = silent.collect();
+    if !silent.is_empty() {
+        let names = silent.join(", ");
+        return Err(format!("the board `{}` does not say max_input_mw of {names}", board.name));
+    }
+    let most = board.supplies.iter().filter_map(|supply| supply.max_input);
+    Ok(most.fold(Milliwatts(0), |sum, most| Milliwatts(sum.0.saturating_add(most.0))))
 }
 
 impl Limit {
@@ -242,7 +262,18 @@ mod tests {
         );
         let mut silent = one.clone();
         silent.supplies[0].max_input = None;
-        assert_eq!(rules(all, &silent), Ok(vec![]));
+        let expected =
+            "rigd.toml:3: power.guard_supplies: the board `simulated-8gpu` does not say max_input_mw of psu1";
+        assert_eq!(rules(all, &silent), Err(expected.to_owned()), "what guards nothing is not taken for a guard");
+        assert_eq!(rules("[power]\nguard_supplies = false\n", &silent), Ok(vec![]));
+        let bare = Board { supplies: Vec::new(), ..one.clone() };
+        let expected = "rigd.toml:3: power.guard_supplies: the board `simulated-8gpu` has no supply";
+        assert_eq!(rules(all, &bare), Err(expected.to_owned()));
+        let many = Board { supplies: vec![one.supplies[0].clone(); 2_000], ..one.clone() };
+        assert_eq!(rules(all, &many).unwrap()[0].limit, Milliwatts(u32::MAX), "no sum wraps");
+        // Every mistake at once.
+        let both = format!("{all}[power.limit.psu1]\ngpus = [\"GPU-1\"]");
+        assert_eq!(rules(&both, &silent).unwrap_err().lines().count(), 2);
         let error = rules("[power.limit.psu1]\ngpus = [\"GPU-1\"]", &silent).unwrap_err();
         assert_eq!(error, "rigd.toml:2: power.limit.psu1: needs `w`: the board says nothing of it");
     }

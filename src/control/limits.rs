@@ -95,28 +95,18 @@ pub(super) fn gather(rules: &Rules, snapshot: &Snapshot, setpoints: &Setpoints) 
     };
     Gathered {
         caps: rules.cap.iter().copied().chain(setpoints.caps()).collect(),
-        meter: measured(Place::Supplies, snapshot),
+        meter: snapshot.input(),
         guards: rules.guards.iter().map(guard).collect(),
         gpus: gpus.iter().enumerate().map(|(index, gpu)| of(index, gpu, snapshot, setpoints)).collect(),
         payloads: snapshot.payloads.0.iter().map(payload).collect(),
     }
 }
 
-/// What is drawn at the inputs of all supplies together.
-pub(crate) fn input(snapshot: &Snapshot) -> Reading<Milliwatts> {
-    measured(Place::Supplies, snapshot)
-}
-
 /// What is drawn there; missing as soon as a part of it is.
 fn measured(place: Place, snapshot: &Snapshot) -> Reading<Milliwatts> {
-    let input = |[input, _]: &[crate::reading::Power; 2]| input.power;
     match place {
-        Place::Supplies if snapshot.supplies.is_empty() => Err(Missing::NotPresent),
-        Place::Supplies => snapshot
-            .supplies
-            .iter()
-            .try_fold(Milliwatts(0), |sum, supply| Ok(Milliwatts(sum.0.saturating_add(input(supply)?.0)))),
-        Place::Supply(index) => snapshot.supplies.get(index).map_or(Err(Missing::NotPresent), input),
+        Place::Supplies => snapshot.input(),
+        Place::Supply(index) => snapshot.supplies.get(index).map_or(Err(Missing::NotPresent), |[input, _]| input.power),
         Place::Rail(index) => snapshot.rails.get(index).map_or(Err(Missing::NotPresent), |rail| rail.power),
     }
 }

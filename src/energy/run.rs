@@ -7,16 +7,21 @@
 //!          publisher <── mpsc<Receipt>, 4; full: it waits here, and so does the next one ┘
 //! ```
 //!
-//! One write at a time; the disk is never waited for. Where it takes nothing (full, read-only, gone) counting goes on in memory, told
-//! once, and is tried again each ten seconds; what is shown is then what is counted. A record that is not on the disk yet is not
-//! sent, and no further interval is closed: the open one grows.
+//! One thing at a time is asked of the disk, and it is never waited for. Where it takes nothing (full, read-only, gone), or does not
+//! answer for [`PATIENCE`], counting goes on in memory, told once, and is tried again each ten seconds; what is shown is then what is
+//! counted. A record that is not on the disk yet is not sent, and no further interval is closed: the open one grows.
+//!
+//! What was kept is read beside the first ticks. Until it is known, however long that takes, counting goes on as well, and nothing is
+//! written, shown or closed: books of zero would be taken for less than before, and a chain that the same key begins anew is two
+//! chains. Then what was counted comes on top of what was kept.
 //!
 //! On a clean stop everything is written and synced; the interval stays open for the next start. The newest record goes out once
 //! more at each start: the last agent may have been killed between the disk and the outbox.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::{info, warn};
 use tokio::sync::{mpsc, watch};
@@ -25,12 +30,14 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::{Basis, Books, Gpu, Kept, Key, Moment, SAVE_EVERY, SYNC_EVERY, State, Store, step};
 use crate::board::Board;
 use crate::clock;
-use crate::reading::{Missing, Reading, Snapshot};
+use crate::reading::{Missing, Reading, Snapshot, sum};
 use crate::units::{MilliPerSecond, Milliwatts};
 use crate::wire::Receipt;
 
 /// Receipts that wait for the publisher. One more waits with its books.
 pub const RECEIPTS: usize = 4;
+/// So long the disk may take for anything; then it is told that it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What it takes in.
 pub struct Inputs {
@@ -52,21 +59,18 @@ pub struct Inputs {
 pub async fn run(inputs: Inputs) {
     let Inputs { state, board, mut snapshot, kept, receipts, key } = inputs;
     let boot = clock::kernel_boot();
-    let directory = state.clone();
-    let read = move || (Kept::read(&directory), Kept::newest(&directory).ok().flatten());
-    let Ok((found, newest)) = spawn_blocking(read).await else { return };
-    let mut keeper = Keeper::new(found.as_ref().map(Clone::clone).unwrap_or_default(), key);
-    if let Err(error) = found {
-        keeper.trouble(&error);
-    }
-    keeper.unsent = newest;
-    kept.send_replace(Arc::new(keeper.kept.clone()));
+    let mut keeper = Keeper::new(key);
     let mut store = None;
-    let mut saving: Option<JoinHandle<Saved>> = None;
+    let mut working: Option<JoinHandle<Done>> = None;
     loop {
-        let saved = async {
-            match &mut saving {
-                Some(saving) => saving.await,
+        if working.is_none()
+            && let Some(job) = keeper.due(clock::now())
+        {
+            working = Some(job.start(store.take(), state.clone()));
+        }
+        let done = async {
+            match &mut working {
+                Some(working) => working.await,
                 None => std::future::pending().await,
             }
         };
@@ -78,61 +82,73 @@ pub async fn run(inputs: Inputs) {
                     let moment = Moment { unix_ms: clock::unix_ms(), boot, since_boot_ms };
                     keeper.tick(&board, &snapshot, clock::now(), moment);
                     keeper.send(&receipts);
-                    if saving.is_none() && let Some(job) = keeper.due(clock::now()) {
-                        saving = Some(job.start(store.take(), state.clone()));
+                    if working.is_some() {
+                        keeper.waits(clock::now(), &kept);
                     }
                 }
                 Err(_) => break,
             },
-            saved = saved => {
-                saving = None;
-                let Ok(saved) = saved else { return };
-                store = keeper.saved(saved, &kept);
+            done = done => {
+                working = None;
+                let Ok(done) = done else { return };
+                store = keeper.done(done, &kept);
                 keeper.send(&receipts);
             }
         }
     }
-    if let Some(saving) = saving.take() {
-        let Ok(saved) = saving.await else { return };
-        store = keeper.saved(saved, &kept);
+    if let Some(working) = working.take() {
+        let Ok(done) = working.await else { return };
+        store = keeper.done(done, &kept);
     }
-    let last = Job { kept: Arc::new(keeper.kept.clone()), record: keeper.waiting.clone(), sync: true };
-    if let Ok(saved) = last.start(store, state).await {
-        drop(keeper.saved(saved, &kept));
+    // Nothing is written over what is not known.
+    if !keeper.read {
+        let Ok(done) = Job::Read.start(store, state.clone()).await else { return };
+        store = keeper.done(done, &kept);
+    }
+    if keeper.read
+        && let Ok(done) = keeper.save(true).start(store, state).await
+    {
+        drop(keeper.done(done, &kept));
         keeper.send(&receipts);
     }
 }
 
-/// Something to write.
-struct Job {
-    kept: Arc<Kept>,
-    record: Option<Receipt>,
-    sync: bool,
+/// What was kept, and the newest record.
+type Found = (Kept, Option<Receipt>);
+
+/// What is asked of the disk.
+enum Job {
+    /// What was kept.
+    Read,
+    /// To keep this; the record first.
+    Save { kept: Arc<Kept>, record: Option<Receipt>, sync: bool },
 }
 
 /// What came of it.
-struct Saved {
+struct Done {
     job: Job,
-    /// None where it cannot be opened.
+    /// None where it was not opened.
     store: Option<Store>,
-    /// What was on the disk, where that is more than was to be written: then nothing was.
-    found: Option<Kept>,
-    result: std::io::Result<()>,
+    /// None where it was not asked for.
+    found: io::Result<Option<Found>>,
 }
 
 impl Job {
-    fn start(self, store: Option<Store>, directory: PathBuf) -> JoinHandle<Saved> {
+    fn start(self, store: Option<Store>, directory: PathBuf) -> JoinHandle<Done> {
         spawn_blocking(move || {
-            let opened = store.map_or_else(|| Store::open(&directory), |store| Ok((store, Kept::default())));
-            let (mut store, found) = match opened {
-                Ok(opened) => opened,
-                Err(error) => return Saved { job: self, store: None, found: None, result: Err(error) },
+            let Self::Save { kept, record, sync } = &self else {
+                let found = Kept::read(&directory).and_then(|kept| Ok(Some((kept, Kept::newest(&directory)?))));
+                return Done { job: self, store, found };
             };
-            if found.books.rig.energy > self.kept.books.rig.energy {
-                return Saved { job: self, store: Some(store), found: Some(found), result: Ok(()) };
-            }
-            let result = store.save(&self.kept, self.record.as_ref(), self.sync);
-            Saved { job: self, store: Some(store), found: None, result }
+            let opened = store.map_or_else(|| Store::open(&directory).map(|(store, _)| store), Ok);
+            let (store, result) = match opened {
+                Ok(mut store) => {
+                    let result = store.save(kept, record.as_ref(), *sync);
+                    (Some(store), result)
+                }
+                Err(error) => (None, Err(error)),
+            };
+            Done { job: self, store, found: result.map(|()| None) }
         })
     }
 }
@@ -141,8 +157,10 @@ impl Job {
 struct Keeper {
     counting: State,
     kept: Kept,
-    /// As they were found; until the first tick nobody knows how long ago that was.
-    began: Option<Kept>,
+    /// What was kept before is known, and what is counted is on top of it.
+    read: bool,
+    /// The first tick's moment, and the last one's.
+    ticks: Option<[Moment; 2]>,
     key: Option<Key>,
     /// Closed, and not on the disk yet.
     waiting: Option<Receipt>,
@@ -150,21 +168,33 @@ struct Keeper {
     unsent: Option<Receipt>,
     tried: Option<Instant>,
     synced: Option<Instant>,
+    /// When books were shown that the disk does not answer for.
+    shown: Option<Instant>,
     told: bool,
 }
 
 impl Keeper {
-    fn new(kept: Kept, key: Option<Key>) -> Self {
-        let counting = State::new(kept.books.clone());
-        let began = Some(kept.clone());
-        Self { counting, kept, began, key, waiting: None, unsent: None, tried: None, synced: None, told: false }
+    fn new(key: Option<Key>) -> Self {
+        Self {
+            counting: State::default(),
+            kept: Kept::default(),
+            read: false,
+            ticks: None,
+            key,
+            waiting: None,
+            unsent: None,
+            tried: None,
+            synced: None,
+            shown: None,
+            told: false,
+        }
     }
 
     fn tick(&mut self, board: &Board, snapshot: &Snapshot, now: Instant, moment: Moment) {
-        if let Some(began) = self.began.take()
-            && began != Kept::default()
-        {
-            self.counting.books.away(moment.since(&began.at));
+        let first = self.ticks.map_or(moment, |[first, _]| first);
+        // Until the first tick nobody knows how long ago it was that they were kept.
+        if self.ticks.replace([first, moment]).is_none() && self.kept != Kept::default() {
+            self.counting.books.away(moment.since(&self.kept.at));
         }
         let mut state = std::mem::take(&mut self.counting);
         let (basis, rig) = rig(board, snapshot);
@@ -173,7 +203,12 @@ impl Keeper {
         let (gpus, payloads) = (gpus(snapshot), payloads(snapshot));
         let inputs = super::Inputs { now, rig, supplies: &supplies, gpus: &gpus, payloads: &payloads };
         self.counting = step(state, &inputs);
-        if self.waiting.is_some() || self.unsent.is_some() {
+        self.go_on(moment);
+    }
+
+    /// Takes over what is counted, and closes an interval where that has ended.
+    fn go_on(&mut self, moment: Moment) {
+        if !self.read || self.waiting.is_some() || self.unsent.is_some() {
             self.kept.go_on(&self.counting.books, moment);
         } else if let Some(mut record) = self.kept.turn(&self.counting.books, moment) {
             if let Some(key) = &self.key {
@@ -183,33 +218,58 @@ impl Keeper {
         }
     }
 
-    /// What is to be written now.
+    /// Goes on from what was kept: what was counted meanwhile comes on top of it, and the time before that is a gap.
+    fn adopt(&mut self, (found, newest): Found) {
+        (self.read, self.tried, self.unsent) = (true, None, newest);
+        // Of nothing there is nothing to go on from.
+        if found == Kept::default() {
+            return;
+        }
+        let mut books = found.books.clone();
+        if let Some([first, _]) = self.ticks {
+            books.away(first.since(&found.at));
+        }
+        self.counting.adopt(books);
+        self.kept = found;
+        if let Some([_, last]) = self.ticks {
+            self.go_on(last);
+        }
+    }
+
+    /// What the disk is to do now.
     fn due(&mut self, now: Instant) -> Option<Job> {
         let due = |last: Option<Instant>, every| last.is_none_or(|last| now.saturating_duration_since(last) >= every);
         // After a failure a record waits for its turn like everything else.
         if !due(self.tried, SAVE_EVERY) && (self.waiting.is_none() || self.told) {
             return None;
         }
+        if !self.read {
+            self.tried = Some(now);
+            return Some(Job::Read);
+        }
+        // Before the first tick there is nothing that is not there.
+        self.ticks?;
         self.tried = Some(now);
         let sync = due(self.synced, SYNC_EVERY);
         if sync {
             self.synced = Some(now);
         }
-        Some(Job { kept: Arc::new(self.kept.clone()), record: self.waiting.clone(), sync })
+        Some(self.save(sync))
     }
 
-    fn saved(&mut self, saved: Saved, kept: &watch::Sender<Arc<Kept>>) -> Option<Store> {
-        let Saved { job, store, found, result } = saved;
-        // Books that could not be read at the start, and can be now, are the ones that hold. What was counted since is lost, and that
-        // time a gap.
-        if let Some(found) = found {
-            kept.send_replace(Arc::new(found.clone()));
-            *self = Self { told: self.told, ..Self::new(found, self.key.take()) };
-            return store;
-        }
-        match result {
-            Ok(()) => {
-                if job.record.is_some() {
+    fn save(&self, sync: bool) -> Job {
+        Job::Save { kept: Arc::new(self.kept.clone()), record: self.waiting.clone(), sync }
+    }
+
+    fn done(&mut self, done: Done, shown: &watch::Sender<Arc<Kept>>) -> Option<Store> {
+        let Done { job, store, found } = done;
+        match found {
+            Ok(Some(found)) => {
+                self.adopt(found);
+                shown.send_replace(Arc::new(self.kept.clone()));
+            }
+            Ok(None) => {
+                if let Job::Save { record: Some(_), .. } = &job {
                     self.unsent = self.waiting.take();
                 }
                 if self.told {
@@ -217,17 +277,42 @@ impl Keeper {
                 }
                 self.told = false;
             }
-            Err(error) => self.trouble(&error),
+            Err(error) => {
+                // What was to be synced may not be.
+                self.synced = None;
+                self.trouble(&error);
+            }
         }
-        // Where the disk takes nothing this is more than the next start will know of.
-        kept.send_replace(job.kept);
+        if let Job::Save { kept, .. } = job {
+            // Where the disk takes nothing this is more than the next start will know of. It is never less than what was shown.
+            let newer = self.shown.take().map(|_| Arc::new(self.kept.clone()));
+            shown.send_replace(newer.unwrap_or(kept));
+        }
         store
     }
 
+    /// The disk is at work. Where it takes too long that is told like an error, and what is counted is shown all the same.
+    fn waits(&mut self, now: Instant, shown: &watch::Sender<Arc<Kept>>) {
+        let passed = |since: Option<Instant>, long| since.is_some_and(|at| now.saturating_duration_since(at) >= long);
+        if !passed(self.tried, PATIENCE) {
+            return;
+        }
+        self.trouble(&io::ErrorKind::TimedOut.into());
+        if self.read && (self.shown.is_none() || passed(self.shown, SAVE_EVERY)) {
+            self.shown = Some(now);
+            shown.send_replace(Arc::new(self.kept.clone()));
+        }
+    }
+
     /// Told once per episode.
-    fn trouble(&mut self, error: &std::io::Error) {
+    fn trouble(&mut self, error: &io::Error) {
         if !self.told {
-            warn!("energy: the books cannot be kept, what is counted since is lost with the agent: {error}");
+            let what = if self.read {
+                "kept, what is counted since is lost with the agent"
+            } else {
+                "read, what is counted is shown as soon as they can be"
+            };
+            warn!("energy: the books cannot be {what}: {error}");
         }
         self.told = true;
     }
@@ -241,23 +326,15 @@ impl Keeper {
     }
 }
 
-/// What the rig draws, and what that is made of. One supply that is off draws nothing but its standby, which it does not tell.
+/// What the rig draws, and what that is made of.
 fn rig(board: &Board, snapshot: &Snapshot) -> (Basis, Reading<Milliwatts>) {
     if !board.supplies.is_empty() {
-        let inputs = snapshot.supplies.iter().map(|[input, _]| input.power);
-        let on: Vec<_> = inputs.filter(|input| *input != Err(Missing::Off)).collect();
-        return (Basis::Input, if on.is_empty() { Err(Missing::Off) } else { sum(on.into_iter()) });
+        return (Basis::Input, snapshot.input());
     }
     if !board.rails.is_empty() {
         return (Basis::Rails, sum(snapshot.rails.iter().map(|rail| rail.power)));
     }
     (Basis::Gpus, sum(snapshot.gpus.gpus.iter().map(own)))
-}
-
-/// All of them, or the reason why one does not tell; of nothing there is no sum.
-fn sum(mut parts: impl Iterator<Item = Reading<Milliwatts>>) -> Reading<Milliwatts> {
-    let first = parts.next().unwrap_or(Err(Missing::NotPresent))?;
-    parts.try_fold(first, |sum, part| Ok(Milliwatts(sum.0.saturating_add(part?.0))))
 }
 
 fn supplies<'a>(

@@ -11,6 +11,8 @@
 //! good for a thousand times 8 GiB outlives it by centuries.
 //!
 //! Damage: the newest whole books count, wherever in the file they stand. Where none are whole they are added up from the records.
+//! The first damaged file of its name is put aside as it is; of the next ones what is whole stays, so that none takes the place of
+//! records that were put aside. One record's beginning is no damage: a power cut tears the first record of a new file too.
 
 use std::fs::{self, File};
 use std::io;
@@ -23,7 +25,7 @@ use log::warn;
 use serde::{Deserialize, Serialize};
 
 use super::{Books, Interval, QUARTER};
-use crate::framed::{Framed, salvage, scan};
+use crate::framed::{Framed, OVERHEAD, salvage, scan};
 use crate::wire::{ChainHash, Receipt};
 
 /// From one append to the next.
@@ -47,6 +49,8 @@ const LONGEST: [usize; 2] = [512 * 1024, 128 * 1024];
 
 const BOOKS: &str = "energy";
 const RECORDS: &str = "energy-intervals";
+const OLDER: &str = "energy-intervals.old";
+const ASIDE: &str = "energy-intervals.bad";
 
 /// When something was: by the rig's clock, and by one that never jumps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,7 +153,7 @@ pub struct Store {
     directory: PathBuf,
     books: Framed,
     records: Framed,
-    /// The record that was written last by this one.
+    /// The record that was written last by this one, and is on the disk.
     last: Option<ChainHash>,
 }
 
@@ -180,22 +184,18 @@ impl Store {
         if let Some(record) = record.filter(|record| self.last != Some(record.hash)) {
             if self.records.length() > LARGEST_RECORDS {
                 let path = self.directory.join(RECORDS);
-                fs::rename(&path, self.directory.join(format!("{RECORDS}.old")))?;
+                // After a try that stopped half way the name is free, or a new file's.
+                if fs::metadata(&path).is_ok_and(|data| data.len() > LARGEST_RECORDS) {
+                    fs::rename(&path, self.directory.join(OLDER))?;
+                }
                 self.records = Framed::open(&path, LARGEST_RECORDS + ROOM, |_| ())?.0;
             }
-            self.records.append(&postcard::to_allocvec(record).map_err(bytes)?)?;
+            self.records.append_synced(&postcard::to_allocvec(record).map_err(bytes)?)?;
             self.last = Some(record.hash);
-            self.records.sync()?;
         }
         let body = postcard::to_allocvec(kept).map_err(bytes)?;
         if self.books.length() > LARGEST_BOOKS {
-            let new = self.directory.join("energy.new");
-            let mut fresh = Framed::open(&new, LARGEST_BOOKS + ROOM, |_| ())?.0;
-            fresh.append(&body)?;
-            fresh.sync()?;
-            fs::rename(new, self.directory.join(BOOKS))?;
-            File::open(&self.directory)?.sync_all()?;
-            self.books = fresh;
+            self.books = anew(&self.directory, BOOKS, LARGEST_BOOKS, &[&body])?;
         } else {
             self.books.append(&body)?;
         }
@@ -241,14 +241,16 @@ impl Kept {
 }
 
 fn newest(directory: &Path) -> io::Result<Option<Receipt>> {
-    for name in [RECORDS, "energy-intervals.bad", "energy-intervals.old"] {
+    let last = |name: &str| -> io::Result<Option<Receipt>> {
         let bytes = read(&directory.join(name), LARGEST_RECORDS)?;
-        let found = salvage(&bytes, LONGEST[1]).into_iter().rev().find_map(Receipt::parse);
-        if found.is_some() {
-            return Ok(found);
-        }
+        Ok(salvage(&bytes, LONGEST[1]).into_iter().rev().find_map(Receipt::parse))
+    };
+    if let Some(found) = last(RECORDS)? {
+        return Ok(Some(found));
     }
-    Ok(None)
+    // Either may have come after the other.
+    let either = [last(ASIDE)?, last(OLDER)?].into_iter().flatten();
+    Ok(either.max_by_key(|record| record.interval().map(|interval| interval.index)))
 }
 
 /// Every record that is kept in this directory, in the order of their numbers, each once.
@@ -257,7 +259,7 @@ fn newest(directory: &Path) -> io::Result<Option<Receipt>> {
 /// What the system says.
 pub fn records(directory: &Path) -> io::Result<Vec<Receipt>> {
     let mut all: Vec<Receipt> = Vec::new();
-    for name in ["energy-intervals.old", "energy-intervals.bad", RECORDS] {
+    for name in [OLDER, ASIDE, RECORDS] {
         let bytes = read(&directory.join(name), LARGEST_RECORDS)?;
         let found = salvage(&bytes, LONGEST[1]).into_iter().filter_map(Receipt::parse);
         all.extend(found);
@@ -277,17 +279,39 @@ fn read(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// A file to append to. One that is damaged, and not just torn at its end, is put aside first.
+/// A file to append to. One that is damaged, and not just torn at its end, is put aside first; where one was before, what is whole
+/// in it stays and the rest is gone.
 fn whole(directory: &Path, name: &str, largest: u64, longest: usize) -> io::Result<Framed> {
     let path = directory.join(name);
     let (bytes, there) = (read(&path, largest)?, fs::metadata(&path).map_or(0, |data| data.len()));
-    let (bodies, good) = scan(&bytes);
-    let foreign = there > 0 && bodies.is_empty();
-    if foreign || (good < bytes.len() && salvage(&bytes, longest).len() > bodies.len()) {
+    let (bodies, found) = (scan(&bytes).0, salvage(&bytes, longest));
+    // The first record may be torn like any other.
+    let foreign = bodies.is_empty() && there > u64::try_from(longest + OVERHEAD).unwrap_or(u64::MAX);
+    if foreign || found.len() > bodies.len() {
+        let aside = directory.join(format!("{name}.bad"));
+        if fs::exists(&aside)? {
+            warn!("{}: damaged, and {name}.bad is there already: what is whole in it stays", path.display());
+            return anew(directory, name, largest, &found);
+        }
         warn!("{}: damaged; it is kept as {name}.bad, and counting goes on with what is whole in it", path.display());
-        fs::rename(&path, directory.join(format!("{name}.bad")))?;
+        fs::rename(&path, aside)?;
     }
     Ok(Framed::open(&path, largest + ROOM, |_| ())?.0)
+}
+
+/// A file of these records alone, in the place of the one of its name.
+fn anew(directory: &Path, name: &str, largest: u64, bodies: &[&[u8]]) -> io::Result<Framed> {
+    let new = directory.join(format!("{name}.new"));
+    // One that was being written when the power went is nobody's.
+    File::create(&new)?;
+    let mut file = Framed::open(&new, largest + ROOM, |_| ())?.0;
+    for body in bodies {
+        file.append(body)?;
+    }
+    file.sync()?;
+    fs::rename(new, directory.join(name))?;
+    File::open(directory)?.sync_all()?;
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -189,6 +189,45 @@ fn a_meter_that_is_silent_for_a_minute_is_a_gap_of_a_minute() {
     assert_eq!(away.rig.energy, books.rig.energy);
 }
 
+#[test]
+fn of_time_and_work_nothing_is_cut_off_at_a_tick() {
+    const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    // A tick in ns, how many, the payload's rate in thousandths a second, and by how much each card draws more than the one before.
+    for (tick, ticks, rate, more) in [
+        (1_000_000_000_u64, 4_000_u32, 5, 0),
+        (1_000_000_000, 4_000, 5, 7),
+        (10_500_000, 20_000, 1_234, 0),
+        (10_999_999, 20_000, 3, 13),
+        (33_333_333, 9_000, 77, 3),
+        (1_000_000_007, 1_000, 1_000_003, 1),
+    ] {
+        let watts = |gpu: u32| 100 + gpu * more;
+        let gpus: Vec<_> = (0..).zip(NAMES).map(|(gpu, uuid)| self::gpu(uuid, watts(gpu), Some("p"))).collect();
+        let start = clock::now();
+        let mut state = State::default();
+        for number in 0..=ticks {
+            let now = start + Duration::from_nanos(tick * u64::from(number));
+            let rig = Err(Missing::Bus);
+            let supplies = [("psu", mw(900), rig)];
+            let payloads = [("p", Some(MilliPerSecond(rate)))];
+            // The rig's meter fails all the time in one row: no work is counted then, and the gap is as exact.
+            let rig = if more == 13 { rig } else { mw(1_000) };
+            state = step(state, &Inputs { now, rig, supplies: &supplies, gpus: &gpus, payloads: &payloads });
+        }
+        let books = state.books;
+        let nanos = u128::from(tick) * u128::from(ticks);
+        let millis = u64::try_from(nanos / 1_000_000).unwrap();
+        let what = format!("{tick} ns, {rate} milli/s: {books:?}");
+        assert_eq!((books.supplies[0].1.counted_ms, books.supplies[0].2.gap_ms), (millis, millis), "{what}");
+        let all: u32 = (0..8).map(watts).sum();
+        for (gpu, (.., account)) in (0..).zip(&books.payloads) {
+            let counted = if more == 13 { 0 } else { u128::from(rate) * u128::from(millis) / 1_000 };
+            let expected = counted * u128::from(watts(gpu)) / u128::from(all);
+            assert!(account.milli().abs_diff(expected) <= 2, "{gpu}: {expected} of {what}");
+        }
+    }
+}
+
 /// What is on the wire inside of a receipt never changes: only its end may grow.
 #[test]
 fn an_interval_byte_by_byte() {

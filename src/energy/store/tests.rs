@@ -229,3 +229,135 @@ fn records_that_are_changed_are_put_aside_and_the_chain_goes_on() {
     );
     fs::remove_dir_all(&directory).unwrap();
 }
+
+/// The next record of this chain.
+fn next(kept: &mut Kept, size: usize) -> Receipt {
+    let line = crate::energy::Line { name: "x".repeat(size), ..Default::default() };
+    let interval = Interval { index: kept.records, gpus: vec![line], ..Interval::default() };
+    let mut record = Receipt::after(kept.chain, &interval);
+    Key::of(&[7; 32]).unwrap().sign(&mut record);
+    (kept.chain, kept.records) = (record.hash, kept.records + 1);
+    record
+}
+
+fn numbers(directory: &Path) -> Vec<u64> {
+    records(directory).unwrap().iter().map(|one| one.interval().unwrap().index).collect()
+}
+
+/// What cannot be forced to any disk, and takes all that is written.
+#[test]
+fn a_record_that_is_not_synced_is_not_written() {
+    let directory = directory("unsynced");
+    std::os::unix::fs::symlink("/dev/null", directory.join("energy-intervals")).unwrap();
+    let (mut store, mut kept) = Store::open(&directory).unwrap();
+    let record = next(&mut kept, 1);
+    for attempt in 0..3 {
+        assert!(store.save(&kept, Some(&record), true).is_err(), "attempt {attempt}");
+    }
+    assert_eq!(Kept::read(&directory).unwrap(), Kept::default(), "the books are behind their records");
+    // And where the disk takes it at last it is there once.
+    fs::remove_file(directory.join("energy-intervals")).unwrap();
+    store.records = Framed::open(&directory.join("energy-intervals"), LARGEST_RECORDS, |_| ()).unwrap().0;
+    store.save(&kept, Some(&record), true).unwrap();
+    store.save(&kept, Some(&record), true).unwrap();
+    assert_eq!((numbers(&directory), Kept::read(&directory).unwrap()), (vec![0], kept));
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn a_first_record_that_is_torn_after_a_rotation_takes_nothing_with_it() {
+    let directory = directory("rotated");
+    let path = |name: &str| directory.join(name);
+    let (mut store, mut kept) = Store::open(&directory).unwrap();
+    let write = |store: &mut Store, kept: &mut Kept| {
+        let record = next(kept, 40);
+        store.save(kept, Some(&record), true).unwrap();
+    };
+    // What was damaged once: the first of five is lost, the rest is whole, and one more comes.
+    (0..5).for_each(|_| write(&mut store, &mut kept));
+    let mut bytes = fs::read(path("energy-intervals")).unwrap();
+    bytes[30] ^= 1;
+    fs::write(path("energy-intervals"), bytes).unwrap();
+    (store, kept) = Store::open(&directory).unwrap();
+    (0..2).for_each(|_| write(&mut store, &mut kept));
+    assert_eq!(numbers(&directory), [1, 2, 3, 4, 5, 6]);
+    drop(store);
+    fs::rename(path("energy-intervals"), path("energy-intervals.old")).unwrap();
+    (store, kept) = Store::open(&directory).unwrap();
+    let before = kept.clone();
+    assert_eq!(Kept::newest(&directory).unwrap().map(|record| record.hash), Some(kept.chain), "not the damaged one's");
+    write(&mut store, &mut kept);
+    drop(store);
+    let (first, aside) = (fs::read(path("energy-intervals")).unwrap(), fs::read(path("energy-intervals.bad")).unwrap());
+    for cut in 0..=first.len() {
+        fs::write(path("energy-intervals"), &first[..cut]).unwrap();
+        // The books are as old as the record before it, too.
+        let _ = fs::remove_file(path("energy"));
+        let (mut store, found) = Store::open(&directory).unwrap();
+        let expected = if cut == first.len() { &kept } else { &before };
+        assert_eq!((found.records, found.chain), (expected.records, expected.chain), "cut at {cut}");
+        assert!(fs::read(path("energy-intervals.bad")).unwrap() == aside, "cut at {cut}");
+        let mut found = found;
+        write(&mut store, &mut found);
+        assert_eq!(numbers(&directory), (1..found.records).collect::<Vec<_>>(), "cut at {cut}");
+        assert_eq!(verify(&records(&directory).unwrap(), None), Ok(()), "cut at {cut}");
+    }
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn what_is_damaged_again_and_again_loses_what_stood_there_and_no_more() {
+    let directory = directory("again");
+    let path = directory.join("energy-intervals");
+    let (mut store, mut kept) = Store::open(&directory).unwrap();
+    let mut lost = Vec::new();
+    for round in 0..4_u64 {
+        for _ in 0..4 {
+            let record = next(&mut kept, 40);
+            store.save(&kept, Some(&record), true).unwrap();
+        }
+        // The first of this round's four.
+        let mut bytes = fs::read(&path).unwrap();
+        let size = bytes.len() / if round == 0 { 4 } else { salvage(&bytes, LONGEST[1]).len() };
+        let at = bytes.len() - 4 * size + 30;
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        lost.push(round * 4);
+        (store, kept) = Store::open(&directory).unwrap();
+        let expected: Vec<u64> = (0..(round + 1) * 4).filter(|number| !lost.contains(number)).collect();
+        assert_eq!(numbers(&directory), expected, "round {round}");
+    }
+    // Nothing of ours, and longer than any record.
+    fs::write(&path, vec![0xff; 200_000]).unwrap();
+    let before = numbers(&directory);
+    drop(store);
+    let (mut store, mut found) = Store::open(&directory).unwrap();
+    assert!(before.starts_with(&numbers(&directory)) && !numbers(&directory).is_empty());
+    let record = next(&mut found, 40);
+    store.save(&found, Some(&record), true).unwrap();
+    assert_eq!(numbers(&directory).last(), Some(&(found.records - 1)));
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+/// The second try finds what the first has left: the old records are away, and a new file may be there already.
+#[test]
+fn a_rotation_that_fails_half_way_is_gone_on_with() {
+    for fresh in [false, true] {
+        let directory = directory(if fresh { "half-fresh" } else { "half" });
+        let path = directory.join("energy-intervals");
+        let (mut store, mut kept) = Store::open(&directory).unwrap();
+        while store.records.length() <= LARGEST_RECORDS {
+            let record = next(&mut kept, 100_000);
+            store.save(&kept, Some(&record), true).unwrap();
+        }
+        let all = kept.records;
+        fs::rename(&path, directory.join("energy-intervals.old")).unwrap();
+        if fresh {
+            fs::write(&path, b"").unwrap();
+        }
+        let record = next(&mut kept, 40);
+        store.save(&kept, Some(&record), true).unwrap();
+        assert_eq!(numbers(&directory), (0..=all).collect::<Vec<_>>(), "{fresh}");
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

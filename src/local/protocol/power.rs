@@ -42,10 +42,6 @@ impl PowerHeld {
             clock: held.limits.clock,
             rungs: wire::Rungs::new(held),
         });
-        Self {
-            now: wire::PowerNow::new(&snapshot.restraint),
-            meter: Value(crate::control::limits::input(snapshot)),
-            gpus: gpus.collect(),
-        }
+        Self { now: wire::PowerNow::new(&snapshot.restraint), meter: Value(snapshot.input()), gpus: gpus.collect() }
     }
 }
