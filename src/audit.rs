@@ -22,8 +22,8 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 
 use crate::framed::{self, Framed};
-use crate::sorted;
 use crate::wire::{AuditHash, AuditHead, KeyId, LONGEST_TEXT};
+use crate::{compact, sorted};
 pub use writer::Writer;
 
 /// Files kept.
@@ -206,7 +206,7 @@ impl Audit {
                 fs::remove_file(path)?;
             }
         }
-        let body = postcard::to_allocvec(record).map_err(io::Error::other)?;
+        let body = compact::write(record).map_err(io::Error::other)?;
         self.file.append(&body)?;
         Ok(hash(&body))
     }

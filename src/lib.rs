@@ -29,6 +29,7 @@
 //! | [`bus`] | one thread per adapter; raw I2C, SMBus, or the simulated rig's socket |
 //! | [`calibration`] | what was learnt of a fan |
 //! | [`gpu`] | what is known of GPUs and ordered of them; profiles as transactions |
+//! | `compact` | postcard, by one writer for messages and records |
 //! | `statefile`, [`framed`], `digest` | files in the state directory; files that are only appended to; a number for a content |
 //! | [`audit`] | who did what, in a log that cannot be changed unseen |
 //! | [`setpoint`] | what is asked of the rig beyond its configuration |
@@ -75,6 +76,7 @@ pub mod clock;
 #[cfg(feature = "ctl")]
 pub mod collect;
 pub mod command;
+mod compact;
 pub mod config;
 pub mod control;
 pub mod desired;

@@ -25,6 +25,7 @@ mod why;
 
 use std::time::Duration;
 
+use crate::sorted;
 use crate::units::{MicroPerHour, MicroPerKilowattHour, MicroPerTera, MilliPerSecond, Milliwatts, Percent};
 pub use why::Why;
 
@@ -161,8 +162,7 @@ fn leases(inputs: &Inputs<'_>, gpus: usize) -> (Vec<usize>, Vec<usize>) {
         let lease = payload.lease.filter(|_| inputs.may_run(index))?;
         Some((std::cmp::Reverse(lease.priority), !runs(index), lease.from_ms, index))
     });
-    let mut due: Vec<_> = due.collect();
-    due.sort_unstable();
+    let due = sorted::list(due);
     let (mut granted, mut refused) = (Vec::new(), Vec::new());
     let mut places = vec![None; gpus];
     for (.., index) in due {

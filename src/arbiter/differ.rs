@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::look::Draft;
 use super::switch::{Share, Switch};
 use crate::plan::{Inputs, Plan, over};
+use crate::sorted;
 
 /// The changes of hands that a plan asks for, each over payloads and GPUs of its own. None of them touches one that is under way.
 #[must_use]
@@ -46,13 +47,12 @@ pub fn differences(
         payloads.iter().filter_map(share).collect()
     };
     let wanted = groups.into_iter().filter(|(payloads, gpus)| {
-        let mut gpus = gpus.clone();
-        gpus.sort_unstable();
+        let mut gpus = sorted::list(gpus.iter().copied());
         gpus.dedup();
         pays(inputs, plan, payloads, &gpus, &sets)
     });
-    let switches = wanted.map(|(mut payloads, _)| {
-        payloads.sort_unstable();
+    let switches = wanted.map(|(payloads, _)| {
+        let payloads = sorted::list(payloads);
         Switch::new(shares(&payloads, 0), shares(&payloads, 1), now)
     });
     let touches = |switch: &Switch| {

@@ -15,6 +15,7 @@ use crate::payload::lifecycle::Phase;
 use crate::payload::supervisor::Status;
 use crate::plan::{Inputs, Lease, MOST, Payload, Yield};
 use crate::setpoint::Setpoints;
+use crate::sorted;
 use crate::units::{Mebibytes, MicroPerKilowattHour};
 
 /// Everything that the arbiter goes by, as of one moment.
@@ -133,8 +134,8 @@ impl Facts<'_> {
             Some((uuid.clone(), self.card(gpu, &uuid)))
         };
         Seen {
-            payloads: payloads.map(life).collect(),
-            cards: self.gpus.iter().filter_map(device).collect(),
+            payloads: sorted::map(payloads.map(life)),
+            cards: sorted::map(self.gpus.iter().filter_map(device)),
             looked,
             wiped: BTreeMap::new(),
         }

@@ -37,7 +37,7 @@ use super::replay::Used;
 use super::verify::{Digest, SKEW_MS, Seen};
 use crate::framed::{self, Framed};
 use crate::wire::{Ack, AckState, CommandId, KeyId, Order, Outcome, Refusal};
-use crate::{sorted, statefile};
+use crate::{compact, sorted, statefile};
 use interrupted::overtakes;
 pub use interrupted::{AfterRestart, after_restart};
 
@@ -387,7 +387,7 @@ impl Journal {
 }
 
 fn body(record: &Record) -> io::Result<Vec<u8>> {
-    postcard::to_allocvec(record).map_err(io::Error::other)
+    compact::write(record).map_err(io::Error::other)
 }
 
 /// Writes what can be read, and that something was lost, anew: in one step, so that no power cut and no full disk leaves a

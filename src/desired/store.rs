@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::trust::Trust;
 use crate::command::verify::{self, Me, Received, Refused};
-use crate::framed;
 use crate::wire::Desired;
+use crate::{compact, framed};
 
 const FILE: &str = "desired.bin";
 const NEW: &str = "desired.new";
@@ -67,7 +67,7 @@ impl Store {
     /// # Errors
     /// What the system says; the old one is there then.
     pub fn save(&self, kept: &Kept) -> io::Result<()> {
-        let body = postcard::to_allocvec(kept).map_err(io::Error::other)?;
+        let body = compact::write(kept).map_err(io::Error::other)?;
         let new = self.directory.join(NEW);
         let mut file = File::create(&new)?;
         file.write_all(&framed::frame(&body))?;

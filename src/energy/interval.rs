@@ -10,6 +10,7 @@ use ring::signature::{ED25519, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
 use super::{Account, Basis, Books};
+use crate::compact;
 use crate::wire::{ChainHash, Hex, PublicKey, Receipt};
 
 /// What stands in front of a hash where it is signed: no signature for something else is one for this.
@@ -118,7 +119,7 @@ impl Receipt {
     #[must_use]
     pub fn after(previous: ChainHash, interval: &Interval) -> Self {
         // Fails for a body of unknown length only; lists have one.
-        let body = postcard::to_allocvec(interval).unwrap_or_default();
+        let body = compact::write(interval).unwrap_or_default();
         let (hash, key) = (hash(&previous, &body), PublicKey([0; 32]));
         Self { previous, hash, body: Hex(body), key, signature: Hex::default() }
     }

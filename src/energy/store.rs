@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use super::{Books, Interval, QUARTER};
 use crate::framed::{Framed, OVERHEAD, salvage, scan};
 use crate::wire::{ChainHash, Receipt};
+use crate::{compact, sorted};
 
 /// From one append to the next.
 pub const SAVE_EVERY: Duration = Duration::from_secs(10);
@@ -190,10 +191,10 @@ impl Store {
                 }
                 self.records = Framed::open(&path, LARGEST_RECORDS + ROOM, |_| ())?.0;
             }
-            self.records.append_synced(&postcard::to_allocvec(record).map_err(bytes)?)?;
+            self.records.append_synced(&compact::write(record).map_err(bytes)?)?;
             self.last = Some(record.hash);
         }
-        let body = postcard::to_allocvec(kept).map_err(bytes)?;
+        let body = compact::write(kept).map_err(bytes)?;
         if self.books.length() > LARGEST_BOOKS {
             self.books = anew(&self.directory, BOOKS, LARGEST_BOOKS, &[&body])?;
         } else {
@@ -258,15 +259,15 @@ fn newest(directory: &Path) -> io::Result<Option<Receipt>> {
 /// # Errors
 /// What the system says.
 pub fn records(directory: &Path) -> io::Result<Vec<Receipt>> {
-    let mut all: Vec<Receipt> = Vec::new();
+    let mut all: Vec<(u64, Receipt)> = Vec::new();
     for name in [OLDER, ASIDE, RECORDS] {
         let bytes = read(&directory.join(name), LARGEST_RECORDS)?;
         let found = salvage(&bytes, LONGEST[1]).into_iter().filter_map(Receipt::parse);
-        all.extend(found);
+        all.extend(found.map(|record| (record.interval().map_or(u64::MAX, |interval| interval.index), record)));
     }
-    all.sort_by_key(|record| record.interval().map_or(u64::MAX, |interval| interval.index));
-    all.dedup_by_key(|record| record.hash);
-    Ok(all)
+    let mut all = sorted::list_by(all, |a, b| a.0.cmp(&b.0));
+    all.dedup_by_key(|(_, record)| record.hash);
+    Ok(all.into_iter().map(|(_, record)| record).collect())
 }
 
 /// A file's bytes, none where there is no file; one that is too long is not ours and is not read.

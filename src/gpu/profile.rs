@@ -16,6 +16,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::compact;
 use crate::digest::fnv1a;
 use crate::source::Table;
 use crate::units::{Duty, Megahertz, MegahertzOffset, Millicelsius, Milliwatts, Percent};
@@ -71,7 +72,7 @@ impl Profile {
         let Self { name: _, power_limit, core_lock, memory_lock, core_offset, memory_offset, fans, persistence } = self;
         let content = (power_limit, core_lock, memory_lock, core_offset, memory_offset, fans, persistence);
         // Fails for a body of unknown length only; lists have one.
-        fnv1a(&postcard::to_allocvec(&content).unwrap_or_default())
+        fnv1a(&compact::write(&content).unwrap_or_default())
     }
 
     /// Reads one table. What is wrong with it is complained of there.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::hex::hex_bytes;
 use super::{Encoding, GpuInfo, Kind, PayloadInfo, PublicKey, RigId};
 use crate::board::{Board, ChipKind, Point};
+use crate::compact;
 use crate::digest::fnv1a;
 use crate::gpu::GpuSnapshot;
 use crate::payload::supervisor::Payloads;
@@ -283,9 +284,9 @@ impl Birth {
     fn hash(&self) -> u32 {
         let lists = (&self.board, &self.chips, &self.rails, &self.supplies, &self.sensors, &self.fans, &self.zones);
         // Fails for a body of unknown length only; lists have one.
-        let mut bytes = postcard::to_allocvec(&lists).unwrap_or_default();
+        let mut bytes = compact::write(&lists).unwrap_or_default();
         if !self.gpus.is_empty() || !self.payloads.is_empty() {
-            bytes.extend(postcard::to_allocvec(&(&self.gpus, &self.payloads)).unwrap_or_default());
+            bytes.extend(compact::write(&(&self.gpus, &self.payloads)).unwrap_or_default());
         }
         fnv1a(&bytes)
     }

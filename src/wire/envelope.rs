@@ -5,13 +5,14 @@
 //!       0xA1  kind  major  flags  boot u32 LE  seq u64 LE  postcard body
 //! ```
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Ack, Birth, Command, Controller, Desired, Error, Event, LogLines, Message, Online, Receipt, Reported, Telemetry,
     Watermark,
 };
+use crate::compact;
 
 /// No message is larger: what a subscriber has to be ready for, and what a decoder reads at most.
 pub const MAX_MESSAGE: usize = 64 * 1024;
@@ -158,15 +159,22 @@ struct JsonOut<'a, T> {
     body: &'a T,
 }
 
+/// All but the body, whose type is not known before.
 #[derive(Deserialize)]
-struct JsonIn {
+struct JsonHeader {
     kind: Kind,
     major: u8,
     #[serde(default)]
     flags: u8,
     boot: u32,
     seq: u64,
-    body: serde_json::Value,
+    #[serde(rename = "body")]
+    _body: IgnoredAny,
+}
+
+#[derive(Deserialize)]
+struct JsonBody<T> {
+    body: T,
 }
 
 /// A message as bytes.
@@ -180,7 +188,7 @@ pub fn encode<T: Serialize>(encoding: Encoding, header: Header, body: &T) -> Vec
             bytes.extend(boot.to_le_bytes());
             bytes.extend(seq.to_le_bytes());
             // Fails for a body of unknown length or a full buffer; ours have neither.
-            postcard::to_extend(body, bytes).unwrap_or_default()
+            compact::append(bytes, body).unwrap_or_default()
         }
         Encoding::Json => serde_json::to_vec(&JsonOut { kind, major, flags, boot, seq, body }).unwrap_or_default(),
     }
@@ -244,9 +252,9 @@ fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), Error> {
             (header, Body::Postcard(header.kind, body))
         }
         Some(b'{') => {
-            let JsonIn { kind, major, flags, boot, seq, body } =
+            let JsonHeader { kind, major, flags, boot, seq, _body } =
                 serde_json::from_slice(bytes).map_err(|error| Error::Json(error.to_string()))?;
-            (Header { kind, major, flags, boot, seq }, Body::Json(kind, body))
+            (Header { kind, major, flags, boot, seq }, Body::Json(kind, bytes))
         }
         _ => return Err(Error::NotOurs),
     };
@@ -266,7 +274,8 @@ const APPENDED: [u8; 16] = [0; 16];
 
 enum Body<'a> {
     Postcard(Kind, &'a [u8]),
-    Json(Kind, serde_json::Value),
+    /// The whole message: it is read once more for its body, by the reader that the agent has for its own files.
+    Json(Kind, &'a [u8]),
 }
 
 impl Body<'_> {
@@ -298,8 +307,9 @@ impl Body<'_> {
                 let text = |error: postcard::Error| Error::Body { kind, text: error.to_string() };
                 result.map(|(body, _later)| body).map_err(text)
             }
-            Self::Json(kind, value) => {
-                serde_json::from_value(value).map_err(|error| Error::Body { kind, text: error.to_string() })
+            Self::Json(kind, bytes) => {
+                let text = |error: serde_json::Error| Error::Body { kind, text: error.to_string() };
+                serde_json::from_slice(bytes).map(|JsonBody { body }| body).map_err(text)
             }
         }
     }

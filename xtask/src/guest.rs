@@ -80,8 +80,10 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
 pub(crate) fn run(checkout: &Checkout, ring: Ring) -> Result<()> {
     let mut command = checkout.command("tests/guest/run.sh");
     command.arg(ring.name());
-    for (arch, rigd) in ring.guests() {
-        command.env(rigd, checkout.build_shipped(Program::Rigd, *arch)?);
+    let arches: Vec<Arch> = ring.guests().iter().map(|(arch, _)| *arch).collect();
+    let built = checkout.build_shipped(Program::Rigd, &arches)?;
+    for ((_, variable), (_, rigd)) in ring.guests().iter().zip(built) {
+        command.env(variable, rigd);
     }
     if matches!(ring, Ring::Vhost | Ring::All) {
         // Of the simulated rig nothing is shipped, and these run on this machine or with its libraries.

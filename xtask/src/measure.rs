@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::args::{self, Args};
 use crate::checkout::{Arch, Checkout, Program};
@@ -39,9 +39,10 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
     let needs = Needs::new(&checkout, false);
     needs.meet(Need::Package { program: "mosquitto", package: "mosquitto" })?;
     needs.meet(Need::StaticTargets)?;
-    let rigd = checkout.build_shipped(Program::Rigd, arch)?;
+    let built = checkout.build_shipped(Program::Rigd, &[arch])?;
+    let (_, rigd) = built.first().context("one was asked for")?;
     if passed_on.iter().any(|arg| arg == "--payloads") {
-        return payloads(&checkout, &needs, arch, &rigd, &passed_on);
+        return payloads(&checkout, &needs, arch, rigd, &passed_on);
     }
     if passed_on.iter().any(|arg| arg == "--link") {
         let rigd_measure = build(&checkout, "rigd-measure", None)?;

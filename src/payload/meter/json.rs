@@ -48,7 +48,8 @@ pub(super) fn parse(bytes: &[u8]) -> Node {
 
 /// Fills as much as can be read; why it ended early.
 fn fill(text: &str, node: &mut Node) -> Option<serde_json::Error> {
-    let error = Fill(node).deserialize(&mut serde_json::Deserializer::from_str(text)).err();
+    // As bytes: all else in JSON comes so, and for a text there would be a second reader in the agent.
+    let error = Fill(node).deserialize(&mut serde_json::Deserializer::from_slice(text.as_bytes())).err();
     if error.is_some() {
         doubt_last(node);
     }
