@@ -20,21 +20,22 @@ pub mod differ;
 pub mod explore;
 pub mod look;
 pub mod switch;
+pub mod tenants;
 pub mod view;
-mod wipe;
 pub mod yields;
 
 mod end;
+mod journal;
 mod show;
+mod wipe;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use log::{info, warn};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::alarm::{Edge, SwitchOutcome};
@@ -50,8 +51,10 @@ use crate::setpoint::{Desk, Setpoints};
 use crate::statefile::StateFile;
 use crate::units::MilliPerSecond;
 use explore::Trial;
+use journal::Kept;
 use look::{Draft, Facts};
 use switch::{Deed, Share, Switch};
+use tenants::Wipers;
 use view::View;
 use yields::{Yields, gross};
 
@@ -86,22 +89,6 @@ pub struct Inputs {
     pub view: watch::Sender<Arc<View>>,
 }
 
-/// What the next agent has to know.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-struct Kept {
-    /// The boot of the rig that its times are of.
-    boot: u32,
-    /// What is under way.
-    switches: Vec<Switch>,
-    /// GPUs given, by payload.
-    given: BTreeMap<String, Vec<String>>,
-    /// How often in a row a payload did not work, and until when it is left out.
-    bars: BTreeMap<String, (u32, Duration)>,
-    /// GPUs that nobody gets before what was private on the rig is gone, by payload.
-    unwiped: BTreeMap<String, Vec<String>>,
-}
-
 /// The arbiter.
 pub struct Arbiter {
     inputs: Inputs,
@@ -113,9 +100,7 @@ pub struct Arbiter {
     kept: Kept,
     yields: Yields,
     trial: Option<Trial>,
-    wiped: BTreeMap<String, bool>,
-    wiping: BTreeSet<String>,
-    wipers: JoinSet<(String, bool)>,
+    wipers: Wipers,
     /// mJ that the GPUs of a payload had used when it was started.
     energies: BTreeMap<String, u64>,
     /// How often somebody had forgiven each payload when that was last looked at.
@@ -154,17 +139,8 @@ impl Arbiter {
         }
         let journal = StateFile::new(&config.state, "arbiter.json", LARGEST);
         let learnt = StateFile::new(&config.state, "yields.json", LARGEST);
-        let mut kept: Kept = journal.load("a change of hands that was under way is forgotten");
-        let (boot, now) = (clock::kernel_boot(), clock::since_boot());
-        if kept.boot != boot {
-            kept.bars.clear();
-        }
-        kept.boot = boot;
-        // Its times are those of an agent that is gone.
-        kept.switches.iter_mut().for_each(|switch| switch.since = now);
-        if !kept.switches.is_empty() {
-            info!("arbiter: takes up {} changes of hands that were under way", kept.switches.len());
-        }
+        let now = clock::since_boot();
+        let kept = Kept::load(&journal, clock::kernel_boot(), now);
         inputs.desk.set_given(kept.given.clone());
         Some(Self {
             yields: learnt.load("what payloads yield is learnt anew"),
@@ -176,9 +152,7 @@ impl Arbiter {
             learnt,
             kept,
             trial: None,
-            wiped: BTreeMap::new(),
-            wiping: BTreeSet::new(),
-            wipers: JoinSet::new(),
+            wipers: Wipers::new(config.payloads.cgroup.clone()),
             energies: BTreeMap::new(),
             forgiven: BTreeMap::new(),
             learned: now,
@@ -196,13 +170,7 @@ impl Arbiter {
             tokio::select! {
                 changed = self.inputs.snapshot.changed() => if changed.is_err() { break },
                 changed = self.inputs.payloads.changed() => if changed.is_err() { break },
-                Some(done) = self.wipers.join_next() => if let Ok((name, good)) = done {
-                    self.wiping.remove(&name);
-                    if good {
-                        self.kept.unwiped.remove(&name);
-                    }
-                    self.wiped.insert(name, good);
-                },
+                Some((name, done)) = self.wipers.next() => self.wiped(name, done).await,
             }
         }
         self.keep_learnt().await;
@@ -235,7 +203,8 @@ impl Arbiter {
             setpoints: &moment.setpoints,
             yields: &self.yields,
             bars: &self.kept.bars,
-            unwiped: &self.kept.unwiped,
+            left: &self.kept.left,
+            unwiped: &self.wipers.failed,
             switches: &self.kept.switches,
             trial: self.trial.as_ref(),
             alive: &alive,
@@ -251,6 +220,7 @@ impl Arbiter {
         if !self.facts(&moment).ready() || moment.snapshot.gpus.taken.is_none() {
             return self.publish(&moment, Some("payloads and GPUs are not all known yet"));
         }
+        self.note_who_runs(&moment).await;
         if moment.setpoints.maintenance().is_some() {
             for switch in std::mem::take(&mut self.kept.switches) {
                 self.finish(&moment, &switch, SwitchOutcome::Dropped);
@@ -260,6 +230,7 @@ impl Arbiter {
         }
         self.learn(&moment).await;
         self.advance().await;
+        self.wipe_who_rests(false);
         let moment = self.moment();
         for status in moment.payloads.0.iter().filter(|status| status.plan.is_some()) {
             if self.forgiven.insert(status.name.clone(), status.forgiven).unwrap_or(0) < status.forgiven {
@@ -270,7 +241,7 @@ impl Arbiter {
         let key = self.key(&moment);
         if key != self.key || moment.now.saturating_sub(self.planned) >= self.config.every {
             (self.key, self.planned) = (key, moment.now);
-            self.wipe_again(&moment);
+            self.wipe_who_rests(true);
             if self.plan(&moment) {
                 // On the disk before the first of it is done.
                 self.save().await;
@@ -291,7 +262,13 @@ impl Arbiter {
         let gpus =
             gpus.map(|gpu| (gpu.pci.to_string(), gpu.presence == crate::gpu::Presence::Seen, gpu.sample.is_ok()));
         let market = moment.setpoints.market().map(|market| (format!("{:?}", Arc::as_ptr(market)), true, true));
-        payloads.chain(gpus).chain(market).chain([(self.kept.switches.len().to_string(), false, false)]).collect()
+        let left = self.kept.left.keys().map(|name| (name.clone(), true, true));
+        payloads
+            .chain(gpus)
+            .chain(market)
+            .chain(left)
+            .chain([(self.kept.switches.len().to_string(), false, false)])
+            .collect()
     }
 
     /// Plans; whether something begins.
@@ -328,8 +305,7 @@ impl Arbiter {
             let mut moved = false;
             for at in 0..self.kept.switches.len() {
                 let Some(before) = self.kept.switches.get(at).cloned() else { break };
-                let mut seen = self.facts(&moment).seen(moment.looked);
-                seen.wiped.clone_from(&self.wiped);
+                let seen = self.facts(&moment).seen(moment.looked);
                 let (after, deeds) = switch::next(before.clone(), &seen, moment.now);
                 let ends = deeds.iter().find_map(|deed| match deed {
                     Deed::Finish(outcome) => Some(*outcome),
@@ -348,6 +324,7 @@ impl Arbiter {
                 for deed in &deeds {
                     if let Deed::Give(share) = deed {
                         self.kept.given.insert(share.payload.clone(), share.gpus.clone());
+                        self.leaves(&share.payload, &share.gpus, &moment);
                     }
                 }
                 if after.step != before.step || after.back != before.back || after.told != before.told {
@@ -367,8 +344,6 @@ impl Arbiter {
         match deed {
             Deed::Stop(name) => self.order(&name, What::Rest).await,
             Deed::Start(name) => {
-                // From now on there is something private of it again.
-                self.wiped.remove(&name);
                 if let Some(share) = switch.coming().iter().find(|share| share.payload == name)
                     && let Some(energy) = energy(&moment.snapshot, &share.gpus)
                 {
@@ -376,7 +351,7 @@ impl Arbiter {
                 }
                 self.order(&name, What::Run).await;
             }
-            Deed::Wipe(name) => self.wipe(&name, moment),
+            Deed::Wipe(name) => self.wipe(&name),
             // All at once, so that nobody is given what another still has on paper.
             Deed::Give(_) => self.inputs.desk.set_given(self.kept.given.clone()),
             Deed::Finish(_) => {}
@@ -393,36 +368,6 @@ impl Arbiter {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(refusal))) => warn!("arbiter: payload {name}: {refusal}"),
             Ok(Err(_)) | Err(_) => warn!("arbiter: payload {name} does not answer"),
-        }
-    }
-
-    fn wipe(&mut self, name: &str, moment: &Moment) {
-        let status = moment.payloads.0.iter().find(|status| status.name == name);
-        let folder = status.and_then(|status| status.plan.as_ref()?.private.clone());
-        let Some(folder) = folder else {
-            // Its manifest says otherwise since.
-            self.wiped.insert(name.to_owned(), true);
-            return;
-        };
-        if !self.wiping.insert(name.to_owned()) {
-            return;
-        }
-        let name = name.to_owned();
-        self.wipers.spawn_blocking(move || match wipe::wipe(&folder) {
-            Ok(()) => (name, true),
-            Err(error) => {
-                warn!("arbiter: payload {name}: what is private of it could not be removed: {error}");
-                (name, false)
-            }
-        });
-    }
-
-    /// What could not be removed before; of one whose manifest is gone nobody knows what.
-    fn wipe_again(&mut self, moment: &Moment) {
-        let is_known = |name: &String| moment.payloads.0.iter().any(|status| status.name == *name && !status.removed);
-        self.kept.unwiped.retain(|name, _| is_known(name));
-        for name in self.kept.unwiped.keys().cloned().collect::<Vec<_>>() {
-            self.wipe(&name, moment);
         }
     }
 
@@ -460,13 +405,6 @@ impl Arbiter {
         let (file, yields) = (self.learnt.clone(), self.yields.clone());
         if let Ok(Err(error)) = spawn_blocking(move || file.save(&yields)).await {
             warn!("arbiter: what was learnt could not be written down: {error}");
-        }
-    }
-
-    async fn save(&self) {
-        let (file, kept) = (self.journal.clone(), self.kept.clone());
-        if let Ok(Err(error)) = spawn_blocking(move || file.save(&kept)).await {
-            warn!("arbiter: how far it is could not be written down: {error}");
         }
     }
 }

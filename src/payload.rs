@@ -56,6 +56,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+pub(crate) use self::cgroup::deserted;
 pub use self::hold::{By, Hold};
 pub use self::log::{MOST as LOG_MOST, Part as LogPart};
 pub use self::terms::Terms;

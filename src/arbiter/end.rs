@@ -2,6 +2,7 @@
 
 use log::{info, warn};
 
+use super::look::rests;
 use super::switch::{SETTLE, Share, Step, Switch};
 use super::view::{Finished, LAST};
 use super::{Arbiter, BARRED, Moment, energy, told};
@@ -35,18 +36,8 @@ impl Arbiter {
             let wait = BARRED[0].saturating_mul(1_u32.checked_shl(*count).unwrap_or(u32::MAX)).min(BARRED[1]);
             (*count, *until) = (count.saturating_add(1), moment.now + wait);
         }
-        for share in switch.leaving() {
-            if outcome == SwitchOutcome::Unwiped && self.wiped.get(&share.payload) != Some(&true) {
-                self.kept.unwiped.insert(share.payload.clone(), share.gpus.clone());
-            }
-        }
-        for share in switch.from.iter().chain(&switch.to) {
-            self.wiped.remove(&share.payload);
-        }
         // Whoever is at rest has none; what is under way gives its own.
-        let rests = |name: &str| {
-            moment.payloads.0.iter().find(|status| status.name == name).is_none_or(|status| status.phase.is_at_rest())
-        };
+        let rests = |name: &str| rests(&moment.payloads.0, name);
         self.kept.given.retain(|name, _| !rests(name) || self.kept.switches.iter().any(|other| other.has(name)));
         self.inputs.desk.set_given(self.kept.given.clone());
         let index = |shares: &[Share]| {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::explore::Trial;
 use super::switch::{Card, Life, Seen, Switch};
+use super::tenants::Left;
 use super::yields::Yields;
 use crate::config::PlanConfig;
 use crate::gpu::config::{GpuConfig, NONE};
@@ -35,8 +36,10 @@ pub struct Facts<'a> {
     pub yields: &'a Yields,
     /// Payloads that failed when it was their turn, and until when they are left out, since boot.
     pub bars: &'a BTreeMap<String, (u32, Duration)>,
-    /// GPUs that nobody gets before what was private is gone, by payload.
-    pub unwiped: &'a BTreeMap<String, Vec<String>>,
+    /// What tenants leave, or may have left, by payload.
+    pub left: &'a BTreeMap<String, Left>,
+    /// Why that could not be removed, by payload.
+    pub unwiped: &'a BTreeMap<String, String>,
     /// What is under way.
     pub switches: &'a [Switch],
     /// What is tried.
@@ -66,6 +69,11 @@ pub struct Draft {
     pub energy: MicroPerKilowattHour,
 }
 
+/// Nothing of this payload runs, or nobody knows of one of this name.
+pub(super) fn rests(payloads: &[Status], name: &str) -> bool {
+    payloads.iter().find(|status| status.name == name).is_none_or(|status| status.phase.is_at_rest())
+}
+
 impl Facts<'_> {
     /// Whether every payload's past is known. Before that nothing is at rest.
     #[must_use]
@@ -79,7 +87,15 @@ impl Facts<'_> {
         let barred = self.bars.get(&status.name).is_some_and(|(_, until)| self.now < *until);
         let given_up = matches!(status.phase, Phase::Failed(_) | Phase::Quarantined) || status.held.is_some();
         let taken_out = status.removed || status.out || status.hold >= Hold::Drain;
-        status.plan.is_some() && !taken_out && !given_up && !barred
+        status.plan.is_some() && !taken_out && !given_up && !barred && !self.is_to_be_wiped(&status.name)
+    }
+
+    /// It is at rest and in no switch, and what is private of it is not gone.
+    #[must_use]
+    pub fn is_to_be_wiped(&self, name: &str) -> bool {
+        self.left.contains_key(name)
+            && rests(self.payloads, name)
+            && !self.switches.iter().any(|switch| switch.has(name))
     }
 
     fn owner(&self, uuid: &str) -> Option<&Status> {
@@ -101,12 +117,38 @@ impl Facts<'_> {
         };
         Card {
             there: sample.is_some(),
-            free: empty
-                && !left
-                && self.owner(uuid).is_none()
-                && !self.unwiped.values().flatten().any(|own| own == uuid),
+            free: empty && !left && self.owner(uuid).is_none(),
+            private: self.private(uuid),
             profile: gpu.profile.name.as_deref().map(str::to_owned),
             own,
+        }
+    }
+
+    /// Whoever is at rest and has left something private that keeps this GPU from all others.
+    fn private(&self, uuid: &str) -> Vec<String> {
+        let has =
+            |(name, left): &(&String, &Left)| left.gpus.iter().any(|own| own == uuid) && rests(self.payloads, name);
+        self.left.iter().filter(has).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// What keeps every payload from this GPU; none where nothing does, or where one has it.
+    #[must_use]
+    pub fn taken(&self, uuid: &str) -> Option<String> {
+        let gpu = self.gpus.iter().find(|gpu| gpu.device.as_ref().is_some_and(|device| device.uuid == uuid))?;
+        let card = self.card(gpu, uuid);
+        let process = || gpu.processes.iter().find(|process| (self.alive)(process.pid)).map(|process| process.pid);
+        let used = || gpu.sample.as_ref().ok()?.memory_used.ok();
+        if !card.private.is_empty() {
+            let names = card.private.join(", ");
+            Some(format!("not free: what is private of {names} is not removed yet"))
+        } else if card.free || self.owner(uuid).is_some() {
+            None
+        } else if !card.there {
+            Some("does not answer".to_owned())
+        } else if let Some(pid) = process() {
+            Some(format!("not free: process {pid} is on it, and no payload"))
+        } else {
+            used().map(|used| format!("not free: {} MiB are in use, and no payload is on it", used.0))
         }
     }
 
@@ -124,7 +166,6 @@ impl Facts<'_> {
                 restarts: status.restarts,
                 barred: status.out || status.removed || status.held.is_some(),
                 times: [terms.grace, terms.startup],
-                private: terms.private.is_some(),
                 profile: status.profile.clone(),
             };
             (status.name.clone(), life)
@@ -133,11 +174,12 @@ impl Facts<'_> {
             let uuid = gpu.device.as_ref()?.uuid.clone();
             Some((uuid.clone(), self.card(gpu, &uuid)))
         };
+        let left = |name: &String| (name.clone(), self.unwiped.contains_key(name));
         Seen {
             payloads: sorted::map(payloads.map(life)),
             cards: sorted::map(self.gpus.iter().filter_map(device)),
             looked,
-            wiped: BTreeMap::new(),
+            left: self.left.keys().map(left).collect(),
         }
     }
 
@@ -187,7 +229,7 @@ impl Facts<'_> {
                     // What is under way is left to its end.
                     Some(_) => has,
                     None if busy => has,
-                    None => card.free || current.get(gpu).is_some_and(Option::is_some),
+                    None => (card.free && card.private.is_empty()) || current.get(gpu).is_some_and(Option::is_some),
                 };
                 if card.there | (busy && has) && wanted && memory.0 >= terms.min_vram_mib && open {
                     fits |= 1 << gpu;

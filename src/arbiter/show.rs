@@ -17,11 +17,20 @@ impl Arbiter {
             let is_tried = self.trial.as_ref()?.payload == draft.payloads.get(payload)?.name;
             is_tried.then_some(Why::Tried { payload })
         };
+        let facts = self.facts(moment);
+        let taken = |gpu: usize, uuid: &str| {
+            let nothing = matches!(made.whys.get(gpu), Some(Why::Nothing) | None);
+            nothing.then(|| facts.taken(uuid))?
+        };
+        let why = |gpu: usize| made.whys.get(gpu).map(|why| why.line(&draft.payloads));
         let gpus = draft.uuids.iter().enumerate().map(|(gpu, uuid)| GpuView {
             uuid: uuid.clone(),
             runs: name(draft.current.get(gpu).copied().flatten()),
             planned: name(made.gpus.get(gpu).copied().flatten()),
-            why: tried(gpu).or(made.whys.get(gpu).copied()).map_or_else(String::new, |why| why.line(&draft.payloads)),
+            why: tried(gpu)
+                .map(|why| why.line(&draft.payloads))
+                .or_else(|| taken(gpu, uuid).or_else(|| why(gpu)))
+                .unwrap_or_default(),
         });
         let signal = moment.setpoints.market();
         let until_ms = signal.map(|market| market.until_ms);
@@ -48,7 +57,13 @@ impl Arbiter {
     pub(super) fn publish(&mut self, moment: &Moment, waits: Option<&str>) {
         let facts = self.facts(moment);
         let out = moment.payloads.0.iter().filter(|status| status.plan.is_some() && !facts.plannable(status));
-        let left_out = out.map(|status| (status.name.clone(), left_out(status).to_owned())).collect();
+        let why = |status: &Status| left_out(status, facts.is_to_be_wiped(&status.name)).to_owned();
+        let mut left_out: Vec<_> = out.map(|status| (status.name.clone(), why(status))).collect();
+        for (name, why) in &self.wipers.failed {
+            left_out.retain(|(other, _)| other != name);
+            let why = format!("what is private of it could not be removed, tried again later: {why}");
+            left_out.push((name.clone(), why));
+        }
         let switches = self.kept.switches.iter().map(|switch| SwitchView {
             from: switch.from.clone(),
             to: switch.to.clone(),
@@ -68,7 +83,7 @@ impl Arbiter {
     }
 }
 
-fn left_out(status: &Status) -> &'static str {
+fn left_out(status: &Status, is_to_be_wiped: bool) -> &'static str {
     if status.removed {
         "its manifest is gone"
     } else if status.held.is_some() {
@@ -79,6 +94,8 @@ fn left_out(status: &Status) -> &'static str {
         "given up, waits for somebody to clear it"
     } else if status.hold != crate::payload::Hold::Free {
         "held back for the rig's power or heat"
+    } else if is_to_be_wiped {
+        "what is private of it is being removed"
     } else {
         "did not work when its turn came, tried again later"
     }

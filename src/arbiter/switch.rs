@@ -97,8 +97,6 @@ pub struct Life {
     pub barred: bool,
     /// How long it may take to end, and to be healthy.
     pub times: [Duration; 2],
-    /// Something private is left of it, or will be.
-    pub private: bool,
     /// The profile that it brings along.
     pub profile: Option<String>,
 }
@@ -110,6 +108,8 @@ pub struct Card {
     pub there: bool,
     /// No payload has it, no process is on it, and no more memory is in use than without one.
     pub free: bool,
+    /// Payloads at rest whose private folder is still there: nobody has it before that is gone.
+    pub private: Vec<String>,
     /// The profile in force, or on its way.
     pub profile: Option<String>,
     /// The one that it has without any payload.
@@ -125,8 +125,8 @@ pub struct Seen {
     pub cards: BTreeMap<String, Card>,
     /// When the GPUs were looked at, since boot.
     pub looked: Duration,
-    /// What was private is gone, or could not be removed; by payload. Of this switch.
-    pub wiped: BTreeMap<String, bool>,
+    /// Of whom something private is left, or may be, and whether that could not be removed; by name. Nobody has to know more of them.
+    pub left: BTreeMap<String, bool>,
 }
 
 /// What is to be done.
@@ -216,15 +216,15 @@ pub fn next(switch: Switch, seen: &Seen, now: Duration) -> (Switch, Vec<Deed>) {
         Step::Free | Step::Reset => (switch, vec![]),
         Step::Wipe => {
             let stays = |name: &str| switch.coming().iter().any(|share| share.payload == name);
-            let names = switch.leaving().iter().filter(|share| seen.life(share).private && !stays(&share.payload));
-            let left: Vec<_> = names.filter(|share| seen.wiped.get(&share.payload) != Some(&true)).collect();
+            let names = switch.leaving().iter().filter(|share| !stays(&share.payload));
+            let left: Vec<_> = names.filter_map(|share| Some((share, seen.left.get(&share.payload)?))).collect();
             if left.is_empty() {
                 return (switch.go(Step::Start, now), vec![]);
             }
-            if late(WIPE) || left.iter().any(|share| seen.wiped.contains_key(&share.payload)) {
+            if late(WIPE) || left.iter().any(|(_, could_not)| **could_not) {
                 return finish(switch, Outcome::Unwiped);
             }
-            let deeds = left.iter().map(|share| Deed::Wipe(share.payload.clone())).collect();
+            let deeds = left.iter().map(|(share, _)| Deed::Wipe(share.payload.clone())).collect();
             (switch, deeds)
         }
         Step::Start => start(switch, seen, now),
@@ -270,11 +270,19 @@ fn start(mut switch: Switch, seen: &Seen, now: Duration) -> (Switch, Vec<Deed>) 
 }
 
 impl Switch {
-    /// Every GPU that somebody is to have is there and free, and so is every one that somebody leaves and that is there.
+    /// Every GPU that somebody is to have is there and free, and so is every one that somebody leaves and that is there. What is
+    /// private of who leaves is not in the way: it is removed before anybody is started.
     fn is_free(&self, seen: &Seen) -> bool {
         let card = |uuid: &String| seen.cards.get(uuid).cloned().unwrap_or_default();
         let leaves = self.leaving().iter().flat_map(|share| &share.gpus).map(card).all(|card| card.free || !card.there);
-        leaves && self.coming().iter().flat_map(|share| &share.gpus).map(card).all(|card| card.free)
+        let ours = |name: &String| self.leaving().iter().any(|share| share.payload == *name);
+        leaves
+            && self
+                .coming()
+                .iter()
+                .flat_map(|share| &share.gpus)
+                .map(card)
+                .all(|card| card.free && card.private.iter().all(ours))
     }
 
     /// No GPU that is there has the profile of who left it, unless that is its own; none that somebody is to have has a stranger's.

@@ -37,20 +37,23 @@ pub(super) struct Root {
 }
 
 impl Root {
+    /// Below this is the group of groups: `configured`, or above the agent's own.
+    fn base(configured: Option<&Path>) -> Result<PathBuf, String> {
+        if let Some(path) = configured {
+            return Ok(path.to_owned());
+        }
+        let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
+        let mount = mount(&read("/proc/self/mountinfo")?).ok_or("no cgroup2 is mounted")?;
+        let own = own(&read("/proc/self/cgroup")?).ok_or("the agent is in no cgroup v2")?;
+        Ok(base(&mount, &own))
+    }
+
     /// Makes the group of groups, below `configured` or the agent's own.
     ///
     /// # Errors
     /// Why there can be none: then the layer is missing.
     pub(super) fn make(configured: Option<&Path>) -> Result<Self, String> {
-        let base = match configured {
-            Some(path) => path.to_owned(),
-            None => {
-                let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
-                let mount = mount(&read("/proc/self/mountinfo")?).ok_or("no cgroup2 is mounted")?;
-                let own = own(&read("/proc/self/cgroup")?).ok_or("the agent is in no cgroup v2")?;
-                base(&mount, &own)
-            }
-        };
+        let base = Self::base(configured)?;
         let path = base.join(GROUPS);
         let made = fs::create_dir(&path).or_else(|error| {
             if error.kind() == ErrorKind::AlreadyExists && path.join("cgroup.procs").exists() {
@@ -82,6 +85,13 @@ impl Root {
         let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         directories.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
+}
+
+/// Whether nothing runs of a payload that has no manifest, as its cgroup says; not where there are none. `configured` is the group
+/// that the configuration names.
+pub(crate) fn deserted(configured: Option<&Path>, name: &str) -> bool {
+    let root = Root::base(configured).map(|base| Root { path: base.join(GROUPS) });
+    root.is_ok_and(|root| root.path.join("cgroup.procs").exists() && !root.group(name).populated())
 }
 
 /// Passes controllers on to the payloads' groups, as far as that goes. Without them limits do not hold, and all else does.

@@ -283,7 +283,10 @@ fn what_somebody_stopped_stays_out_of_the_plan_and_a_lease_goes_first() {
     world.worth(Some(0));
     world.has_both(0);
     // The miner is stopped by hand: the other one earns less, and has the GPUs all the same.
+    let private = world.agent.scratch.path.join("payloads").join(&world.names[0]).join("state/private");
+    assert!(private.exists());
     assert!(world.ctl(&["stop", &world.names[0]]).status.success());
+    until("what was private of it is gone", || (!private.exists()).then_some(()));
     world.has_both(1);
     world.agent.signal(Signal::KILL);
     let _ = world.agent.ended();

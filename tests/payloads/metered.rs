@@ -5,13 +5,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rigd::board::Board;
+use rigd::gpu::wire::{Code, Device};
+use rigd::gpu::{self, GpuSnapshot, Presence};
 use rigd::payload::lifecycle::Phase;
 use rigd::payload::manifest::Manifest;
 use rigd::payload::meter::{Flag, Unit};
 use rigd::payload::supervisor::{self, Hooks, Meter, NoGrant, Sample, Status, What};
-use rigd::payload::{Gpu, Grant};
-use rigd::reading::Reading;
+use rigd::payload::{self, Gpu, Grant};
+use rigd::reading::{Reading, Snapshot};
+use rigd::setpoint::Setpoints;
 use rigd::units::Milliwatts;
+use tokio::sync::{mpsc, watch};
 
 use super::rig::{Rig, block_on, cgroup, directory, script};
 
@@ -73,6 +78,62 @@ fn it_is_given_its_gpus_and_measured_across_agents() {
         let status = rig.until("gpus", counted(103)).await;
         assert_eq!((status.adopted, status.gpus.len()), (true, 2));
         assert!(rig.stop("gpus").await.gpus.is_empty());
+        rig.end().await;
+    });
+}
+
+/// A rig with two GPUs that answer.
+fn two_gpus() -> Snapshot {
+    const NO: Code = Code::NOT_SUPPORTED;
+    let gpu = |number: u8| {
+        let device = Device {
+            pci: format!("0000:0{number}:00.0").parse().unwrap(),
+            uuid: format!("GPU-{number}"),
+            name: "simulated".to_owned(),
+            serial: Err(NO),
+            vbios: Err(NO),
+            minor: Err(NO),
+            architecture: Err(NO),
+            memory: Err(NO),
+            limits: Err(NO),
+            default_limit: Err(NO),
+            max_sm_clock: Err(NO),
+            max_memory_clock: Err(NO),
+            core_offsets: Err(NO),
+            memory_offsets: Err(NO),
+            fans: 0,
+            fan_drive: Err(NO),
+            slowdown: Err(NO),
+            shutdown: Err(NO),
+            pcie_max_generation: Err(NO),
+            pcie_max_width: Err(NO),
+        };
+        let unseen = gpu::Gpu::unseen(device.pci);
+        gpu::Gpu { device: Some(Arc::new(device)), presence: Presence::Seen, ..unseen }
+    };
+    Snapshot { gpus: Arc::new(GpuSnapshot { gpus: vec![gpu(1), gpu(2)], ..Default::default() }), ..Default::default() }
+}
+
+#[test]
+fn two_that_start_at_the_same_moment_never_get_the_same_gpu() {
+    block_on(async {
+        let names = ["first", "second"];
+        let one = |name| script(name, "exec sleep 1000", "autostart = true\n[gpus]\ncount = 1");
+        let (_snapshots, snapshot) = watch::channel(Arc::new(two_gpus()));
+        let setpoints = Setpoints::none(Arc::new(Board::load("simulated-8gpu").unwrap()));
+        let (_asked, setpoints) = watch::channel(Arc::new(setpoints));
+        let rig = Rig::with(directory("both"), cgroup("both"), names.map(one).into(), |inputs| {
+            let payloads = inputs.payloads.subscribe();
+            inputs.hooks = Arc::new(payload::rig::Rig::new(snapshot, payloads, setpoints, mpsc::channel(1).0));
+        });
+        let mut gpus = Vec::new();
+        for name in names {
+            gpus.extend(rig.until(name, |status| status.phase == Phase::Running).await.gpus);
+        }
+        assert_eq!(gpus, ["GPU-1", "GPU-2"]);
+        for name in names {
+            rig.stop(name).await;
+        }
         rig.end().await;
     });
 }

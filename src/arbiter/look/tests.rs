@@ -28,7 +28,8 @@ struct Bench {
     bars: BTreeMap<String, (u32, Duration)>,
     switches: Vec<Switch>,
     trial: Option<Trial>,
-    unwiped: BTreeMap<String, Vec<String>>,
+    left: BTreeMap<String, Left>,
+    unwiped: BTreeMap<String, String>,
     clock_known: bool,
 }
 
@@ -79,9 +80,16 @@ impl Bench {
             bars: BTreeMap::new(),
             switches: Vec::new(),
             trial: None,
+            left: BTreeMap::new(),
             unwiped: BTreeMap::new(),
             clock_known: true,
         }
+    }
+
+    /// A tenant had this GPU, and has left something.
+    fn leaves(&mut self, name: &str, gpu: &str) {
+        let left = Left { folders: vec!["/private".into()], gpus: vec![gpu.to_owned()] };
+        self.left.insert(name.to_owned(), left);
     }
 
     fn with<T>(&self, look: impl Fn(&Facts<'_>) -> T) -> T {
@@ -97,6 +105,7 @@ impl Bench {
             setpoints: &setpoints,
             yields: &self.yields,
             bars: &self.bars,
+            left: &self.left,
             unwiped: &self.unwiped,
             switches: &self.switches,
             trial: self.trial.as_ref(),
@@ -121,7 +130,7 @@ impl Bench {
 #[test]
 fn what_is_known_is_planned_with_and_what_is_not_there_is_not() {
     type Change = fn(&mut Bench);
-    let changes: [(&str, Change, [&str; 2]); 15] = [
+    let changes: [(&str, Change, [&str; 2]); 18] = [
         ("the miner, on the one and on its like", |_| {}, ["miner", "miner"]),
         ("a GPU that is lost", |bench| bench.gpus[1].presence = Presence::Lost, ["miner", "-"]),
         ("one that does not tell", |bench| bench.gpus[1].sample = Err(crate::reading::Missing::Stale), ["miner", "-"]),
@@ -144,12 +153,17 @@ fn what_is_known_is_planned_with_and_what_is_not_there_is_not() {
             },
             ["miner", "-"],
         ),
+        ("one on which something private is left", |bench| bench.leaves("llm", "G1"), ["miner", "-"]),
+        ("of one that nobody knows any more", |bench| bench.leaves("gone", "G1"), ["miner", "-"]),
+        ("one that is not started again before that is gone", |bench| bench.leaves("miner", "G7"), ["-", "-"]),
         (
-            "one on which something private is left",
+            "one that runs, and will leave something",
             |bench| {
-                bench.unwiped.insert("llm".to_owned(), vec!["G1".to_owned()]);
+                bench.leaves("miner", "G1");
+                bench.payloads[0].phase = Phase::Running;
+                bench.payloads[0].gpus = vec!["G1".to_owned()];
             },
-            ["miner", "-"],
+            ["miner", "miner"],
         ),
         ("one that somebody stopped", |bench| bench.payloads[0].out = true, ["-", "-"]),
         ("one that failed", |bench| bench.payloads[0].phase = Phase::Failed(Failure::Budget), ["-", "-"]),
@@ -237,6 +251,43 @@ fn what_nobody_knows_is_tried_once_a_day_where_a_gpu_can_be_spared() {
     let value = MarketValue { payload: "llm".to_owned(), value: MicroPerTera(0) };
     bench.market = Some(Market { values: vec![value], ..worthless });
     assert_eq!(tried(&bench), None, "its work is worth nothing");
+}
+
+#[test]
+fn it_is_told_what_keeps_a_gpu_from_every_payload() {
+    type Change = fn(&mut Bench);
+    let changes: [(&str, Change, Option<&str>); 7] = [
+        ("nothing", |_| {}, None),
+        ("memory", |bench| bench.gpus[1] = gpu(1, 601), Some("not free: 601 MiB are in use, and no payload is on it")),
+        (
+            "a process",
+            |bench| bench.gpus[1].processes.push(Process { pid: 7, memory: Ok(Mebibytes(1)) }),
+            Some("not free: process 7 is on it, and no payload"),
+        ),
+        (
+            "a payload",
+            |bench| {
+                bench.payloads[0].phase = Phase::Running;
+                bench.payloads[0].gpus = vec!["G1".to_owned()];
+            },
+            None,
+        ),
+        (
+            "what is private",
+            |bench| {
+                bench.leaves("gone", "G1");
+                bench.leaves("llm", "G1");
+            },
+            Some("not free: what is private of gone, llm is not removed yet"),
+        ),
+        ("what is private elsewhere", |bench| bench.leaves("gone", "G0"), None),
+        ("a fault", |bench| bench.gpus[1].presence = Presence::Lost, Some("does not answer")),
+    ];
+    for (name, change, expected) in changes {
+        let mut bench = Bench::new();
+        change(&mut bench);
+        assert_eq!(bench.with(|facts| facts.taken("G1")).as_deref(), expected, "{name}");
+    }
 }
 
 #[test]

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -42,7 +44,9 @@ struct World {
     lags: [Option<u32>; 2],
     /// Since when nobody has a GPU, and whose profile it has.
     idle: BTreeMap<String, (Duration, Option<String>)>,
-    wiped: BTreeMap<String, bool>,
+    /// Private folders that are there, and the GPUs that their payloads had: on the disk, and not to be forgotten.
+    left: BTreeMap<String, Vec<String>>,
+    unwiped: BTreeSet<String>,
 }
 
 impl World {
@@ -54,7 +58,8 @@ impl World {
             given: BTreeMap::new(),
             lags,
             idle: ["g", "h"].map(|gpu| (gpu.to_owned(), (Duration::ZERO, None))).into(),
-            wiped: BTreeMap::new(),
+            left: BTreeMap::new(),
+            unwiped: BTreeSet::new(),
         }
     }
 
@@ -62,6 +67,7 @@ impl World {
         let place = self.payloads.get_mut(&share.payload).unwrap();
         (place.1, place.2) = (Is::Up(self.now), share.gpus.clone());
         self.given.insert(share.payload.clone(), share.gpus.clone());
+        self.left.insert(share.payload.clone(), share.gpus.clone());
     }
 
     fn owner(&self, gpu: &str) -> Option<&String> {
@@ -110,7 +116,6 @@ impl World {
                 restarts: 0,
                 barred: nature.barred.is_some_and(|after| self.now >= (100 + after) * S),
                 times: [GRACE, STARTUP],
-                private: true,
                 profile: Some(format!("profile of {name}")),
             };
             (name.clone(), life)
@@ -118,13 +123,17 @@ impl World {
         let card = |(gpu, (since, profile)): (&String, &(Duration, Option<String>))| {
             let given_back = self.lags[0].is_some_and(|lag| self.now - *since >= lag * S);
             let free = self.owner(gpu).is_none() && given_back;
-            (gpu.clone(), Card { there: true, free, profile: profile.clone(), own: None })
+            let keeps = |(name, gpus): &(&String, &Vec<String>)| {
+                gpus.contains(gpu) && self.payloads.get(*name).is_none_or(|payload| payload.1 == Is::Rest)
+            };
+            let private = self.left.iter().filter(keeps).map(|(name, _)| name.clone()).collect();
+            (gpu.clone(), Card { there: true, free, private, profile: profile.clone(), own: None })
         };
         Seen {
             payloads: self.payloads.iter().map(life).collect(),
             cards: self.idle.iter().map(card).collect(),
             looked: self.now,
-            wiped: self.wiped.clone(),
+            left: self.left.keys().map(|name| (name.clone(), self.unwiped.contains(name))).collect(),
         }
     }
 
@@ -136,11 +145,17 @@ impl World {
                 place.1 = if place.1 == Is::Crashing { Is::Rest } else { Is::Ending(now) };
             }
             Deed::Wipe(name) => {
-                let good = !self.payloads[name].0.sticky;
-                self.wiped.insert(name.clone(), good);
+                assert_eq!(self.payloads[name].1, Is::Rest, "{name} loses what it works with");
+                if self.payloads[name].0.sticky {
+                    self.unwiped.insert(name.clone());
+                } else {
+                    self.left.remove(name);
+                }
             }
             Deed::Give(share) => {
                 self.given.insert(share.payload.clone(), share.gpus.clone());
+                self.left.insert(share.payload.clone(), share.gpus.clone());
+                self.unwiped.remove(&share.payload);
             }
             Deed::Start(name) => {
                 let gpus = self.given[name].clone();
@@ -150,6 +165,8 @@ impl World {
                     let profile = self.idle[gpu].1.clone();
                     let of_others = profile.filter(|profile| *profile != format!("profile of {name}"));
                     assert_eq!(of_others, None, "{name} is started with somebody's profile");
+                    let left = self.left.iter().find(|(other, gpus)| *other != name && gpus.contains(gpu));
+                    assert_eq!(left, None, "{name} is started beside what is private of somebody");
                 }
                 let place = self.payloads.get_mut(name).unwrap();
                 if place.1 == Is::Rest || place.1 == Is::Crashing {
@@ -195,7 +212,7 @@ fn drive(world: &mut World, begun: Switch, kills: &[bool]) -> (Switch, Outcome) 
         }
         if killed {
             // The wipe that was under way is not known any more.
-            world.wiped.clear();
+            world.unwiped.clear();
             switch = reread(&journal, world.now);
         }
         if quiet || !deeds.is_empty() {
@@ -256,6 +273,30 @@ fn a_look_from_before_its_end_proves_nothing() {
 }
 
 #[test]
+fn what_is_private_of_who_is_not_part_of_it_keeps_a_gpu() {
+    for (of, expected) in [("a", Outcome::Done), ("gone", Outcome::Held)] {
+        let mut world = World::new(&[("a", GOOD), ("b", GOOD)], [Some(0), Some(0)]);
+        world.run(&share("a", &["g"]));
+        world.left = [(of.to_owned(), vec!["g".to_owned()])].into();
+        world.tick();
+        let switch = Switch::new(vec![share("a", &["g"])], vec![share("b", &["g"])], world.now);
+        let (end, outcome) = drive(&mut world, switch, &[]);
+        assert_eq!((outcome, world.left.contains_key(of)), (expected, of == "gone"), "{end:?}");
+    }
+}
+
+#[test]
+fn one_that_nobody_knows_any_more_is_wiped_too() {
+    let mut world = World::new(&[("b", GOOD)], [Some(0), Some(0)]);
+    let mut switch = Switch::new(vec![share("a", &["g"])], vec![share("b", &["g"])], world.now);
+    switch.step = Step::Wipe;
+    world.left.insert("a".to_owned(), vec!["g".to_owned()]);
+    assert_eq!(next(switch.clone(), &world.seen(), world.now), (switch.clone(), vec![Deed::Wipe("a".to_owned())]));
+    world.left.clear();
+    assert_eq!(next(switch, &world.seen(), world.now).0.step, Step::Start);
+}
+
+#[test]
 fn an_agent_that_was_just_started_waits_for_the_gpus_and_not_for_ever() {
     let world = World::new(&[("a", GOOD), ("b", GOOD)], [Some(0), Some(0)]);
     let mut switch = Switch::new(vec![share("a", &["g"])], vec![share("b", &["g"])], world.now);
@@ -295,8 +336,8 @@ fn nature() -> impl Strategy<Value = Nature> {
 }
 
 proptest! {
-    /// Whatever goes wrong and whenever the agent is killed: never two on one GPU, never started with somebody's profile, and it
-    /// ends in a state that its outcome tells.
+    /// Whatever goes wrong and whenever the agent is killed: never two on one GPU, never started with somebody's profile or before
+    /// what was private of somebody is gone, and it ends in a state that its outcome tells.
     #[test]
     fn whatever_happens_it_ends_well(
         natures in [nature(), nature(), nature()],
@@ -331,6 +372,11 @@ proptest! {
             Outcome::Stuck => prop_assert!(end.leaving().iter().any(|share| is(share) != Is::Rest), "{end:?}"),
             Outcome::Lost => prop_assert!(end.back, "{end:?}"),
             Outcome::Dropped => prop_assert!(false, "nobody asked for it"),
+        }
+        if matches!(outcome, Outcome::Done | Outcome::Back | Outcome::Lost) {
+            let stays = |share: &Share| end.coming().iter().any(|other| other.payload == share.payload);
+            let mut gone = end.leaving().iter().filter(|share| !stays(share));
+            prop_assert!(gone.all(|share| !world.left.contains_key(&share.payload)), "{end:?}");
         }
         for gpu in ["g", "h"] {
             let _ = world.owner(gpu);

@@ -331,7 +331,13 @@ impl Worker {
             self.tell(phase);
             match action {
                 None => {}
-                Some(Action::Spawn) => following = Some(self.spawn().await),
+                Some(Action::Spawn) => {
+                    // Whoever hands out GPUs takes back those of all that are at rest, and it takes a while to start.
+                    if self.status.phase.is_at_rest() {
+                        self.publish();
+                    }
+                    following = Some(self.spawn().await);
+                }
                 Some(Action::Signal) => {
                     if let Some(process) = &self.process {
                         process.signal(self.manifest.stop.signal.number());

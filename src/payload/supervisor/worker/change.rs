@@ -79,7 +79,10 @@ impl Worker {
         if self.state.phase == Phase::Quarantined {
             info!("payload {}: has another chance after the rig's restart", self.manifest.name);
             self.event(Event::Clear).await;
-            self.event(Event::Start).await;
+            // What is planned waits for the plan.
+            if self.manifest.plan.is_none() {
+                self.event(Event::Start).await;
+            }
         }
     }
 
