@@ -99,6 +99,7 @@ fn two_gpus() -> Snapshot {
             default_limit: Err(NO),
             max_sm_clock: Err(NO),
             max_memory_clock: Err(NO),
+            memory_clocks: Err(NO),
             core_offsets: Err(NO),
             memory_offsets: Err(NO),
             fans: 0,

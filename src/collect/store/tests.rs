@@ -169,9 +169,10 @@ fn what_a_killed_start_took_with_it_is_declared_by_the_next_one() {
     // In the batch in which its last messages come, too.
     let outcome = commit(&mut store, &[from(7, 15), ended(3)], 2).unwrap();
     assert_eq!((outcome.stored, told(&outcome.watermarks)), (2, Some(15)));
-    let missing = || -> Vec<(String, u32, String, u64, u64, Vec<(u64, u64)>)> {
+    let missing = || {
         let lanes = scratch.lanes().into_iter();
-        lanes.map(|it| (it.rig, it.boot, it.lane, it.complete, it.dropped, it.missing_ranges)).collect()
+        let row = lanes.map(|it| (it.rig, it.boot, it.lane, it.complete, it.dropped, it.missing_ranges));
+        row.collect::<Vec<_>>()
     };
     let row = |rig: &str, boot, lane: &str, complete, dropped, missing: &[(u64, u64)]| {
         (rig.to_owned(), boot, lane.to_owned(), complete, dropped, missing.to_vec())
