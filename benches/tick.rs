@@ -4,18 +4,20 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkGroup, Criterion, measurement::WallTime};
 use rigd::board::Board;
 use rigd::clock;
+use rigd::control::step::ladder::Rung;
 use rigd::control::step::power::{self, Cap, Guard, Payload, Policy, Source};
-use rigd::control::step::{Inputs, State, step};
-use rigd::gpu::Gpu;
-use rigd::gpu::wire::PciAddress;
+use rigd::control::step::{GpuLimited, Inputs, State, step};
+use rigd::gpu::wire::{Code, Device, PciAddress, Sample};
+use rigd::gpu::{Gpu, Presence};
 use rigd::payload::manifest::Kind as PayloadKind;
 use rigd::reading::{Fan, Power, Snapshot, Stage, Zone};
-use rigd::units::{Duty, Megahertz, Milliamps, Millicelsius, Millivolts, Milliwatts, Rpm};
+use rigd::units::{Duty, Megahertz, Milliamps, Millicelsius, Millivolts, Milliwatts, Percent, Rpm};
 use rigd::wire::{Birth, Encoding, Header, Kind, Losses, Telemetry, decode, encode};
 use serde::Serialize;
 
@@ -69,19 +71,20 @@ fn decision(criterion: &mut Criterion, board: &Board, snapshot: &Snapshot) {
         |seconds| Inputs { gpus: &rig.gpus, power: Some((&rig.policy, rig.inputs(start, seconds))), ..at(seconds) };
     let held = (1..60)
         .fold(step(board, State::new(board, start), &rich(0)), |(state, _), second| step(board, state, &rich(second)));
-    assert!(held.1.limited.gpus.iter().all(|gpu| gpu.limits.power.is_some()), "a cap holds");
+    let limited = |gpu: &GpuLimited| gpu.limits.power.is_some() && gpu.heat.rung >= Rung::Limit;
+    assert!(held.1.limited.gpus.iter().all(limited), "a cap holds, and heat does");
     let held = held.0;
     let mut group = criterion.benchmark_group("step");
     group.bench_function("good inputs", |b| b.iter(|| step(board, black_box(&settled).clone(), black_box(&at(60)))));
     group.bench_function("floor: copy of its state", |b| b.iter(|| black_box(&settled).clone()));
-    group.bench_function("16 GPUs under a cap", |b| {
+    group.bench_function("16 hot GPUs under a cap", |b| {
         b.iter(|| step(board, black_box(&held).clone(), black_box(&rich(60))))
     });
     group.bench_function("floor: copy of its state with 16 GPUs", |b| b.iter(|| black_box(&held).clone()));
     group.finish();
 }
 
-/// Sixteen GPUs with a payload each, a cap that holds all of them back, and a breaker for each half.
+/// Sixteen hot GPUs with a payload each, a cap that holds all of them back, and a breaker for each half.
 struct Sixteen {
     policy: Policy,
     gpus: Vec<Gpu>,
@@ -112,7 +115,7 @@ impl Sixteen {
         let payload = Payload { kind: PayloadKind::Mining, grace: Duration::from_secs(30), running: true };
         Self {
             policy: Policy::default(),
-            gpus: (0..16).map(|bus| Gpu::unseen(PciAddress { domain: 0, bus, device: 0 })).collect(),
+            gpus: (0..16).map(gpu).collect(),
             power: (0..16).map(own).collect(),
             payloads: vec![payload; 16],
             caps: vec![Cap::at_once(Milliwatts(2_800_000), Source::Command)],
@@ -125,6 +128,60 @@ impl Sixteen {
         let meter = Ok(Milliwatts(2_790_000));
         power::Inputs { now: start + Duration::from_secs(seconds), caps, meter, guards, gpus: power, payloads }
     }
+}
+
+/// A card at 90 °C, which is hot: it does not tell where it slows down.
+fn gpu(bus: u8) -> Gpu {
+    let pci = PciAddress { domain: 0, bus, device: 0 };
+    let no = Code::NOT_SUPPORTED;
+    let device = Device {
+        pci,
+        uuid: format!("GPU-{bus}"),
+        name: "simulated".to_owned(),
+        serial: Err(no),
+        vbios: Err(no),
+        minor: Ok(bus.into()),
+        architecture: Ok(7),
+        memory: Err(no),
+        limits: Ok((Milliwatts(100_000), Milliwatts(480_000))),
+        default_limit: Ok(Milliwatts(350_000)),
+        max_sm_clock: Ok(Megahertz(2_100)),
+        max_memory_clock: Ok(Megahertz(9_751)),
+        core_offsets: Err(no),
+        memory_offsets: Err(no),
+        fans: 2,
+        fan_drive: Err(no),
+        slowdown: Err(no),
+        shutdown: Err(no),
+        pcie_max_generation: Ok(4),
+        pcie_max_width: Ok(16),
+    };
+    let sample = Sample {
+        temperature: Ok(Millicelsius(90_000)),
+        margin: Err(no),
+        memory_temperature: Err(no),
+        power: Ok(Milliwatts(150_000)),
+        power_now: Ok(Milliwatts(150_000)),
+        energy: Err(no),
+        limit: Ok(Milliwatts(160_000)),
+        enforced_limit: Ok(Milliwatts(160_000)),
+        sm_clock: Ok(Megahertz(1_500)),
+        memory_clock: Ok(Megahertz(9_501)),
+        pstate: Ok(2),
+        load: Ok(Percent(100)),
+        memory_load: Ok(Percent(80)),
+        memory_used: Err(no),
+        fans: Vec::new(),
+        reasons: Ok(4),
+        pcie_generation: Ok(4),
+        pcie_width: Ok(16),
+        replays: Ok(0),
+        ecc: Err(no),
+        remapped: Err(no),
+        recovery: Err(no),
+    };
+    let (device, sample) = (Some(Arc::new(device)), Ok(Arc::new(sample)));
+    Gpu { device, presence: Presence::Seen, sample, ..Gpu::unseen(pci) }
 }
 
 fn message<T: Serialize>(group: &mut BenchmarkGroup<'_, WallTime>, header: Header, body: &T) {

@@ -59,8 +59,10 @@ struct Kept {
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A command, or a person on the rig.
+    /// A command to this rig or to a group, or a person on the rig.
     Command,
+    /// A command to the whole site.
+    Site,
     /// The desired state.
     Desired,
 }

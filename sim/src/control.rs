@@ -25,6 +25,7 @@ fault fan seized fan3      stands whatever its drive; also by number, or a suppl
 clear all | BUS | BUS ADDR | fan | fan NAME
 set gpu 3 load 1.0         0 to 1; `all` instead of a number
 set gpu 3 memory-bound 0.9 part of the time in which its work waits for memory, 0 to 1: get world tells work_ppm
+set gpu 3 mc 93000         held there whatever its power and its air, m°C, -40000 to 200000; `free` ends it
 set ambient 35000          m°C, -40000 to 80000
 set mains 230000           mV, 0 to 300000; 0 is a power cut
 set speed 60               simulated seconds per second, 0 to 1000; chip watchdogs run on simulated time
@@ -66,6 +67,11 @@ pub(crate) fn obey(rig: &mut Rig, line: &str) -> Result<Said> {
             let part = number(part, 0.0, 1.0)?;
             each(&mut rig.world, which, |gpu| gpu.memory_bound = part)?;
         }
+        ["set", "gpu", which, "mc", "free"] => each(&mut rig.world, which, |gpu| gpu.held = None)?,
+        ["set", "gpu", which, "mc", mc] => {
+            let celsius = number(mc, -40_000.0, 200_000.0)? / 1000.0;
+            each(&mut rig.world, which, |gpu| (gpu.held, gpu.celsius) = (Some(celsius), celsius))?;
+        }
         ["set", "ambient", mc] => rig.world.ambient = number(mc, -40_000.0, 80_000.0)? / 1000.0,
         ["set", "mains", mv] => rig.world.mains = number(mv, 0.0, 300_000.0)? / 1000.0,
         ["advance", seconds] => rig.advance(Duration::from_secs_f64(number(seconds, 0.0, MAX_ADVANCE)?)),
@@ -77,7 +83,10 @@ pub(crate) fn obey(rig: &mut Rig, line: &str) -> Result<Said> {
             return Ok(Said::Text(faults.map(|fault| format!("fault={fault}\n")).collect()));
         }
         ["set", ..] => {
-            bail!("set gpu N load 0.6, set gpu N memory-bound 0.9, set ambient 35000, set mains 230000 or set speed 60")
+            bail!(
+                "set gpu N load 0.6, set gpu N memory-bound 0.9, set gpu N mc 93000, set ambient 35000, set mains 230000 or \
+                 set speed 60"
+            )
         }
         ["get", ..] => bail!("get fans, get world, get faults, get hits or get settings"),
         _ => bail!("no command `{line}`; there are fault, clear, set, gpu, driver, advance, get and help"),
@@ -121,7 +130,7 @@ fn clear(rig: &mut Rig, words: &[&str]) -> Result<()> {
 }
 
 /// On one GPU, or on all.
-fn each(world: &mut World, which: &str, set: impl Fn(&mut Gpu)) -> Result<()> {
+fn each(world: &mut World, which: &str, set: impl FnMut(&mut Gpu)) -> Result<()> {
     if which == "all" {
         world.gpus.iter_mut().for_each(set);
         return Ok(());
@@ -132,7 +141,7 @@ fn each(world: &mut World, which: &str, set: impl Fn(&mut Gpu)) -> Result<()> {
         .gpus
         .get_mut(index)
         .with_context(|| format!("no GPU {index}; there are 0 to {}", many.saturating_sub(1)))?;
-    set(gpu);
+    std::iter::once(gpu).for_each(set);
     Ok(())
 }
 
@@ -250,6 +259,20 @@ mod tests {
         let fans = text(&mut rig, "get fans");
         assert!(fans.contains("fan.fan1.duty_pct=29.94\n") && fans.contains("fan.fan6.seized=false\n"), "{fans}");
         assert!(world.contains("rail.gpu7.mw=") && world.contains("sensor.exhaust2.mc="), "{world}");
+    }
+
+    #[test]
+    fn a_held_card_is_as_hot_as_it_was_said_to_be() {
+        let mut rig = rig();
+        text(&mut rig, "set gpu 3 mc 93000");
+        rig.advance(Duration::from_secs(60));
+        assert!(text(&mut rig, "get world").contains("gpu.3.mc=93000\n"));
+        text(&mut rig, "set gpu 3 mc free");
+        rig.advance(Duration::from_secs(60));
+        assert!(!text(&mut rig, "get world").contains("gpu.3.mc=93000\n"));
+        for line in ["set gpu 3 mc 300000", "set gpu 8 mc 50000", "set gpu 3 mc warm"] {
+            assert!(obey(&mut rig, line).is_err(), "{line}");
+        }
     }
 
     #[test]

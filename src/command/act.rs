@@ -132,6 +132,8 @@ impl Actor {
     async fn cap(&self, cap: Option<PowerCap>, by: Source) -> Done {
         let source = match by {
             Source::Command => power::Source::Command,
+            // What a whole site is told is what its feed, or the grid behind it, has to give.
+            Source::Site => power::Source::Grid,
             Source::Desired => power::Source::Schedule,
         };
         let unix_ms = if self.trust_clock { Some(clock::unix_ms()) } else { clock::synced_unix_ms() };

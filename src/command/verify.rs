@@ -7,9 +7,10 @@
 use ring::digest;
 
 use super::trust::{self, Needs, Trust};
+use crate::setpoint::Source;
 use crate::wire::{
-    Audience, BadFrame, Command, CommandId, Desired, GroupId, KeyId, Kind, LARGEST_FRAME, Message, Refusal, RigId,
-    Signed, TrustedKey, decode_to_a_rig,
+    Audience, BadFrame, Command, CommandId, Desired, GroupId, GroupTopic, KeyId, Kind, LARGEST_FRAME, Message, Refusal,
+    RigId, Signed, TrustedKey, decode_to_a_rig,
 };
 
 /// Longest validity of a command: 10 minutes.
@@ -49,6 +50,13 @@ impl Me {
             Audience::Group(group) => self.groups.contains(group),
             Audience::Site(site) => self.site.as_ref() == Some(site),
         }
+    }
+
+    /// Who speaks by this topic, once a command that came by it is verified. A site's topic is no group's: their names must differ.
+    #[must_use]
+    pub fn speaker(&self, topic: &str) -> Source {
+        let site = self.site.as_ref().map(|site| GroupTopic(site.clone()).to_string());
+        if site.as_deref() == Some(topic) { Source::Site } else { Source::Command }
     }
 }
 

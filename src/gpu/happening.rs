@@ -104,6 +104,7 @@ impl What {
             | keeper::Happening::Applied(_)
             | keeper::Happening::Strike(_)
             | keeper::Happening::GaveUp(_)
+            | keeper::Happening::Persists(_)
             | keeper::Happening::Unrecorded => return None,
         })
     }

@@ -21,6 +21,11 @@
 //! - **A cap** is a setpoint beside the profile, and so is a **ceiling** of the core or the memory clock: the lower of both
 //!   holds. They wait for no disk and no transaction. A GPU without a profile is not touched but for these, and gets back the limit that it had;
 //!   a lock of somebody else's cannot be read, so after a ceiling the card has none.
+//! - **Persistence** goes with them: without it a driver forgets every setting with its last client (`nvml.h`,
+//!   nvmlDeviceSetPersistenceMode; NVIDIA's "Driver Persistence"), and an agent that is killed under a cap would leave the cards
+//!   without it until the next one is up. That one leaves everything as it is until it knows how far the card is to be held back: a
+//!   clock that it gave free meanwhile would be above the cap. Where persistence was off, that is on record, and it goes off behind the last limit. A profile
+//!   has a word of its own on it: on where it says nothing; off, cap or no cap, where it says so.
 //!
 //! All of it is one pure function, [`step`]: at most one act at a time, whose answer comes with the next call. A shell
 //! calls it until there is no act left, a bounded number of times a tick.
@@ -29,7 +34,8 @@
 //!
 //! Starts of a whole profile without a change of what is wanted: ten, then one every two minutes, so at most 40 in the
 //! first hour, of six settings each at most: 240 calls. Repairs: 35 in the first hour, 210 calls. Caps and ceilings: one call
-//! per change; one every 30 s where they are refused.
+//! per change; one every 30 s where they are refused. Persistence: two calls per cap, and one every five minutes where it is
+//! refused or does not hold.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -41,6 +47,7 @@ use crate::units::{Megahertz, Milliwatts};
 
 mod acts;
 mod answers;
+mod lock;
 mod pace;
 mod record;
 mod state;
@@ -52,6 +59,9 @@ pub use state::State;
 pub const RECONCILE: Duration = Duration::from_secs(30);
 /// Time before something is tried again that failed for no fault of the profile.
 pub const AGAIN: Duration = Duration::from_secs(300);
+/// A new agent knows by then how far a card is to be held back: control believes what it reads after 2 s, and locks clocks where limits
+/// turn out not to be enough after another 3.
+const DECIDED: Duration = Duration::from_secs(6);
 /// How long a clock must be outside its lock to count.
 const OUTSIDE: Duration = Duration::from_secs(5);
 
@@ -167,6 +177,8 @@ pub enum Happening {
     GaveUp(Knob),
     /// A profile waits because the record could not be written.
     Unrecorded,
+    /// The driver keeps what is set without us from now on, or no more.
+    Persists(bool),
 }
 
 impl fmt::Display for Happening {
@@ -194,6 +206,8 @@ impl fmt::Display for Happening {
             Self::Drift { expected, found: Found::Nothing } => write!(f, "did not take {expected} before"),
             Self::Reloaded => f.write_str("had lost its settings"),
             Self::GaveUp(knob) => write!(f, "does not give back its default {knob}"),
+            Self::Persists(true) => f.write_str("keeps what holds it back, whatever becomes of us: persistence is on"),
+            Self::Persists(false) => f.write_str("is held back by nothing: persistence is off again"),
             Self::Unrecorded => f.write_str("waits for its profile: the record cannot be written"),
         }
     }

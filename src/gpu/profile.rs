@@ -39,7 +39,7 @@ pub struct Profile {
     /// Its fans; where nothing is said of them, control's own rule holds.
     pub fans: Option<FanRule>,
     /// The driver stays loaded without clients. On where it is left out: without it, settings are gone as soon as nobody
-    /// has the GPU open, and that of locks cannot be read back.
+    /// has the GPU open, and that of locks cannot be read back. Off is off under a cap, too.
     pub persistence: Option<bool>,
 }
 

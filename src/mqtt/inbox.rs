@@ -381,14 +381,14 @@ impl Inbox {
     }
 
     fn carry_out(&mut self, entry: Entry) {
-        let (actor, desk) = (self.actor.clone(), Arc::clone(&self.desk));
+        let (actor, desk, by) = (self.actor.clone(), Arc::clone(&self.desk), self.me.speaker(&entry.topic));
         self.running.spawn(async move {
             let state = if let Order::RotateKey { add, revoke } = &entry.order {
                 let (add, revoke) = (add.clone(), *revoke);
                 let rotated = spawn_blocking(move || lock(&desk).rotate(add.as_ref(), revoke)).await;
                 rotated.unwrap_or_else(|_| AckState::Failed("the agent is stopping".to_owned()))
             } else {
-                actor.act(&entry.order, Source::Command).await
+                actor.act(&entry.order, by).await
             };
             (entry, state)
         });

@@ -65,20 +65,9 @@ impl World {
         });
     }
 
-    /// The helper's process: the agent's only child.
+    /// The helper's process.
     pub(crate) fn helper(&self) -> Option<Pid> {
-        let agent = self.agent.pid();
-        let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).unwrap_or_default();
-        let others = fs::read_dir(format!("/proc/{agent}/task"))
-            .ok()?
-            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
-        let all = others.chain([children]).collect::<Vec<_>>().join(" ");
-        let pids = all.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
-        pids.filter(|pid| {
-            let name = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
-            name.is_ok_and(|name| name.starts_with("rigd-nvml"))
-        })
-        .max_by_key(|pid| pid.as_raw_nonzero())
+        helper(self.agent.pid())
     }
 
     /// Another client of the driver: a miner, or a person.
@@ -102,6 +91,21 @@ impl World {
                 && telemetry.tick_late_us < 100_000
         });
     }
+}
+
+/// The process of an agent's helper: its only child.
+pub(crate) fn helper(agent: u32) -> Option<Pid> {
+    let children = fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).unwrap_or_default();
+    let others = fs::read_dir(format!("/proc/{agent}/task"))
+        .ok()?
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
+    let all = others.chain([children]).collect::<Vec<_>>().join(" ");
+    let pids = all.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
+    pids.filter(|pid| {
+        let name = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
+        name.is_ok_and(|name| name.starts_with("rigd-nvml"))
+    })
+    .max_by_key(|pid| pid.as_raw_nonzero())
 }
 
 pub(crate) fn set(telemetry: &Telemetry) -> bool {

@@ -36,6 +36,7 @@ mod gpu_hangs;
 mod gpu_kinds;
 mod gpu_matrix;
 mod gpu_operator;
+mod heat;
 mod house;
 mod killed;
 mod payload_agents;

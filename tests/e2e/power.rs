@@ -10,11 +10,14 @@ use std::time::Duration;
 use rigd::alarm::{Cause, Kind};
 use rigd::clock;
 use rigd::control::step::power::{Basis, Rung, Source};
-use rigd::wire::{Event, Message, Rungs, Subject};
+use rigd::local::Payload;
+use rigd::payload::Hold;
+use rigd::wire::{Event, Message, PayloadPhase, Rungs, Subject};
 
 use crate::agent::{Agent, Scratch, Setup, until};
 use crate::broker::Broker;
-use crate::gpu_breaks::library;
+use crate::gpu_breaks::{helper, library};
+use crate::house::Seen;
 use crate::subscriber::Subscriber;
 
 struct World {
@@ -33,7 +36,8 @@ fn world(tables: &str) -> World {
     let made = keygen.output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let key = String::from_utf8(made.stdout).unwrap();
-    let broker_tables = format!("{tables}[fleet]\ntrust_clock = true\n[gpu]\nlibrary = {:?}\n{key}", library());
+    let broker_tables =
+        format!("{tables}[fleet]\nsite = \"hall-2\"\ntrust_clock = true\n[gpu]\nlibrary = {:?}\n{key}", library());
     let agent = Agent::start(&broker, Setup { broker: broker_tables, ..Setup::default() });
     subscriber.telemetry("every GPU is read", |telemetry| {
         telemetry.gpus.len() == 8 && telemetry.gpus.iter().all(|gpu| gpu.power.0.is_ok())
@@ -47,10 +51,14 @@ impl World {
     }
 
     fn send(&self, arguments: &[&str]) -> Output {
+        self.send_to(&["--rig", "rig-1"], arguments)
+    }
+
+    fn send_to(&self, whom: &[&str], arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rigd-ctl"));
         command.arg("send").arg("--broker").arg(format!("mqtt://127.0.0.1:{}", self.broker.port));
         command.arg("--sign").arg(self.keys.path.join("ops.key"));
-        command.args(["--rig", "rig-1"]).args(arguments).output().unwrap()
+        command.args(whom).args(arguments).output().unwrap()
     }
 
     /// What it truly draws, W.
@@ -188,8 +196,9 @@ fn what_a_breaker_carries_is_lifted_by_no_command_and_a_cap_ends_with_the_rig_as
     world.subscriber.telemetry("the supply is named", |telemetry| {
         telemetry.rungs.iter().any(|rungs| rungs.power_cause == Some(Cause::Supply(0)))
     });
-    // What limits alone cannot do: clocks are locked, and given back when the cap is lifted.
-    world.cap(700.0);
+    // What limits alone cannot do: clocks are locked, and given back when the cap is lifted. It is the whole site that is told.
+    let sent = world.send_to(&["--site", "hall-2", "--wait", "1s"], &["set-power-cap", "700"]);
+    assert!(sent.status.success(), "{sent:?}");
     draws(&world, "every card is at its lowest limit", |watts| watts <= 1_000.0);
     world
         .subscriber
@@ -197,18 +206,27 @@ fn what_a_breaker_carries_is_lifted_by_no_command_and_a_cap_ends_with_the_rig_as
     world.alarmed(Kind::PowerClocks, 7);
     let locked = |world: &World| !world.say("get world").contains("gpu.7.core_lock_mhz=none");
     until("clocks are locked", || locked(&world).then_some(()));
-    // The agent is killed: the next one finds the cap.
+    // The agent is killed: the cards keep what it had set when the driver's last client is gone, and the next agent finds the cap.
+    let persistent = |world: &World| world.say("get world").matches(".persistent=true").count();
+    until("the cards keep it without a client", || (persistent(&world) == 8).then_some(()));
     let mut world = world;
+    let helper = until("the helper runs", || helper(world.agent.pid()));
     world.agent.signal(rustix::process::Signal::KILL);
     world.agent.ended();
+    let alive = || Seen::of(helper.as_raw_nonzero().get()).is_some_and(|seen| seen.state != 'Z');
+    until("the helper is gone", || (!alive()).then_some(()));
+    let alone = world.watch(Duration::from_secs(2));
+    assert!(alone.iter().all(|watts| *watts <= 1_000.0), "nobody is there: {:.0?}", means(&alone));
     world.agent.run();
-    world.subscriber.telemetry("the cap is known after a restart", |telemetry| {
-        telemetry.power.is_some_and(|power| power.cap_mw.is_some_and(|cap| cap.0 == 700_000))
+    let again = world.watch(Duration::from_secs(4));
+    assert!(again.iter().all(|watts| *watts <= 1_000.0), "the next one comes up: {:.0?}", means(&again));
+    world.subscriber.telemetry("the cap is known after a restart, and whose it is", |telemetry| {
+        let cap = telemetry.power.and_then(|power| Some((power.cap_mw?.0, power.source?)));
+        let grid = |rungs: &Rungs| rungs.power_cause == Some(Cause::Cap(Source::Grid));
+        cap == Some((700_000, Source::Grid)) && telemetry.rungs.len() == 8 && telemetry.rungs.iter().all(grid)
     });
-    // Without persistence mode a driver forgets its limits with its last client: the next agent sets them before all else.
-    until("it is held again", || {
-        world.watch(Duration::from_secs(1)).iter().all(|watts| *watts <= 1_000.0).then_some(())
-    });
+    let shown = String::from_utf8(world.ctl(&["power"]).stdout).unwrap();
+    assert!(shown.contains("Cap      700.0 W by the grid"), "{shown}");
     // A clean stop leaves nothing of ours on any card.
     world.agent.signal(rustix::process::Signal::TERM);
     assert!(world.agent.ended().success());
@@ -217,6 +235,7 @@ fn what_a_breaker_carries_is_lifted_by_no_command_and_a_cap_ends_with_the_rig_as
         assert!(truth.contains(&format!("gpu.{gpu}.limit_mw=350000")), "{truth}");
     }
     assert!(!locked(&world), "{truth}");
+    assert_eq!(persistent(&world), 0, "{truth}");
     draws(&world, "as it was", |watts| watts > 2_800.0);
 }
 
@@ -241,6 +260,16 @@ fn a_cap_below_all_limits_pauses_what_mines_and_drains_what_thinks() {
     world.cap(330.0);
     world.alarmed(Kind::PowerPaused, 0);
     world.alarmed(Kind::PowerDrained, 7);
+    // The one keeps its processes, the other goes; what holds them is said.
+    until("the one is paused and the other waits", || {
+        let said = String::from_utf8(world.ctl(&["ps", "--json"]).stdout).unwrap();
+        let payloads: Vec<Payload> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let one = |name: &str| payloads.iter().find(|payload| payload.info.name == name);
+        let (miner, thinker) = (one(&names[0])?, one(&names[1])?);
+        let paused = (miner.hold, miner.now.phase) == (Hold::Pause, PayloadPhase::Paused);
+        let waits = (thinker.hold, thinker.now.phase) == (Hold::Drain, PayloadPhase::Waiting);
+        (paused && miner.paused.is_some() && miner.pid.is_some() && waits && thinker.pid.is_none()).then_some(())
+    });
     for name in &names {
         let _ = world.ctl(&["drain", name, "--within", "1s"]);
     }

@@ -106,7 +106,12 @@ impl Subscriber {
 
     /// Waits until `look` finds something in all that was heard so far.
     pub(crate) fn wait<T>(&self, what: &str, look: impl Fn(&[Heard]) -> Option<T>) -> T {
-        let deadline = clock::now() + Duration::from_secs(40);
+        self.wait_within(Duration::from_secs(40), what, look)
+    }
+
+    /// The same for what takes its time.
+    pub(crate) fn wait_within<T>(&self, time: Duration, what: &str, look: impl Fn(&[Heard]) -> Option<T>) -> T {
+        let deadline = clock::now() + time;
         let mut heard = self.shared.heard.lock().unwrap();
         loop {
             if let Some(found) = look(&heard) {

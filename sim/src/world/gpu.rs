@@ -136,6 +136,8 @@ pub struct Gpu {
     pub joules: f64,
     /// Its heat sink, °C.
     pub celsius: f64,
+    /// Its heat sink is held there, whatever its power and its air make of it, °C.
+    pub held: Option<f64>,
     /// At its connector, V.
     pub volts: f64,
     /// What is set on it.
@@ -174,6 +176,7 @@ impl Gpu {
             average_watts: watts,
             joules: 0.0,
             celsius: ambient + 45.0,
+            held: None,
             volts: 12.0,
             control: Control::new(profile),
             fans: vec![CardFan { speed: 0.6, ..CardFan::default() }; profile.fans],
@@ -243,6 +246,7 @@ impl Gpu {
         self.volts = if powered { supply - CABLE_OHMS * self.watts / supply } else { 0.0 };
         let conductance = self.conductance(air, airflow) + FRAME;
         self.celsius += (self.watts - conductance * (self.celsius - intake)) / CAPACITY * dt;
+        self.celsius = self.held.unwrap_or(self.celsius);
     }
 
     /// Finds its clocks for so much work, held back by heat to the part `cool`; gives the watts that come of it.

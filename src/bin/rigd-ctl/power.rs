@@ -17,7 +17,7 @@ use crate::people::watts;
 /// The command line.
 #[derive(clap::Args)]
 #[command(
-    after_help = "What a cap is set by: the configuration ([power] cap_w), `rigd-ctl send --rig NAME set-power-cap 1200`, or a desired state.\nThe tightest holds. Limits of supplies and rails are beside all of them and nothing lifts them."
+    after_help = "What a cap is set by: the configuration ([power] cap_w), `rigd-ctl send --rig NAME set-power-cap 1200`, the same\nwith --site (the grid: a slot of its own, lifted by --site alone), or a desired state. The tightest holds. Limits of supplies and rails are beside all of them and nothing lifts them."
 )]
 pub(crate) struct Arguments {
     /// The agent's socket

@@ -158,6 +158,36 @@ async fn each_order_reaches_its_owner() {
     assert!(now.pulses(clock::now()) && now.profile("a") == Some("eco"));
 }
 
+/// Each speaker sets and lifts a cap of its own, and the next start finds them.
+#[tokio::test]
+async fn a_cap_is_held_in_the_name_of_whoever_speaks() {
+    let bench = bench("caps");
+    let watts = |watts: u32| PowerCap {
+        cap_mw: crate::units::Milliwatts(watts * 1_000),
+        ramp_mw_per_s: 0,
+        deadline_ms: 0,
+        until_ms: None,
+        floor_mw: None,
+    };
+    let told = |desk: &Desk| desk.now().caps().map(|cap| (cap.source, cap.limit.0 / 1_000)).collect::<Vec<_>>();
+    let (command, schedule, grid) = (power::Source::Command, power::Source::Schedule, power::Source::Grid);
+    for (by, cap, held) in [
+        (Source::Command, Some(2_000), vec![(command, 2_000)]),
+        (Source::Site, Some(1_500), vec![(command, 2_000), (grid, 1_500)]),
+        (Source::Desired, Some(1_800), vec![(command, 2_000), (grid, 1_500), (schedule, 1_800)]),
+        (Source::Command, None, vec![(grid, 1_500), (schedule, 1_800)]),
+        (Source::Site, Some(1_400), vec![(schedule, 1_800), (grid, 1_400)]),
+    ] {
+        let done = bench.actor.act(&Order::SetPowerCap(cap.map(watts)), by).await;
+        assert!(matches!(done, AckState::Done(_)), "{done:?}");
+        assert_eq!(told(&bench.actor.setpoints), held, "{by:?} {cap:?}");
+    }
+    let (next, _) = Desk::open(&bench.state, &bench.actor.board, &crate::gpu::config::GpuConfig::default());
+    assert_eq!(told(&next), [(schedule, 1_800), (grid, 1_400)]);
+    bench.actor.act(&Order::SetPowerCap(None), Source::Site).await;
+    assert_eq!(told(&bench.actor.setpoints), [(schedule, 1_800)]);
+}
+
 #[tokio::test]
 async fn payloads_rest_while_somebody_works_at_the_rig_and_run_again_after() {
     let bench = bench("maintenance");

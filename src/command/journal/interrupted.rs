@@ -36,7 +36,8 @@ pub const fn after_restart(order: &Order, same_boot: bool) -> AfterRestart {
     }
 }
 
-/// Whether an order sets what an earlier one has set.
+/// Whether an order sets what an earlier one has set. Of caps each of its speakers has a slot, which nothing here knows: a cap of the
+/// site that a later one of the rig stands behind may be lost, and whoever gave it is told that nobody knows.
 pub(super) fn overtakes(later: &Order, earlier: &Order) -> bool {
     match (later, earlier) {
         (Order::SetProfile { gpu: one, .. }, Order::SetProfile { gpu: other, .. }) => {

@@ -107,6 +107,21 @@ fn refusal(frame: &[u8]) -> Option<Refusal> {
 }
 
 #[test]
+fn what_comes_by_the_sites_topic_is_the_sites_word() {
+    let nowhere = Me { site: None, ..me() };
+    for (me, audience, expected) in [
+        (me(), Audience::Rig("rig-7".parse().unwrap()), Source::Command),
+        (me(), Audience::Group("a".parse().unwrap()), Source::Command),
+        (me(), Audience::Site("hall-2".parse().unwrap()), Source::Site),
+        // A journal from before the rig was moved.
+        (nowhere, Audience::Site("hall-2".parse().unwrap()), Source::Command),
+    ] {
+        assert_eq!(me.speaker(&audience.topic(Kind::Command).unwrap()), expected, "{audience:?}");
+    }
+    assert_eq!(me().speaker(""), Source::Command);
+}
+
+#[test]
 fn a_good_command_is_taken_in_either_encoding() {
     for encoding in [Encoding::Postcard, Encoding::Json] {
         let message = encode(encoding, Header::new(Kind::Command, 0, 0), &reboot());

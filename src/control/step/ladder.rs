@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Hot is at or above the GPU's critical temperature, or that one of its zones is critical: a zone gives full air at once, and
-//! this ladder begins to climb beside it. From [`EMERGENCY`] above critical on nothing is waited for: stop. A GPU that does
+//! this ladder begins to climb beside it. From its emergency temperature on nothing is waited for: stop. A GPU that does
 //! not tell its temperature, or whose zone is blind, climbs as far as its lowest limit and stays: nobody knows that it is hot,
 //! and it looks after itself. A zone whose fan has failed has full air from the others and holds the level.
 //!
@@ -23,8 +23,6 @@ use crate::payload::manifest::Kind;
 use crate::reading::{Missing, Reading, Stage};
 use crate::units::{Millicelsius, Milliwatts};
 
-/// From here above critical on everything is ended at once.
-pub const EMERGENCY: Millicelsius = Millicelsius(6_000);
 /// Full air gets so long before the limit goes down.
 const AIR: Duration = Duration::from_secs(10);
 /// Each tenth of the limit.
@@ -74,6 +72,8 @@ pub struct Gpu {
     pub temperature: Reading<Millicelsius>,
     /// Not to be reached.
     pub critical: Millicelsius,
+    /// From here on everything is ended at once: above critical, and before it switches itself off.
+    pub emergency: Millicelsius,
     /// The level falls only when it is cooler than critical by this.
     pub hysteresis: Millicelsius,
     /// Of the zones that it belongs to, the one that is worst off.
@@ -155,7 +155,7 @@ fn heat(gpu: &Gpu) -> (Heat, Cause) {
         Ok(now) => {
             let room = i64::from(gpu.critical.0) - i64::from(now.0);
             let heat = match room {
-                ..=0 if -room >= i64::from(EMERGENCY.0) => Heat::Emergency,
+                ..=0 if now >= gpu.emergency => Heat::Emergency,
                 ..=0 => Heat::Hot,
                 _ if room <= i64::from(gpu.hysteresis.0) => Heat::Between,
                 _ => Heat::Cool,
@@ -260,6 +260,7 @@ mod tests {
         Gpu {
             temperature: celsius.map(|celsius| Millicelsius(celsius * 1000)),
             critical: Millicelsius(85_000),
+            emergency: Millicelsius(91_000),
             hysteresis: Millicelsius(4_000),
             zone: zone.map(|stage| (2, stage)),
             limits: Some((Milliwatts(100_000), Milliwatts(300_000))),

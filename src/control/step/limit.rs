@@ -87,6 +87,7 @@ fn heat(
     let seen = ladder::Gpu {
         temperature: known,
         critical,
+        emergency: air::emergency(gpu.device.as_deref()),
         hysteresis: air::HYSTERESIS,
         zone: stages.max_by_key(|(_, stage)| worse(*stage)),
         limits: own.limits,

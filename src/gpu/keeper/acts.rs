@@ -1,6 +1,7 @@
 //! What is to be done next.
 
-use super::state::{Clock, Goal, Lock, Pending, Phase, State};
+use super::lock::{Clock, Lock};
+use super::state::{Goal, Pending, Phase, State};
 use super::{Act, Seen};
 use crate::gpu::plan::{self, Knob};
 use crate::gpu::wire::{Device, Setting};
@@ -72,6 +73,22 @@ impl State {
         }
     }
 
+    /// Persistence to set beside the transaction. A profile says itself what it wants of it. It is read for as long as something holds
+    /// the card back, and given back behind the last limit of ours: until then a client of the driver is here, and nothing is lost.
+    fn persistence(&self, seen: &Seen<'_>) -> Option<bool> {
+        if self.profile().is_some() || self.unable.contains(&Knob::Persistence) {
+            return None;
+        }
+        if held(seen) {
+            // Limits come first: one that is not known yet is about to be read, and set.
+            let known =
+                self.limit.or(self.found).is_some() || Clock::BOTH.iter().any(|clock| self.lock(*clock).last.is_some());
+            let off = self.persistent == Some(false) && self.persist_again.is_none_or(|at| seen.now >= at);
+            return (known && off).then_some(true);
+        }
+        (self.record.persists && !self.holds()).then_some(false)
+    }
+
     /// The next act, if there is one.
     pub(super) fn next(&mut self, seen: &Seen<'_>) -> Option<Act> {
         if self.pending.is_some() {
@@ -94,6 +111,11 @@ impl State {
             {
                 return Some((Pending::Ceiling(clock, lock), Act::Set(clock.setting(lock))));
             }
+        }
+        if !seen.lost
+            && let Some(on) = self.persistence(seen)
+        {
+            return Some((Pending::Persistence(on), Act::Set(Setting::Persistence(on))));
         }
         if let Phase::Away { until } = self.phase
             && !seen.lost
@@ -127,7 +149,7 @@ impl State {
             Phase::Verify | Phase::Probation { .. } => read.filter(|_| time),
             Phase::Rest if self.gave_up => None,
             Phase::Rest if self.goal == Goal::Untouched => {
-                let wanted = self.capped || seen.cap.is_some();
+                let wanted = self.capped || held(seen);
                 read.filter(|_| time && wanted)
             }
             Phase::Rest => read.filter(|_| time),
@@ -147,4 +169,9 @@ impl State {
         }
         Some((Pending::Step(step), Act::Set(step)))
     }
+}
+
+/// Control holds the card back now.
+pub(super) const fn held(seen: &Seen<'_>) -> bool {
+    seen.cap.is_some() || seen.ceiling.is_some() || seen.memory.is_some()
 }

@@ -1,7 +1,8 @@
 //! What the answer to the last act makes of it.
 
+use super::lock::{Clock, Lock};
 use super::record::Reason;
-use super::state::{Clock, Goal, Lock, Pending, Phase, State};
+use super::state::{Goal, Pending, Phase, State};
 use super::{AGAIN, Answer, Happening, RECONCILE, Rules, Seen};
 use crate::gpu::plan::{self, Found, Knob};
 use crate::gpu::wire::{Code, Read, Setting, Settings};
@@ -55,6 +56,10 @@ impl State {
                 self.pending = None;
                 self.locked(clock, lock, *result, seen, told);
             }
+            (Pending::Persistence(on), Answer::Set(result)) => {
+                self.pending = None;
+                self.persisted(on, *result, seen, told);
+            }
             (Pending::Read, Answer::Read(result)) => {
                 self.pending = None;
                 match result {
@@ -70,7 +75,15 @@ impl State {
                 self.dirty |= !saved;
                 self.save_again = (!saved).then(|| seen.now + RECONCILE);
             }
-            (Pending::Step(_) | Pending::Cap(_) | Pending::Ceiling(..) | Pending::Read | Pending::Save, _) => {}
+            (
+                Pending::Step(_)
+                | Pending::Cap(_)
+                | Pending::Ceiling(..)
+                | Pending::Persistence(_)
+                | Pending::Read
+                | Pending::Save,
+                _,
+            ) => {}
         }
     }
 
@@ -176,6 +189,27 @@ impl State {
         }
     }
 
+    /// Persistence beside the transaction. It changes no clock: where it is refused the limits hold as they did, for as long as the
+    /// driver has a client, and what the driver does not take back stays.
+    fn persisted(&mut self, on: bool, result: Read<()>, seen: &Seen<'_>, told: &mut Vec<Happening>) {
+        let ours = on && result.is_ok();
+        // Also where it was taken: whether it was made is read, and one that is not is no reason to ask without end.
+        self.persist_again = on.then(|| seen.now + AGAIN);
+        match result {
+            Ok(()) => {
+                self.persistent = Some(on);
+                self.refused.retain(|(knob, _)| *knob != Knob::Persistence);
+                told.push(Happening::Persists(on));
+            }
+            Err(code) if refusal(code) == Refusal::Cannot => self.cannot(Knob::Persistence, code, seen, told),
+            Err(code) => self.refuse(Knob::Persistence, code, told),
+        }
+        if self.record.persists != ours {
+            self.record.persists = ours;
+            self.change(seen);
+        }
+    }
+
     /// On a card without a profile: whether something of ours is on it, for the next agent.
     fn own(&mut self, seen: &Seen<'_>) {
         let ours = self.holds();
@@ -207,6 +241,7 @@ impl State {
         if self.limit.is_none() && (self.found.is_none() || self.goal == Goal::Untouched && !self.capped) {
             self.found = settings.limit.ok();
         }
+        self.persistent = settings.persistence.ok();
         match self.phase {
             Phase::Start => {
                 if self.applied && !self.drift(self.effective(seen), settings).is_empty() {

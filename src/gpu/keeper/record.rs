@@ -24,6 +24,8 @@ pub struct Record {
     pub(in crate::gpu) changed_unix_s: u64,
     /// Settings of ours may be on the card.
     pub(super) ours: bool,
+    /// Persistence was off and is on for a limit of ours: it goes with the last of them.
+    pub(super) persists: bool,
     /// Newest first.
     pub(super) good: Vec<Profile>,
     /// Being tried: found at a start, the rig went down meanwhile.

@@ -2,14 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use super::lock::{Clock, Lock, Locked};
 use super::pace::Pace;
 use super::record::{Quarantined, Reason, Record, Trying};
-use super::{Happening, OUTSIDE, RECONCILE, Seen};
+use super::{DECIDED, Happening, OUTSIDE, RECONCILE, Seen, acts};
 use crate::gpu;
 use crate::gpu::plan::{self, Found, Knob, Note, Plan};
 use crate::gpu::profile::Profile;
 use crate::gpu::wire::{Code, Setting};
-use crate::units::{Megahertz, Milliwatts};
+use crate::units::Milliwatts;
 
 /// What is known of one GPU's settings.
 #[derive(Clone, Debug)]
@@ -45,6 +46,10 @@ pub struct State {
     /// The locks of the core and of the memory clock.
     pub(super) core: Locked,
     pub(super) memory: Locked,
+    /// Whether the driver keeps the card without clients, where that is known.
+    pub(super) persistent: Option<bool>,
+    /// That was asked for; not before then again.
+    pub(super) persist_again: Option<Instant>,
     /// Refused while it was given back.
     pub(super) undone: Vec<Knob>,
     /// Refusals that were told.
@@ -61,64 +66,6 @@ pub struct State {
     passed_over: Option<u32>,
     pub(super) starts: Pace,
     pub(super) repairs: Pace,
-}
-
-/// Lowest and highest clock; none is no lock.
-pub(super) type Lock = Option<(Megahertz, Megahertz)>;
-
-/// The lock of one clock.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Locked {
-    /// As it was set last; none where that is not known.
-    pub(super) last: Option<Lock>,
-    /// One of ours is on a card that has no profile.
-    pub(super) ours: bool,
-    /// A ceiling was refused; not before then again.
-    pub(super) again: Option<Instant>,
-}
-
-impl Locked {
-    const UNKNOWN: Self = Self { last: None, ours: false, again: None };
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Clock {
-    Core,
-    Memory,
-}
-
-impl Clock {
-    pub(super) const BOTH: [Self; 2] = [Self::Core, Self::Memory];
-
-    pub(super) const fn knob(self) -> Knob {
-        match self {
-            Self::Core => Knob::CoreLock,
-            Self::Memory => Knob::MemoryLock,
-        }
-    }
-
-    pub(super) const fn setting(self, lock: Lock) -> Setting {
-        match self {
-            Self::Core => Setting::CoreLock(lock),
-            Self::Memory => Setting::MemoryLock(lock),
-        }
-    }
-
-    /// The highest that is allowed now.
-    pub(super) const fn ceiling(self, seen: &Seen<'_>) -> Option<Megahertz> {
-        match self {
-            Self::Core => seen.ceiling,
-            Self::Memory => seen.memory,
-        }
-    }
-
-    /// The lock that holds beside that.
-    pub(super) fn below(self, lock: Lock, seen: &Seen<'_>) -> Lock {
-        match self {
-            Self::Core => plan::below(lock, seen.ceiling),
-            Self::Memory => plan::memory_below(lock, seen.memory, seen.device),
-        }
-    }
 }
 
 /// What should be on the card.
@@ -173,6 +120,8 @@ pub(super) enum Pending {
     Cap(Milliwatts),
     /// A lock beside it.
     Ceiling(Clock, Lock),
+    /// Persistence beside it.
+    Persistence(bool),
     Read,
     Save,
 }
@@ -201,6 +150,8 @@ impl State {
             cap_again: None,
             core: Locked::UNKNOWN,
             memory: Locked::UNKNOWN,
+            persistent: None,
+            persist_again: None,
             undone: Vec::new(),
             refused: Vec::new(),
             read_at: None,
@@ -252,7 +203,7 @@ impl State {
     #[must_use]
     pub const fn is_given_back(&self) -> bool {
         let back = matches!(self.goal, Goal::Untouched) && !self.holds() || self.gave_up;
-        back && self.pending.is_none() && (!self.dirty || self.save_again.is_some())
+        back && !self.record.persists && self.pending.is_none() && (!self.dirty || self.save_again.is_some())
     }
 
     /// A limit or a lock of ours is on a card that has no profile.
@@ -317,6 +268,7 @@ impl State {
         for lock in [&mut self.core, &mut self.memory] {
             (lock.last, lock.again) = (None, None);
         }
+        self.persistent = None;
         self.gave_up = false;
         self.at_stake = false;
         self.undone.clear();
@@ -433,11 +385,14 @@ impl State {
             Goal::Profile(profile) => plan::plan(profile, seen.device),
         };
         self.trial = matches!(&goal, Goal::Profile(profile) if !self.record.knows(profile.digest()));
+        let left = self.goal == Goal::Untouched && self.record.ours && !self.holds();
         self.goal = goal;
         (self.exposed, self.at_stake, self.gave_up, self.applied, self.outside) = (false, false, false, false, None);
         self.undone.clear();
         self.refused.clear();
-        if self.record.trying.take().is_some() {
+        // A profile says itself what becomes of persistence.
+        let handed = self.profile().is_some() && std::mem::take(&mut self.record.persists);
+        if self.record.trying.take().is_some() || handed {
             self.change(seen);
         }
         if self.goal == Goal::Untouched {
@@ -451,7 +406,12 @@ impl State {
         }
         told.extend(self.plan.notes.drain(..).map(Happening::Adapted));
         (self.capped, self.core.ours, self.memory.ours) = (false, false, false);
-        self.start(seen);
+        if left && acts::held(seen) {
+            // What an earlier agent has left holds until control has found out how far the card is to be held back.
+            self.phase = Phase::Away { until: seen.now + DECIDED };
+        } else {
+            self.start(seen);
+        }
     }
 
     pub(super) fn start(&mut self, seen: &Seen<'_>) {

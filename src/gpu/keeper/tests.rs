@@ -5,6 +5,7 @@ use crate::units::{Megahertz, MegahertzOffset};
 
 mod ceiling;
 mod chance;
+mod persistence;
 mod rig;
 
 use rig::{Rig, eco, with_eco};

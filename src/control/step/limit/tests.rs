@@ -12,9 +12,10 @@ use crate::units::Millicelsius;
 
 const PCI: PciAddress = PciAddress { domain: 0, bus: 1, device: 0 };
 
-/// A card that slows down at 95 °C, so that 92 is critical, at this temperature.
+/// A card that slows down at 95 °C, so that 92 is critical, and switches itself off at 98, at this temperature.
 fn gpu(celsius: i32) -> Gpu {
-    let device = crate::gpu::wire::Device { pci: PCI, slowdown: Ok(Millicelsius(95_000)), ..card() };
+    let (slowdown, shutdown) = (Ok(Millicelsius(95_000)), Ok(Millicelsius(98_000)));
+    let device = crate::gpu::wire::Device { pci: PCI, slowdown, shutdown, ..card() };
     let mut sample = sample(1_500, 100, 0);
     sample.temperature = Ok(Millicelsius(celsius * 1000));
     Gpu { device: Some(Arc::new(device)), presence: Presence::Seen, sample: Ok(Arc::new(sample)), ..Gpu::unseen(PCI) }
@@ -72,7 +73,8 @@ fn heat_and_power_meet_in_what_a_gpu_may_take_and_how_far_its_payload_is_held() 
         ("a cap", [60, 60], cap(800), 5, [limit; 2], ladder::Rung::Free, [Free, Free]),
         ("hot", [92, 60], vec![], 20, [free; 2], ladder::Rung::Limit, [Free, Free]),
         ("hot for good", [92, 60], vec![], 80, [free; 2], ladder::Rung::Pause, [Pause, Free]),
-        ("an emergency", [99, 60], vec![], 1, [free; 2], ladder::Rung::Stop, [Stop, Free]),
+        ("slow by itself", [95, 60], vec![], 1, [free; 2], ladder::Rung::Air, [Free, Free]),
+        ("an emergency", [96, 60], vec![], 1, [free; 2], ladder::Rung::Stop, [Stop, Free]),
         ("no number that a card can have", [900, 60], vec![], 5, [free; 2], ladder::Rung::Air, [Free, Free]),
         (
             "what limits cannot do",

@@ -45,7 +45,7 @@ fn a_card_without_a_profile_has_no_lock_after_a_ceiling() {
     let mut rig = Rig::new(None);
     rig.ceiling = Some(Megahertz(900));
     let lock = Some((Megahertz(0), Megahertz(900)));
-    assert_eq!(rig.asked_since(|rig| rig.seconds(60)), [Setting::CoreLock(lock)]);
+    assert_eq!(rig.asked_since(|rig| rig.seconds(60)), [Setting::CoreLock(lock), Setting::Persistence(true)]);
     assert!(!rig.state().is_given_back() && rig.disk.ours);
     // An agent that was killed meanwhile finds it on record.
     rig.restart();
@@ -56,12 +56,13 @@ fn a_card_without_a_profile_has_no_lock_after_a_ceiling() {
     rig.ceiling = Some(Megahertz(900));
     rig.seconds(3);
     rig.ceiling = None;
-    assert_eq!(rig.asked_since(|rig| rig.seconds(60)), [Setting::CoreLock(None)]);
+    assert_eq!(rig.asked_since(|rig| rig.seconds(60)), [Setting::CoreLock(None), Setting::Persistence(false)]);
     assert!(rig.state().is_given_back() && !rig.disk.ours);
     // A card that takes none is asked once.
     rig.refuse.push((Knob::CoreLock, Code::NOT_SUPPORTED));
     rig.ceiling = Some(Megahertz(900));
-    assert_eq!(rig.asked_since(|rig| rig.seconds(60)).len(), 1);
+    let asked = rig.asked_since(|rig| rig.seconds(60));
+    assert_eq!(asked.iter().filter(|setting| matches!(setting, Setting::CoreLock(_))).count(), 1);
 }
 
 /// Locks of the memory, as they are set.
@@ -121,7 +122,7 @@ fn a_card_without_a_profile_has_no_lock_after_a_ceiling_whoever_goes_down_meanwh
         let mut rig = Rig::new(None);
         (rig.ceiling, rig.memory) = (Some(Megahertz(900)), Some(Megahertz(5_001)));
         let lock = Setting::CoreLock(Some((Megahertz(0), Megahertz(900))));
-        assert_eq!(rig.asked_since(|rig| rig.seconds(60)), [lock, memory(5_001)], "{what}");
+        assert_eq!(rig.asked_since(|rig| rig.seconds(60)), [lock, memory(5_001), Setting::Persistence(true)], "{what}");
         assert!(!rig.state().is_given_back() && rig.disk.ours, "{what}");
         (rig.ceiling, rig.memory) = (None, None);
         fault(&mut rig);

@@ -156,6 +156,7 @@ proptest! {
                 prop_assert!(leaves || rig.disk.bars(profile.digest()));
                 // From the moment on when it is given back it is nobody's, and a miner's settings stay.
                 prop_assert!(!rig.disk.ours || rig.state().gave_up);
+                prop_assert!(!rig.disk.persists);
             }
             Some(on) => {
                 prop_assert!(on.digest() == profile.digest() || rig.disk.bars(profile.digest()));
