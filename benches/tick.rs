@@ -147,6 +147,7 @@ fn gpu(bus: u8) -> Gpu {
         default_limit: Ok(Milliwatts(350_000)),
         max_sm_clock: Ok(Megahertz(2_100)),
         max_memory_clock: Ok(Megahertz(9_751)),
+        memory_clocks: Err(no),
         core_offsets: Err(no),
         memory_offsets: Err(no),
         fans: 2,

@@ -275,7 +275,9 @@ impl Arbiter {
     fn plan(&mut self, moment: &Moment) -> bool {
         let mut draft = self.facts(moment).draft();
         if self.trial.is_none() && self.kept.switches.is_empty() {
-            self.trial = explore::choose(&self.facts(moment), &draft);
+            let facts = self.facts(moment);
+            let planned = plan(&facts.inputs(&draft)).gpus;
+            self.trial = explore::choose(&facts, &draft, &planned);
             if let Some(trial) = &self.trial {
                 info!("arbiter: tries {} on GPU {}: nobody knows what it yields", trial.payload, trial.uuid);
                 self.yields.tried(&trial.payload, moment.unix_ms.0);
@@ -379,6 +381,7 @@ impl Arbiter {
         }
         self.learned = moment.now;
         let seconds = u32::try_from(passed.min(LEARN * 2).as_secs()).unwrap_or(0);
+        let measured = self.yields.measured();
         if self.yields.0.len() >= crate::plan::MOST {
             // What has no manifest any more makes room.
             self.yields.0.retain(|name, _| moment.payloads.0.iter().any(|status| status.name == *name));
@@ -395,7 +398,8 @@ impl Arbiter {
                 self.yields.learn(&status.name, &powers, MilliPerSecond(rate), seconds);
             }
         }
-        if moment.now.saturating_sub(self.saved) >= KEEP {
+        // A figure that is planned with for the first time is not learnt again by an agent that follows one that was killed.
+        if self.yields.measured() > measured || moment.now.saturating_sub(self.saved) >= KEEP {
             self.saved = moment.now;
             self.keep_learnt().await;
         }

@@ -22,8 +22,8 @@
 //! **Who pays for what.** The rig's energy of each interval, with the supply's loss, fans and board in it, goes to the GPUs in
 //! proportion to what they drew themselves: loss grows with watts, and so does the air that carries them away. A GPU's part
 //! is its payload's; that of a GPU without one, and all of it while none draws anything, is overhead. So payloads and overhead
-//! are the rig, to the microjoule. A GPU's own counter is what it drew itself. Where the GPU of a payload does not tell, that
-//! payload has a gap, and others are not charged for it: its part is overhead.
+//! are the rig, to the microjoule. Where the GPU of a payload does not tell, that payload has a gap, and others are not charged for
+//! it: its part is overhead. What a GPU drew itself is what its own counter says, and its power where it has none: `meter.rs`.
 //!
 //! A payload's work is its meter's rate over the same intervals. It is told for the whole payload, so each of its GPUs gets the
 //! part that its energy is of the payload's.
@@ -33,6 +33,7 @@
 
 mod interval;
 mod key;
+mod meter;
 mod run;
 mod store;
 
@@ -46,7 +47,8 @@ pub use run::{Inputs as RunInputs, RECEIPTS, run, shown};
 pub use store::{Kept, Moment, SAVE_EVERY, SYNC_EVERY, Store, records};
 
 use crate::reading::Reading;
-use crate::units::{Microjoules, MilliPerSecond, Milliwatts};
+use crate::units::{Microjoules, MilliPerSecond, Millijoules, Milliwatts};
+use meter::{Own, Trapezoid};
 
 /// Two readings farther apart than this say nothing of what was between them.
 pub const LONGEST: Duration = Duration::from_secs(5);
@@ -225,6 +227,8 @@ pub struct Gpu<'a> {
     pub uuid: &'a str,
     /// What it draws.
     pub power: Reading<Milliwatts>,
+    /// What it counts itself, since its driver was loaded.
+    pub energy: Reading<Millijoules>,
     /// The payload that has it.
     pub payload: Option<&'a str>,
 }
@@ -239,7 +243,7 @@ pub struct State {
     rig: Trapezoid,
     supplies: Vec<[Trapezoid; 2]>,
     /// By UUID, for GPUs may come in another order.
-    gpus: Vec<(String, Trapezoid)>,
+    gpus: Vec<(String, Own)>,
     /// Of each payload's account, in their order: work that is not a whole thousandth yet, in [`PARTS`] of a millionth of a unit.
     work: Vec<u128>,
 }
@@ -260,27 +264,10 @@ impl State {
         // Accounts are in another order now; less than a thousandth of each is lost.
         self.work.clear();
     }
-}
 
-/// The last reading of a meter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Trapezoid {
-    last: Option<Milliwatts>,
-    /// Nanojoule that are not a whole microjoule yet.
-    rest: u64,
-}
-
-impl Trapezoid {
-    /// What was used since the last reading, microjoule; none where that is a gap.
-    fn next(&mut self, reading: Reading<Milliwatts>, since: Option<Duration>) -> Option<u64> {
-        let before = std::mem::replace(&mut self.last, reading.ok());
-        let (before, now, since) = (before?, self.last?, since?);
-        // Milliwatts times microseconds are nanojoule; 5 s of 8 MW are far from the end.
-        let micros = u64::try_from(since.as_micros()).unwrap_or(0);
-        let sum = u64::from(before.0) + u64::from(now.0);
-        let all = sum.saturating_mul(micros) / 2 + self.rest;
-        self.rest = all % 1000;
-        Some(all / 1000)
+    /// GPUs whose counter is too far from their power, by UUID.
+    pub fn doubted(&self) -> impl Iterator<Item = &str> {
+        self.gpus.iter().filter(|(_, meter)| meter.doubted).map(|(uuid, _)| uuid.as_str())
     }
 }
 
@@ -313,20 +300,17 @@ pub fn step(mut state: State, inputs: &Inputs<'_>) -> State {
     }
     let mut drawn = Vec::with_capacity(inputs.gpus.len());
     for gpu in inputs.gpus {
-        let make = |uuid: &str| (uuid.to_owned(), Trapezoid::default());
-        let next = |(_, meter): &mut (String, Trapezoid)| meter.next(gpu.power, since);
-        let used = with(&mut state.gpus, |(known, _)| known == gpu.uuid, make, gpu.uuid, next);
+        let make = |uuid: &str| (uuid.to_owned(), Own::default());
+        let next = |(_, meter): &mut (String, Own)| meter.next(gpu.power, gpu.energy, (since, millis));
+        let now = with(&mut state.gpus, |(known, _)| known == gpu.uuid, make, gpu.uuid, next);
         let make = |uuid: &str| (uuid.to_owned(), Account::default());
-        with(
-            &mut books.gpus,
-            |(known, _)| known == gpu.uuid,
-            make,
-            gpu.uuid,
-            |(_, account)| {
+        let settle = |(_, account): &mut (String, Account)| {
+            if let Some((millis, used)) = now.settled {
                 count(account, used, millis);
-            },
-        );
-        drawn.push(used);
+            }
+        };
+        with(&mut books.gpus, |(known, _)| known == gpu.uuid, make, gpu.uuid, settle);
+        drawn.push(now.weight);
     }
     let used = state.rig.next(inputs.rig, since);
     count(&mut books.rig, used, millis);

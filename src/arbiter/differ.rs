@@ -124,6 +124,7 @@ mod tests {
         let yields = Yield { rate: MilliPerSecond(100_000_000_000), power: Milliwatts(220_000) };
         Draft {
             yields: vec![vec![Some(yields); current.len()]; payloads.len()],
+            known: Vec::new(),
             uuids: (0..current.len()).map(|gpu| format!("G{gpu}")).collect(),
             payloads,
             current,

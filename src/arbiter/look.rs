@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::explore::Trial;
 use super::switch::{Card, Life, Seen, Switch};
 use super::tenants::Left;
-use super::yields::Yields;
+use super::yields::{Known, Yields};
 use crate::config::PlanConfig;
 use crate::gpu::config::{GpuConfig, NONE};
 use crate::gpu::wire::Code;
@@ -65,6 +65,8 @@ pub struct Draft {
     pub current: Vec<Option<usize>>,
     /// By payload, then by GPU.
     pub yields: Vec<Vec<Option<Yield>>>,
+    /// Where each of these is from.
+    pub known: Vec<Vec<Option<Known>>>,
     /// What energy costs now.
     pub energy: MicroPerKilowattHour,
 }
@@ -121,6 +123,7 @@ impl Facts<'_> {
             private: self.private(uuid),
             profile: gpu.profile.name.as_deref().map(str::to_owned),
             own,
+            resetting: gpu.profile.phase == crate::gpu::Phase::RollingBack,
         }
     }
 
@@ -254,16 +257,20 @@ impl Facts<'_> {
             Some(payload)
         };
         let payloads: Vec<Payload> = statuses.iter().enumerate().filter_map(payload).collect();
-        let known = |name: &str| {
+        let known = |status: &&Status| -> Vec<Option<(Yield, Known)>> {
+            let guess = status.plan.as_ref().and_then(|terms| terms.plan.guess);
             let on = |at: usize| {
                 let (_, device) = gpus.get(at)?;
                 let alike = gpus.iter().filter(|(_, other)| other.name == device.name && other.memory == device.memory);
-                self.yields.on(name, &device.uuid, alike.map(|(_, other)| other.uuid.as_str()))
+                let found = self.yields.on(&status.name, &device.uuid, alike.map(|(_, other)| other.uuid.as_str()));
+                found.or_else(|| Some((guess?, Known::Guessed)))
             };
             (0..gpus.len()).map(on).collect()
         };
+        let figures: Vec<_> = statuses.iter().map(known).collect();
         Draft {
-            yields: payloads.iter().map(|payload| known(&payload.name)).collect(),
+            yields: figures.iter().map(|all| all.iter().map(|one| one.map(|(found, _)| found)).collect()).collect(),
+            known: figures.iter().map(|all| all.iter().map(|one| one.map(|(_, known)| known)).collect()).collect(),
             payloads,
             uuids: gpus.iter().map(|(_, device)| device.uuid.clone()).collect(),
             current,

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use super::look::Draft;
-use super::view::{GpuView, MarketView, SwitchView, View};
+use super::view::{GpuView, MarketView, SwitchView, View, YieldView};
+use super::yields::Known;
 use super::{Arbiter, Moment};
 use crate::payload::lifecycle::Phase;
 use crate::payload::supervisor::Status;
 use crate::plan::{Plan, Why};
+use crate::wire::PayloadUnit;
 
 impl Arbiter {
     pub(super) fn shown(&self, draft: &Draft, made: &Plan, moment: &Moment) -> View {
@@ -25,6 +27,7 @@ impl Arbiter {
         let why = |gpu: usize| made.whys.get(gpu).map(|why| why.line(&draft.payloads));
         let gpus = draft.uuids.iter().enumerate().map(|(gpu, uuid)| GpuView {
             uuid: uuid.clone(),
+            pci: super::gpu(&moment.snapshot, uuid).map_or_else(String::new, |gpu| gpu.pci.to_string()),
             runs: name(draft.current.get(gpu).copied().flatten()),
             planned: name(made.gpus.get(gpu).copied().flatten()),
             why: tried(gpu)
@@ -35,6 +38,20 @@ impl Arbiter {
         let signal = moment.setpoints.market();
         let until_ms = signal.map(|market| market.until_ms);
         let taken = if self.view.market.until_ms == until_ms { self.view.market.taken_ms } else { moment.unix_ms.0 };
+        let yields = draft.payloads.iter().enumerate().flat_map(|(at, payload)| {
+            let status = moment.payloads.0.iter().find(|status| status.name == payload.name);
+            let unit = status.and_then(|status| status.unit).map(PayloadUnit::from);
+            draft.uuids.iter().enumerate().filter_map(move |(gpu, uuid)| {
+                let found = draft.yields.get(at)?.get(gpu).copied().flatten()?;
+                let known = draft.known.get(at)?.get(gpu).copied().flatten()?;
+                // Where it may not run a figure that was never measured there is of no use.
+                if known != Known::Measured && payload.fits >> gpu & 1 == 0 {
+                    return None;
+                }
+                let (payload, uuid) = (payload.name.clone(), uuid.clone());
+                Some(YieldView { payload, uuid, rate: found.rate, unit, power: found.power, known })
+            })
+        });
         View {
             enabled: true,
             planned_ms: moment.unix_ms.0,
@@ -44,6 +61,7 @@ impl Arbiter {
             left_out: Vec::new(),
             switches: Vec::new(),
             last: self.view.last.clone(),
+            yields: yields.collect(),
             market: MarketView {
                 until_ms,
                 taken_ms: taken,
@@ -97,6 +115,6 @@ fn left_out(status: &Status, is_to_be_wiped: bool) -> &'static str {
     } else if is_to_be_wiped {
         "what is private of it is being removed"
     } else {
-        "did not work when its turn came, tried again later"
+        "did not work when its turn came: tried again within the hour, or as soon as somebody clears it"
     }
 }

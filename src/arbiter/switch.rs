@@ -114,6 +114,8 @@ pub struct Card {
     pub profile: Option<String>,
     /// The one that it has without any payload.
     pub own: Option<String>,
+    /// What was set on it is being taken back, or will be: it is on the card until then.
+    pub resetting: bool,
 }
 
 /// What is.
@@ -289,13 +291,18 @@ impl Switch {
     fn is_reset(&self, seen: &Seen) -> bool {
         let clean = |share: &Share| {
             let profile = seen.life(share).profile;
-            let good = |card: &Card| card.profile.is_none() || card.profile == card.own || card.profile == profile;
-            share.gpus.iter().filter_map(|uuid| seen.cards.get(uuid)).all(good)
+            let none = |card: &Card| card.profile.is_none() && !card.resetting;
+            let good =
+                |card: &Card| none(card) || card.profile.is_some() && [&card.own, &profile].contains(&&card.profile);
+            // Of a card that an agent has not seen yet nobody knows.
+            share.gpus.iter().all(|uuid| seen.cards.get(uuid).is_some_and(good))
         };
         self.coming().iter().all(clean)
             && self.leaving().iter().all(|share| {
                 let profile = seen.life(share).profile;
-                let gone = |card: &Card| !card.there || card.profile != profile || card.profile == card.own;
+                let gone = |card: &Card| {
+                    !card.there || !card.resetting && (card.profile != profile || card.profile == card.own)
+                };
                 profile.is_none() || share.gpus.iter().filter_map(|uuid| seen.cards.get(uuid)).all(gone)
             })
     }

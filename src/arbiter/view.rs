@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::switch::{Share, Step};
+use super::yields::Known;
 use crate::alarm::SwitchOutcome;
+use crate::units::{MilliPerSecond, Milliwatts};
+use crate::wire::PayloadUnit;
 
 /// What it has decided and does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,9 @@ pub struct View {
     pub last: Vec<Finished>,
     /// What it goes by.
     pub market: MarketView,
+    /// What payloads yield, by GPU. An older agent does not tell.
+    #[serde(default)]
+    pub yields: Vec<YieldView>,
 }
 
 /// Finished switches that are remembered.
@@ -42,6 +48,26 @@ pub struct GpuView {
     pub planned: Option<String>,
     /// Why, and what would change it.
     pub why: String,
+    /// Where it sits. An older agent does not tell.
+    #[serde(default)]
+    pub pci: String,
+}
+
+/// What a payload yields on a GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct YieldView {
+    /// The payload.
+    pub payload: String,
+    /// `GPU-…`.
+    pub uuid: String,
+    /// Thousandths of its unit a second.
+    pub rate: MilliPerSecond,
+    /// Of that unit; none where nobody knows.
+    pub unit: Option<PayloadUnit>,
+    /// What the GPU draws with it, at the rig's input.
+    pub power: Milliwatts,
+    /// Where that is from.
+    pub known: Known,
 }
 
 /// A switch that is under way.

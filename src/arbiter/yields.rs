@@ -3,7 +3,7 @@
 //! - **Rate**: what a believed meter says, in equal parts for its GPUs.
 //! - **Watts**: what the GPU's driver says, grossed up to the rig's input by what its supplies lose: the inputs over the outputs of
 //!   those that measure both, held within 1.00 and 1.35; 100/92 where none does.
-//! - **A GPU that was never measured** yields what the others of its make do.
+//! - **A GPU that was never measured** yields what the others of its make do, or else what the manifest guesses.
 //!
 //! All are slow means: a sample counts by the time that it stands for, against [`SLOW`] at most, so that a market that swings in an
 //! hour meets figures that do not.
@@ -22,6 +22,18 @@ pub const SLOW: u32 = 3_600;
 pub const ENOUGH: u32 = 60;
 /// Switches count as much as the last four.
 const SWITCHES: u32 = 4;
+
+/// Where a figure is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Known {
+    /// It was measured there.
+    Measured,
+    /// It was measured on others of that GPU's make.
+    Alike,
+    /// The manifest says so, and nobody has measured it.
+    Guessed,
+}
 
 /// A slow mean.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,15 +136,22 @@ impl Yields {
 
     /// What it yields on this GPU, or on the mean of `alike`.
     #[must_use]
-    pub fn on<'a>(&self, payload: &str, uuid: &str, alike: impl Iterator<Item = &'a str>) -> Option<Yield> {
-        self.own(payload, uuid).or_else(|| {
+    pub fn on<'a>(&self, payload: &str, uuid: &str, alike: impl Iterator<Item = &'a str>) -> Option<(Yield, Known)> {
+        self.own(payload, uuid).map(|own| (own, Known::Measured)).or_else(|| {
             let known: Vec<Yield> = alike.filter_map(|other| self.own(payload, other)).collect();
             let count = u64::try_from(known.len()).ok()?;
             let rate = known.iter().map(|one| one.rate.0 / count.max(1)).sum();
             let power: u64 = known.iter().map(|one| u64::from(one.power.0)).sum();
             let power = Milliwatts(u32::try_from(power.checked_div(count)?).unwrap_or(u32::MAX));
-            Some(Yield { rate: MilliPerSecond(rate), power })
+            Some((Yield { rate: MilliPerSecond(rate), power }, Known::Alike))
         })
+    }
+
+    /// How many figures rest on enough.
+    #[must_use]
+    pub fn measured(&self) -> usize {
+        let gpus = self.0.values().flat_map(|learnt| learnt.gpus.values());
+        gpus.filter(|[rate, _]| rate.weight >= ENOUGH).count()
     }
 
     /// What it costs to start and to end it; `lost_milli` is its manifest's word.
@@ -182,11 +201,14 @@ mod tests {
         let mut yields = Yields::default();
         let gpus = [("a".to_owned(), Milliwatts(200_000)), ("b".to_owned(), Milliwatts(220_000))];
         yields.learn("miner", &gpus, MilliPerSecond(3_000), ENOUGH - 1);
-        assert_eq!(yields.own("miner", "a"), None);
+        assert_eq!((yields.own("miner", "a"), yields.measured()), (None, 0));
         yields.learn("miner", &gpus, MilliPerSecond(3_000), 1);
         let one = |power| Some(Yield { rate: MilliPerSecond(1_500), power: Milliwatts(power) });
         assert_eq!(yields.own("miner", "a"), one(200_000));
-        assert_eq!(yields.on("miner", "c", ["a", "b"].into_iter()), one(210_000));
+        let known = |power, known| one(power).map(|one| (one, known));
+        assert_eq!(yields.on("miner", "a", ["b"].into_iter()), known(200_000, Known::Measured));
+        assert_eq!(yields.on("miner", "c", ["a", "b"].into_iter()), known(210_000, Known::Alike));
+        assert_eq!(yields.measured(), 2);
         assert_eq!(yields.on("miner", "c", ["d"].into_iter()), None);
         assert_eq!(yields.on("llm", "a", ["b"].into_iter()), None);
         yields.learn("none", &[], MilliPerSecond(1), 100);

@@ -31,7 +31,7 @@ use super::{Basis, Books, Gpu, Kept, Key, Moment, SAVE_EVERY, SYNC_EVERY, State,
 use crate::board::Board;
 use crate::clock;
 use crate::reading::{Missing, Reading, Snapshot, sum};
-use crate::units::{MilliPerSecond, Milliwatts};
+use crate::units::{MilliPerSecond, Millijoules, Milliwatts};
 use crate::wire::Receipt;
 
 /// Receipts that wait for the publisher. One more waits with its books.
@@ -171,6 +171,8 @@ struct Keeper {
     /// When books were shown that the disk does not answer for.
     shown: Option<Instant>,
     told: bool,
+    /// GPUs whose counter is not believed, as that was told.
+    doubted: Vec<String>,
 }
 
 impl Keeper {
@@ -187,6 +189,7 @@ impl Keeper {
             synced: None,
             shown: None,
             told: false,
+            doubted: Vec::new(),
         }
     }
 
@@ -203,6 +206,7 @@ impl Keeper {
         let (gpus, payloads) = (gpus(snapshot), payloads(snapshot));
         let inputs = super::Inputs { now, rig, supplies: &supplies, gpus: &gpus, payloads: &payloads };
         self.counting = step(state, &inputs);
+        self.tell_doubts();
         self.go_on(moment);
     }
 
@@ -216,6 +220,20 @@ impl Keeper {
             }
             self.waiting = Some(record);
         }
+    }
+
+    /// Said once per GPU and episode.
+    fn tell_doubts(&mut self) {
+        let doubted: Vec<&str> = self.counting.doubted().collect();
+        if doubted == self.doubted {
+            return;
+        }
+        for uuid in doubted.iter().filter(|uuid| !self.doubted.iter().any(|told| told == *uuid)) {
+            warn!(
+                "energy: GPU {uuid}: its counter is far from what its power adds up to; its power is counted instead"
+            );
+        }
+        self.doubted = doubted.into_iter().map(str::to_owned).collect();
     }
 
     /// Goes on from what was kept: what was counted meanwhile comes on top of it, and the time before that is a gap.
@@ -349,6 +367,10 @@ fn own(gpu: &crate::gpu::Gpu) -> Reading<Milliwatts> {
     gpu.sample.as_ref().map_err(|missing| *missing)?.power.map_err(Missing::from)
 }
 
+fn counter(gpu: &crate::gpu::Gpu) -> Reading<Millijoules> {
+    gpu.sample.as_ref().map_err(|missing| *missing)?.energy.map_err(Missing::from)
+}
+
 /// The GPUs that have told who they are, with the payload that has each; and those that a payload has and the driver does not tell of,
 /// as after a start of the agent: their time is a gap.
 fn gpus(snapshot: &Snapshot) -> Vec<Gpu<'_>> {
@@ -357,11 +379,13 @@ fn gpus(snapshot: &Snapshot) -> Vec<Gpu<'_>> {
         working.find(|status| status.gpus.iter().any(|has| has == uuid)).map(|status| status.name.as_str())
     };
     let known = snapshot.gpus.gpus.iter().filter_map(|gpu| Some((gpu, gpu.device.as_ref()?.uuid.as_str())));
-    let mut gpus: Vec<Gpu<'_>> = known.map(|(gpu, uuid)| Gpu { uuid, power: own(gpu), payload: owner(uuid) }).collect();
+    let told = |(gpu, uuid)| Gpu { uuid, power: own(gpu), energy: counter(gpu), payload: owner(uuid) };
+    let mut gpus: Vec<Gpu<'_>> = known.map(told).collect();
     for status in snapshot.payloads.0.iter().filter(|status| !status.phase.is_at_rest()) {
         for uuid in &status.gpus {
             if gpus.iter().all(|known| known.uuid != uuid) {
-                gpus.push(Gpu { uuid, power: Err(Missing::NotPresent), payload: Some(&status.name) });
+                let silent = Missing::NotPresent;
+                gpus.push(Gpu { uuid, power: Err(silent), energy: Err(silent), payload: Some(&status.name) });
             }
         }
     }

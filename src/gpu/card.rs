@@ -108,6 +108,8 @@ impl Card {
                 self.keeper = keeper::State::new(record);
             }
             self.now.device = Some(Arc::new(device));
+            // Before its keeper's first step too nobody takes it for clean.
+            self.now.profile.phase = self.keeper.stage();
             // Its fan rule depends on what the card can take.
             self.rule = None;
         }
@@ -228,7 +230,7 @@ impl Card {
     pub(super) fn keep(
         &mut self,
         rules: &Rules,
-        wanted: Option<&Profile>,
+        (wanted, brought): (Option<&Profile>, bool),
         limits: Limits,
         unix_s: u64,
     ) -> (Option<Act>, Vec<Happening>) {
@@ -242,6 +244,7 @@ impl Card {
             unix_s,
             device: &device,
             wanted,
+            brought,
             cap: limits.power,
             ceiling: limits.clock,
             memory: limits.memory,

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! recorded ─ read ─ set, one after the other ─ read back ─ probation ─ committed ─ read back every 30 s
-//!               any failure: quarantined; the last good profile instead, else the maker's defaults
+//!               any failure: quarantined; its last good edition instead, else the card's own last good profile,
+//!               else the maker's defaults; never what another payload brought along
 //! ```
 //!
 //! - **Probation**: no Xid of any kind, never lost, every setting reads back, the core clock within its lock. An Xid that is
@@ -83,6 +84,8 @@ pub struct Seen<'a> {
     pub device: &'a Device,
     /// The profile that it should have; none gives it back.
     pub wanted: Option<&'a Profile>,
+    /// A payload brought it along; else it is the card's own.
+    pub brought: bool,
     /// The highest power limit that control allows now.
     pub cap: Option<Milliwatts>,
     /// The highest core clock that control allows now.

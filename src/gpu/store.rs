@@ -108,6 +108,7 @@ mod tests {
                 lost: false,
                 fresh: false,
                 spared: false,
+                brought: false,
             };
             let (next, act, _) = step(&rules, state, &seen);
             state = next;

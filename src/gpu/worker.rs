@@ -227,9 +227,9 @@ impl Worker {
         }
         let Some(device) = card.now.device.clone() else { return false };
         let (wanted, limits) = match wanted {
-            Wanted::Nothing => (None, Limits::default()),
-            Wanted::Of(Some(brought), limits) => (self.config.named_profile(brought), limits),
-            Wanted::Of(None, limits) => (self.config.wanted(&device.uuid, device.pci), limits),
+            Wanted::Nothing => ((None, false), Limits::default()),
+            Wanted::Of(Some(brought), limits) => ((self.config.named_profile(brought), true), limits),
+            Wanted::Of(None, limits) => ((self.config.wanted(&device.uuid, device.pci), false), limits),
         };
         let (act, told) = card.keep(&rules, wanted, limits, unix_ms() / 1000);
         for what in told.iter().filter_map(What::of) {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::lifecycle::{Expectation, Restart};
 use super::sandbox::LayerSet;
+use crate::plan::Yield;
 use crate::sorted;
 use crate::source::Problems;
 use crate::units::{MicroPerTera, Milliwatts};
@@ -88,6 +89,8 @@ pub struct Planned {
     pub hours: Option<(u16, u16)>,
     /// Work that is lost when it is ended, in thousandths of a unit.
     pub lost_milli: u64,
+    /// What somebody thinks that it yields on a GPU, until that was measured.
+    pub guess: Option<Yield>,
 }
 
 /// What a payload earns with.

@@ -126,7 +126,7 @@ fn it_says_why_and_what_would_change_it() {
     assert_eq!(line(&[leased("a", 1, 1)], &[None], 0), "a: leased");
     let one = Payload { most: 1, ..miner("b", 2_000_000) };
     assert_eq!(line(&[miner("a", 1_000_000), one], &[None, None], 1), "a: 0.3100/h; b is of more use on another GPU");
-    assert_eq!(line(&[], &[None], 0), "idle: nothing may run here, or was ever measured here");
+    assert_eq!(line(&[], &[None], 0), "idle: nothing may run here now");
 }
 
 /// What could run, what runs, and what it yields.

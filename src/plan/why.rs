@@ -58,8 +58,13 @@ pub enum Why {
         /// This one.
         payload: usize,
     },
-    /// Nothing may run here, or nothing was ever measured here.
+    /// Nothing may run here.
     Nothing,
+    /// What may run here was never measured, and nobody has a guess.
+    Unknown {
+        /// The first of them.
+        payload: usize,
+    },
 }
 
 /// Why this GPU got what the plan gives it.
@@ -72,7 +77,9 @@ pub(super) fn of(inputs: &Inputs<'_>, plan: &[Option<usize>], gpu: usize) -> Why
     let margin = |payload: usize| inputs.margin(gpu, payload).unwrap_or_default();
     let Some(payload) = plan.get(gpu).copied().flatten() else {
         let Some(best) = others().max_by_key(|other| (margin(*other), std::cmp::Reverse(*other))) else {
-            return Why::Nothing;
+            let may = |payload: &usize| inputs.fits(gpu, *payload) && inputs.may_run(*payload);
+            let unknown = (0..inputs.payloads.len()).find(may);
+            return unknown.map_or(Why::Nothing, |payload| Why::Unknown { payload });
         };
         return Why::Idle { payload: best, margin: margin(best), below: break_even(inputs, gpu, best) };
     };
@@ -156,7 +163,13 @@ impl Why {
             Self::Tried { payload } => {
                 format!("{}: tried for some minutes, nobody knows what it yields here", name(payload))
             }
-            Self::Nothing => "idle: nothing may run here, or was ever measured here".to_owned(),
+            Self::Nothing => "idle: nothing may run here now".to_owned(),
+            Self::Unknown { payload } => {
+                format!(
+                    "idle: nobody knows what {} yields here, and it has not been its turn to be tried",
+                    name(payload)
+                )
+            }
         }
     }
 }

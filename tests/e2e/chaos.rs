@@ -40,9 +40,18 @@ const TOPIC: &str = "r1/rig-1/dn/cmd";
 const EACH: Duration = Duration::from_millis(300);
 
 /// Numbers without end from a seed (xorshift64*, Vigna 2014).
-struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// One of so many.
+    pub(crate) fn below(&mut self, many: usize) -> usize {
+        usize::try_from(self.next() % u64::try_from(many).unwrap()).unwrap()
+    }
+
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -50,7 +59,7 @@ impl Dice {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
     }
 
-    fn between(&mut self, low: Duration, high: Duration) -> Duration {
+    pub(crate) fn between(&mut self, low: Duration, high: Duration) -> Duration {
         let span = u64::try_from((high - low).as_millis()).unwrap() + 1;
         low + Duration::from_millis(self.next() % span)
     }

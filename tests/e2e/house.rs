@@ -141,6 +141,11 @@ pub(crate) fn sweep(agent: u32, names: &[String]) {
 
 /// A meter's API: answers what `generic-json` reads, and counts up.
 pub(crate) fn api() -> u16 {
+    api_of("12.5")
+}
+
+/// The same, at another rate.
+pub(crate) fn api_of(rate: &'static str) -> u16 {
     static COUNT: AtomicU64 = AtomicU64::new(1);
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -149,7 +154,7 @@ pub(crate) fn api() -> u16 {
             let mut stream = stream.unwrap();
             let _ = stream.read(&mut [0; 1024]);
             let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            let body = format!("{{\"rate\": 12.5, \"work\": {count}, \"accepted\": {count}}}");
+            let body = format!("{{\"rate\": {rate}, \"work\": {count}, \"accepted\": {count}}}");
             // An agent that was killed does not listen any more.
             let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         }

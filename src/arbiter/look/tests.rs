@@ -43,7 +43,7 @@ fn gpu(number: u8, used_mib: u32) -> Gpu {
 /// A planned payload that was never started.
 pub(crate) fn payload(name: &str, value: u64, most_gpus: u8) -> Status {
     let terms = Terms {
-        plan: Planned { value: MicroPerTera(value), most_gpus, hours: None, lost_milli: 0 },
+        plan: Planned { value: MicroPerTera(value), most_gpus, hours: None, lost_milli: 0, guess: None },
         uuids: Vec::new(),
         min_vram_mib: 0,
         grace: Duration::from_secs(1),
@@ -113,6 +113,14 @@ impl Bench {
             unix_ms: (NOW_MS, self.clock_known),
             minute: 0,
             now: NOW,
+        })
+    }
+
+    /// What is tried beside what is planned.
+    fn tried(&self) -> Option<Trial> {
+        self.with(|facts| {
+            let draft = facts.draft();
+            choose(facts, &draft, &plan(&facts.inputs(&draft)).gpus)
         })
     }
 
@@ -225,8 +233,7 @@ fn a_signal_goes_before_the_configuration_while_it_holds_and_a_lease_always() {
 
 #[test]
 fn what_nobody_knows_is_tried_once_a_day_where_a_gpu_can_be_spared() {
-    let tried =
-        |bench: &Bench| bench.with(|facts| choose(facts, &facts.draft()).map(|trial| (trial.payload, trial.uuid)));
+    let tried = |bench: &Bench| bench.tried().map(|trial| (trial.payload, trial.uuid));
     let on = |uuid: &str| Some(("llm".to_owned(), uuid.to_owned()));
     let mut bench = Bench::new();
     assert_eq!(tried(&bench), on("G0"));
@@ -242,7 +249,7 @@ fn what_nobody_knows_is_tried_once_a_day_where_a_gpu_can_be_spared() {
     bench.yields.tried("llm", NOW_MS - DAY_MS);
     assert_eq!(tried(&bench), on("G0"));
     // While it is tried it goes before all others, on that GPU alone; then the plan has the word again.
-    bench.trial = bench.with(|facts| choose(facts, &facts.draft()));
+    bench.trial = bench.tried();
     assert_eq!(bench.trial.as_ref().unwrap().until, NOW + Duration::from_secs(30 + 60 + 300));
     assert_eq!(bench.planned(), ["llm", "miner"]);
     bench.trial = None;
@@ -288,6 +295,30 @@ fn it_is_told_what_keeps_a_gpu_from_every_payload() {
         change(&mut bench);
         assert_eq!(bench.with(|facts| facts.taken("G1")).as_deref(), expected, "{name}");
     }
+}
+
+#[test]
+fn a_guess_is_planned_with_until_somebody_knows_better() {
+    let guess = |bench: &mut Bench, rate: u64| {
+        let mut terms = Terms::clone(bench.payloads[1].plan.as_ref().unwrap());
+        terms.plan.guess = Some(Yield { rate: MilliPerSecond(rate), power: Milliwatts(220_000) });
+        bench.payloads[1].plan = Some(Arc::new(terms));
+    };
+    let known = |bench: &Bench| bench.with(|facts| facts.draft().known[1].clone());
+    let tried = |bench: &Bench| bench.tried().map(|trial| trial.payload);
+    let mut bench = Bench::new();
+    assert_eq!(known(&bench), [None; 2]);
+    // A tenth of the miner's rate at twice its value: it would never have its turn, and is tried all the same.
+    guess(&mut bench, 10_000_000_000);
+    assert_eq!(known(&bench), [Some(Known::Guessed); 2]);
+    assert_eq!((bench.planned(), tried(&bench)), (vec!["miner".to_owned(); 2], Some("llm".to_owned())));
+    guess(&mut bench, 100_000_000_000);
+    let mut planned = bench.planned();
+    planned.sort();
+    assert_eq!(planned, ["llm", "miner"]);
+    bench.yields.learn("llm", &[("G1".to_owned(), Milliwatts(220_000))], MilliPerSecond(20_000_000_000), 60);
+    assert_eq!(known(&bench), [Some(Known::Alike), Some(Known::Measured)]);
+    assert_eq!((bench.planned(), tried(&bench)), (vec!["miner".to_owned(); 2], None));
 }
 
 #[test]

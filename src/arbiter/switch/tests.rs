@@ -127,7 +127,7 @@ impl World {
                 gpus.contains(gpu) && self.payloads.get(*name).is_none_or(|payload| payload.1 == Is::Rest)
             };
             let private = self.left.iter().filter(keeps).map(|(name, _)| name.clone()).collect();
-            (gpu.clone(), Card { there: true, free, private, profile: profile.clone(), own: None })
+            (gpu.clone(), Card { there: true, free, private, profile: profile.clone(), ..Card::default() })
         };
         Seen {
             payloads: self.payloads.iter().map(life).collect(),
@@ -294,6 +294,30 @@ fn one_that_nobody_knows_any_more_is_wiped_too() {
     assert_eq!(next(switch.clone(), &world.seen(), world.now), (switch.clone(), vec![Deed::Wipe("a".to_owned())]));
     world.left.clear();
     assert_eq!(next(switch, &world.seen(), world.now).0.step, Step::Start);
+}
+
+#[test]
+fn what_is_still_being_taken_back_or_not_known_yet_is_not_reset() {
+    let mut world = World::new(&[("a", GOOD), ("b", GOOD)], [None, None]);
+    let mut switch = Switch::new(vec![share("a", &["g"])], vec![share("b", &["g"])], world.now);
+    switch.step = Step::Reset;
+    world.tick();
+    let with = |change: &dyn Fn(&mut Card)| {
+        let mut seen = world.seen();
+        seen.cards.entry("g".to_owned()).and_modify(|card| {
+            card.profile = None;
+            change(card);
+        });
+        next(switch.clone(), &seen, world.now).0.step
+    };
+    assert_eq!(with(&|_| ()), Step::Wipe);
+    // No name any more, and on the card until that is done.
+    assert_eq!(with(&|card| card.resetting = true), Step::Reset);
+    assert_eq!(with(&|card| card.profile = Some("profile of a".to_owned())), Step::Reset);
+    assert_eq!(with(&|card| card.profile = Some("profile of b".to_owned())), Step::Wipe);
+    let mut seen = world.seen();
+    seen.cards.clear();
+    assert_eq!(next(switch.clone(), &seen, world.now).0.step, Step::Reset);
 }
 
 #[test]

@@ -293,7 +293,7 @@ fn ago(seconds: u64) -> String {
 }
 
 /// A rate with the prefix that leaves one to three digits before its point.
-fn speed(MilliPerSecond(milli): MilliPerSecond, unit: Option<PayloadUnit>) -> String {
+pub(crate) fn speed(MilliPerSecond(milli): MilliPerSecond, unit: Option<PayloadUnit>) -> String {
     amount(milli, &format!("{}/s", unit_name(unit)))
 }
 

@@ -56,7 +56,8 @@ fn a_gpu_that_the_driver_does_not_tell_of_is_a_gap_of_whoever_has_it() {
     assert_eq!((gpus(&at_rest), payloads(&at_rest)), (vec![], vec![]), "nobody works");
     status.phase = crate::payload::lifecycle::Phase::Running;
     let working = with(&status);
-    let expected = Gpu { uuid: "GPU-1", power: Err(Missing::NotPresent), payload: Some("llm") };
+    let silent = Missing::NotPresent;
+    let expected = Gpu { uuid: "GPU-1", power: Err(silent), energy: Err(silent), payload: Some("llm") };
     assert_eq!((gpus(&working), payloads(&working)), (vec![expected], vec![("llm", None)]));
     let rate = Some(7_000);
     status.sample = Some(crate::payload::supervisor::Sample { rate, ..Default::default() });

@@ -303,7 +303,7 @@ impl State {
 
     fn commit(&mut self, seen: &Seen<'_>, told: &mut Vec<Happening>) {
         if let Goal::Profile(profile) = &self.goal {
-            self.record.commit(profile);
+            self.record.commit(profile, seen.brought);
             told.push(Happening::Committed(profile.name.clone()));
         }
         (self.trial, self.exposed, self.at_stake) = (false, false, false);

@@ -28,6 +28,8 @@ pub struct Record {
     pub(super) persists: bool,
     /// Newest first.
     pub(super) good: Vec<Profile>,
+    /// Content of those of them that a payload brought along: nobody else gets them.
+    pub(super) brought: Vec<u32>,
     /// Being tried: found at a start, the rig went down meanwhile.
     pub(super) trying: Option<Trying>,
     /// Content of profiles that the rig went down with once.
@@ -114,6 +116,13 @@ impl Record {
         self.good.first()
     }
 
+    /// What it gets in place of the profile of this name: that as it was when it was good, or else the newest that was its own. What a
+    /// payload brought along is not left behind for another one.
+    pub(super) fn instead_of(&self, name: &str) -> Option<&Profile> {
+        let own = |profile: &&Profile| !self.brought.contains(&profile.digest());
+        self.good.iter().find(|profile| profile.name == name).or_else(|| self.good.iter().find(own))
+    }
+
     /// Lets a profile out of quarantine, or all; gives how many were.
     pub fn clear(&mut self, name: Option<&str>) -> usize {
         let before = self.quarantine.len();
@@ -132,13 +141,18 @@ impl Record {
         self.good.iter().any(|profile| profile.digest() == digest)
     }
 
-    pub(super) fn commit(&mut self, profile: &Profile) {
+    pub(super) fn commit(&mut self, profile: &Profile, brought: bool) {
         let digest = profile.digest();
         self.trying = None;
         self.strikes.retain(|known| *known != digest);
         self.good.retain(|known| known.digest() != digest);
         self.good.insert(0, profile.clone());
         self.good.truncate(GOOD);
+        let Self { good, brought: all, .. } = self;
+        all.retain(|known| *known != digest && good.iter().any(|profile| profile.digest() == *known));
+        if brought {
+            all.push(digest);
+        }
     }
 
     /// Notes that the rig went down with it; whether it was the second time.
@@ -163,6 +177,7 @@ impl Record {
     /// Puts a list that was read from a file within its bounds.
     pub(in crate::gpu) fn bounded(mut self) -> Self {
         self.good.truncate(GOOD);
+        self.brought.truncate(GOOD);
         make_room(&mut self.strikes, STRIKES + 1);
         make_room(&mut self.quarantine, QUARANTINE + 1);
         self

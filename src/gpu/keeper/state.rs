@@ -183,6 +183,8 @@ impl State {
     #[must_use]
     pub const fn stage(&self) -> gpu::Phase {
         match (&self.goal, &self.phase) {
+            // What the last agent left is on the card until somebody has looked.
+            (Goal::Untouched, Phase::Rest) if !self.begun && self.record.ours => gpu::Phase::RollingBack,
             (Goal::Untouched | Goal::Defaults, Phase::Rest) => gpu::Phase::Default,
             (Goal::Untouched | Goal::Defaults, _) => gpu::Phase::RollingBack,
             (Goal::Profile(_), Phase::Rest) => gpu::Phase::Committed,
@@ -361,7 +363,7 @@ impl State {
         let barred = seen.wanted.filter(|profile| self.record.bars(profile.digest()));
         let goal = match (seen.wanted, barred) {
             (Some(profile), None) => Goal::Profile(profile.clone()),
-            (Some(_), Some(_)) if let Some(good) = self.record.last_good() => Goal::Profile(good.clone()),
+            (Some(bad), Some(_)) if let Some(good) = self.record.instead_of(&bad.name) => Goal::Profile(good.clone()),
             _ if self.record.ours && !self.holds() => Goal::Defaults,
             _ => Goal::Untouched,
         };

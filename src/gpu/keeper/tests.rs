@@ -122,6 +122,52 @@ fn each_failure_ends_in_quarantine_and_the_last_good_profile() {
 }
 
 #[test]
+fn what_a_killed_agent_left_is_not_taken_for_the_cards_defaults() {
+    let mut rig = with_eco();
+    assert_eq!(State::new(Record::default()).stage(), crate::gpu::Phase::Default);
+    assert_eq!(State::new(rig.disk.clone()).stage(), crate::gpu::Phase::RollingBack);
+    rig.restart();
+    (rig.wanted, rig.lost) = (None, false);
+    rig.seconds(10);
+    assert_eq!(rig.state().stage(), crate::gpu::Phase::Default);
+    assert!(rig.is_as_made());
+}
+
+#[test]
+fn what_one_payload_brought_along_is_not_given_to_another() {
+    let edited = Profile { core_offset: Some(MegahertzOffset(50)), ..undervolt() };
+    // By what the card's own profile is: what it has in place of a payload's that fails.
+    for own in [None, Some(eco())] {
+        let mut rig = Rig::new(own.clone());
+        rig.seconds(70);
+        let another = Profile {
+            name: "another".to_owned(),
+            power_limit: Some(crate::gpu::profile::Limit::Power(Milliwatts(190_000))),
+            ..eco()
+        };
+        (rig.wanted, rig.brought) = (Some(another.clone()), true);
+        rig.seconds(70);
+        assert_eq!(rig.disk.last_good(), Some(&another));
+        rig.wanted = Some(undervolt());
+        rig.seconds(5);
+        rig.xid = Some(31);
+        rig.seconds(35);
+        assert_eq!(rig.reasons(), [Reason::Xid(31)]);
+        assert_eq!(rig.state().profile(), own.as_ref());
+        // Its own edition of before is no other's.
+        rig.wanted = Some(edited.clone());
+        rig.seconds(70);
+        rig.wanted = Some(undervolt());
+        rig.seconds(10);
+        assert_eq!(rig.state().profile(), Some(&edited));
+        // Nor does the card keep it when nobody brings any.
+        (rig.wanted, rig.brought) = (own.clone(), false);
+        rig.seconds(10);
+        assert_eq!(rig.state().profile(), own.as_ref());
+    }
+}
+
+#[test]
 fn without_a_good_profile_the_card_is_given_back() {
     let mut rig = Rig::new(Some(undervolt()));
     rig.seconds(5);

@@ -9,9 +9,10 @@ use super::super::sandbox::{Layer, LayerSet};
 use super::{
     Container, Gpus, Kind, Limits, Log, Manifest, MeterUse, PauseUse, Planned, Probe, Sandbox, Stop, StopSignal, Target,
 };
+use crate::plan::Yield;
 use crate::sorted;
 use crate::source::{Problems, Source, Table};
-use crate::units::{MicroPerTera, Milliwatts};
+use crate::units::{MicroPerTera, MilliPerSecond, Milliwatts};
 
 const PODMAN: &str = "/usr/bin/podman";
 const KEYS: [&str; 23] = [
@@ -161,7 +162,17 @@ fn read_gpus(table: &Table<'_>) -> Gpus {
 }
 
 fn read_plan(table: &Table<'_>) -> Planned {
-    table.only(&["value_micro_per_tera", "most_gpus", "hours", "lost_work"]);
+    table.only(&["value_micro_per_tera", "most_gpus", "hours", "lost_work", "guess_rate", "guess_w"]);
+    if table.has("guess_rate") != table.has("guess_w") {
+        table.complain(
+            "guess_rate",
+            "needs guess_w, and that needs this: what it yields on a GPU, and what it draws there",
+        );
+    }
+    let guess = table.number::<u64>("guess_rate").map(|rate| Yield {
+        rate: MilliPerSecond(rate.saturating_mul(1_000)),
+        power: Milliwatts(ranged(table, "guess_w", 0, 1, 10_000_u32) * 1_000),
+    });
     let hours = table.text("hours").and_then(|hours| {
         let minutes = crate::config::minutes(&hours).filter(|(from, to)| from != to);
         if minutes.is_none() {
@@ -174,6 +185,7 @@ fn read_plan(table: &Table<'_>) -> Planned {
         most_gpus: ranged(table, "most_gpus", 1, 1, 64),
         hours,
         lost_milli: table.number::<u64>("lost_work").unwrap_or(0).saturating_mul(1_000),
+        guess,
     }
 }
 

@@ -138,6 +138,11 @@ fn every_mistake_names_file_line_and_key() {
         ),
         ("kind = \"ai\"\nargv = [\"/a\"]\n[restart]\nmin_s = 400", "x.toml:4: restart.min_s: is above max_s"),
         ("kind = \"ai\"\nargv = [\"/a\"]\n[restart]\nbudget = 0", "x.toml:4: restart.budget: must be 1 to 100, not 0"),
+        ("kind = \"ai\"\nargv = [\"/a\"]\n[plan]\nguess_w = 5", "x.toml:3: plan.guess_rate: needs guess_w"),
+        (
+            "kind = \"ai\"\nargv = [\"/a\"]\n[plan]\nguess_rate = 5\nguess_w = 0",
+            "x.toml:5: plan.guess_w: must be 1 to 10000, not 0",
+        ),
         ("kind = \"ai\"\nargv = [\"/a\"]\n[expect]\nrate = 5", "x.toml:3: expect: needs a [meter]"),
         (
             "kind = \"ai\"\nargv = [\"/a\"]\n[meter]\nname = \"vllm\"\n[expect]\nmin_pct = 50",

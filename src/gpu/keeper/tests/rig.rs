@@ -22,6 +22,7 @@ pub(super) struct Rig {
     pub(super) lost: bool,
     pub(super) fresh: bool,
     pub(super) spared: bool,
+    pub(super) brought: bool,
     /// What is set on the card.
     pub(super) settings: Settings,
     pub(super) core_lock: Option<(Megahertz, Megahertz)>,
@@ -54,6 +55,7 @@ impl Rig {
             lost: false,
             fresh: false,
             spared: false,
+            brought: false,
             settings: untouched(),
             core_lock: None,
             memory_lock: None,
@@ -88,6 +90,7 @@ impl Rig {
                 lost: self.lost,
                 fresh: std::mem::take(&mut self.fresh),
                 spared: std::mem::take(&mut self.spared),
+                brought: self.brought,
             };
             let (state, act, told) = step(&RULES, self.state.take().unwrap(), &seen);
             let back = told.contains(&Happening::Applied(None));
