@@ -62,8 +62,8 @@ pub struct Lease {
     pub from_ms: u64,
     /// Until when.
     pub to_ms: u64,
-    /// The higher goes first.
-    pub priority: u8,
+    /// The higher goes first; below 0 is nobody's promise.
+    pub priority: i16,
 }
 
 /// What a change of payloads costs, as it was measured.
@@ -232,7 +232,9 @@ impl Inputs<'_> {
             return Some(over(margin, self.horizon));
         }
         let time = self.horizon.saturating_sub(self.downtime(gpu, payload));
-        Some((over(margin, time) - self.cost_of_leaving(gpu) - self.cost_of_loading(wanted)).max(-LARGEST))
+        // Nobody moves for nothing: what is worth the same on two GPUs stays where it is.
+        let cost = self.cost_of_leaving(gpu) + self.cost_of_loading(wanted) + 1;
+        Some((over(margin, time) - cost).max(-LARGEST))
     }
 
     /// What an idle GPU brings: nothing, less what it costs to end what runs there.
@@ -271,7 +273,8 @@ impl Inputs<'_> {
 
 /// What this rate earns, millionths an hour.
 pub(crate) fn earned(rate: MilliPerSecond, value: MicroPerTera) -> i128 {
-    let micro = u128::from(rate.0) * 3_600 * u128::from(value.0) / 1_000_000_000_000_000;
+    // Two numbers of somebody else: too large for any work that there is, and cut off.
+    let micro = (u128::from(rate.0) * 3_600).saturating_mul(value.0.into()) / 1_000_000_000_000_000;
     i128::try_from(micro).unwrap_or(i128::MAX).min(LARGEST.into())
 }
 

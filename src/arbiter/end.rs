@@ -26,6 +26,10 @@ impl Arbiter {
                 self.kept.bars.remove(&share.payload);
             }
         }
+        // What did not work is not tried again before its next turn.
+        let failed = outcome != SwitchOutcome::Done;
+        self.trial =
+            self.trial.take().filter(|trial| !(failed && switch.to.iter().any(|share| share.payload == trial.payload)));
         let barred = match outcome {
             SwitchOutcome::Back | SwitchOutcome::Lost | SwitchOutcome::Held => &switch.to,
             SwitchOutcome::Stuck => &switch.from,

@@ -32,7 +32,8 @@ pub struct Trial {
 pub fn choose(facts: &Facts<'_>, draft: &Draft, planned: &[Option<usize>]) -> Option<Trial> {
     let waits = |name: &str| {
         let tried = facts.yields.0.get(name).map_or(0, |learnt| learnt.tried_ms);
-        facts.unix_ms.0.saturating_sub(tried) >= DAY_MS
+        // A time that is still to come is that of a clock that was wrong.
+        facts.unix_ms.0.checked_sub(tried).is_none_or(|passed| passed >= DAY_MS)
     };
     let since = |payload: usize| {
         let name = &draft.payloads.get(payload)?.name;

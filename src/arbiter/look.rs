@@ -192,15 +192,20 @@ impl Facts<'_> {
         self.setpoints.market().map(AsRef::as_ref).filter(|market| known && now_ms < market.until_ms)
     }
 
-    /// The lease that rules it now, of those that are not over the one that begins first.
+    /// The lease that rules it now, of those that are not over the one that goes first.
     fn lease(&self, name: &str) -> Option<Lease> {
         let lead = u64::try_from(self.config.lead.as_millis()).unwrap_or(0);
-        let now = self.unix_ms.0;
+        let (now, known) = self.unix_ms;
         let leases = self.setpoints.market().into_iter().flat_map(|market| &market.leases);
-        let due = leases
-            .filter(|lease| lease.payload == name && lease.from_ms <= now.saturating_add(lead) && now < lease.to_ms);
+        // A clock that may be wrong begins no lease and ends none.
+        let runs = !known && !rests(self.payloads, name);
+        let due = leases.filter(|lease| {
+            let now = known && lease.from_ms <= now.saturating_add(lead) && now < lease.to_ms;
+            lease.payload == name && (now || runs)
+        });
         let first = due.min_by_key(|lease| (std::cmp::Reverse(lease.priority), lease.from_ms))?;
-        Some(Lease { from_ms: first.from_ms, to_ms: first.to_ms, priority: first.priority })
+        let (from_ms, to_ms) = if known { (first.from_ms, first.to_ms) } else { (0, u64::MAX) };
+        Some(Lease { from_ms, to_ms, priority: first.priority.into() })
     }
 
     /// As the plan sees it.
@@ -248,11 +253,13 @@ impl Facts<'_> {
                 value: told.map_or(terms.plan.value, |told| told.value),
                 switch: self.yields.switch(&status.name, terms.plan.lost_milli),
             };
-            if let Some(trial) = self.trial.filter(|trial| trial.payload == payload.name) {
+            let lease = payload.lease.is_some();
+            if let Some(trial) = self.trial.filter(|trial| trial.payload == payload.name && !lease) {
                 let at = gpus.iter().position(|(_, device)| device.uuid == trial.uuid);
                 payload.fits &= at.map_or(0, |at| 1 << at);
                 payload.most = 1;
-                payload.lease.get_or_insert(Lease { from_ms: 0, to_ms: u64::MAX, priority: 0 });
+                // Whoever was promised something goes first.
+                payload.lease = Some(Lease { from_ms: 0, to_ms: u64::MAX, priority: -1 });
             }
             Some(payload)
         };

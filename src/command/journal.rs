@@ -260,8 +260,7 @@ impl Journal {
 
     /// Appends and waits for the disk.
     fn write(&mut self, record: &Record) -> io::Result<()> {
-        self.file.append(&body(record)?)?;
-        self.file.sync()
+        self.file.append_synced(&body(record)?)
     }
 
     /// Writes down that a command will be carried out. When this returns it may be acknowledged, and carried out.

@@ -28,6 +28,9 @@ use crate::payload::supervisor::{Order, Refusal, What};
 const GPU_ANSWER: Duration = Duration::from_secs(45);
 const NO_ANSWER: &str =
     "the GPUs' driver keeps the agent waiting; what was asked may still be done: see `rigd-ctl gpu list`";
+/// A payload's order is written to the disk before it is answered, and manifests are read from it.
+const PAYLOAD_ANSWER: Duration = Duration::from_secs(30);
+const PAYLOADS_WAIT: &str = "no answer in 30 s; what was asked may still be done: see `rigd-ctl ps`";
 
 /// A client that was let in.
 pub(super) struct Connection {
@@ -177,9 +180,10 @@ impl Connection {
         if self.rig.reloads.try_send(reply).is_err() {
             return self.refused("manifests are being read again already; try again").await;
         }
-        match done.await {
-            Ok(reloaded) => self.say(&Reply::Reloaded(reloaded)).await,
-            Err(_) => self.refused("the agent is stopping").await,
+        match timeout(PAYLOAD_ANSWER, done).await {
+            Ok(Ok(reloaded)) => self.say(&Reply::Reloaded(reloaded)).await,
+            Ok(Err(_)) => self.refused("the agent is stopping").await,
+            Err(_) => self.refused(PAYLOADS_WAIT).await,
         }
     }
 
@@ -199,9 +203,10 @@ impl Connection {
     ) -> std::result::Result<T, String> {
         let name = order.name.clone();
         self.rig.orders.try_send(order).map_err(|_| "payloads take no order now; try again".to_owned())?;
-        match done.await {
-            Ok(done) => done.map_err(|refusal| format!("{name}: {refusal}")),
-            Err(_) => Err(format!("{name}: the agent is stopping")),
+        match timeout(PAYLOAD_ANSWER, done).await {
+            Ok(Ok(done)) => done.map_err(|refusal| format!("{name}: {refusal}")),
+            Ok(Err(_)) => Err(format!("{name}: the agent is stopping")),
+            Err(_) => Err(format!("{name}: {PAYLOADS_WAIT}")),
         }
     }
 

@@ -191,7 +191,11 @@ fn lease(table: &Table<'_>) -> Lease {
     if from.zip(to).is_some_and(|(from, to)| from >= to) {
         table.complain("to", "must be later than `from`");
     }
-    Lease { from_ms: from.unwrap_or(0), to_ms: to.unwrap_or(0), priority: table.number("priority").unwrap_or(0) }
+    Lease {
+        from_ms: from.unwrap_or(0),
+        to_ms: to.unwrap_or(0),
+        priority: table.number::<u8>("priority").unwrap_or(0).into(),
+    }
 }
 
 /// By bit, the GPUs of a kind on which it was measured.

@@ -18,7 +18,7 @@ fn miner(name: &str, value: u64) -> Payload {
     }
 }
 
-fn leased(name: &str, most: u8, priority: u8) -> Payload {
+fn leased(name: &str, most: u8, priority: i16) -> Payload {
     Payload { most, lease: Some(Lease { from_ms: 1_000, to_ms: 2_000, priority }), ..miner(name, 0) }
 }
 
@@ -67,6 +67,20 @@ fn what_earns_most_runs_and_leases_come_first() {
         let found = plan(&with(&payloads, &[None; 3], &yields));
         assert_eq!((found.gpus, found.refused), (expected, refused), "{name}");
     }
+}
+
+#[test]
+fn a_trial_that_runs_gives_way_to_any_promise() {
+    for (priority, expected) in [(-1, Some(1)), (0, Some(0))] {
+        let payloads = [leased("tried", 1, priority), leased("promised", 1, 0)];
+        let found = plan(&with(&payloads, &[Some(0)], &alike(2, 1)));
+        assert_eq!(found.gpus, [expected], "{priority}");
+    }
+}
+
+#[test]
+fn what_somebody_claims_to_earn_is_cut_off_and_does_not_wrap() {
+    assert_eq!(earned(MilliPerSecond(u64::MAX), MicroPerTera(u64::MAX)), LARGEST.into());
 }
 
 #[test]
@@ -134,7 +148,7 @@ type World = (Vec<Payload>, Vec<Option<usize>>, Vec<Vec<Option<Yield>>>);
 
 /// Up to four of each, with everything in them that the plan looks at.
 fn world() -> impl Strategy<Value = World> {
-    let payload = (any::<bool>(), 1..4_u8, 0..16_u64, 0..3_u8, 0..3_000_000_u64, 0..900_u64, 0..4_000_000_u32)
+    let payload = (any::<bool>(), 1..4_u8, 0..16_u64, 0..3_i16, 0..3_000_000_u64, 0..900_u64, 0..4_000_000_u32)
         .prop_map(|(lease, most, fits, priority, value, load, joules)| Payload {
             lease: lease.then_some(Lease { from_ms: 0, to_ms: 10_000, priority }),
             most,

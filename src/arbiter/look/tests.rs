@@ -221,11 +221,18 @@ fn a_signal_goes_before_the_configuration_while_it_holds_and_a_lease_always() {
         ("one that begins soon", market(0, vec![], vec![lease(NOW_MS + 120_000, u64::MAX)]), true, ["llm", "miner"]),
         ("one that does not", market(0, vec![], vec![lease(NOW_MS + 120_001, u64::MAX)]), true, ["miner", "miner"]),
         ("one that is over", market(0, vec![], vec![lease(0, NOW_MS)]), true, ["miner", "miner"]),
+        ("nobody knows whether one has begun", market(0, vec![], vec![lease(0, u64::MAX)]), false, ["miner", "miner"]),
     ] {
         let mut planned = Bench { market, clock_known, ..Bench::new() }.planned();
         planned.sort();
         assert_eq!(planned, expected, "{name}");
     }
+    // One that runs goes on, whatever a wrong clock says of its end.
+    let over = market(0, vec![], vec![lease(0, NOW_MS - 1)]);
+    let mut bench = Bench { market: over, clock_known: false, ..Bench::new() };
+    bench.payloads[1].phase = Phase::Running;
+    bench.payloads[1].gpus = vec!["G1".to_owned()];
+    assert_eq!(bench.planned(), ["miner", "llm"]);
     let dear =
         Some(Market { until_ms: NOW_MS + 1, energy: Some(MicroPerKilowattHour(9_000_000)), ..Market::default() });
     assert_eq!(Bench { market: dear, ..Bench::new() }.planned(), ["-", "-"]);

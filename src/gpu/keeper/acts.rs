@@ -80,11 +80,9 @@ impl State {
             return None;
         }
         if held(seen) {
-            // Limits come first: one that is not known yet is about to be read, and set.
-            let known =
-                self.limit.or(self.found).is_some() || Clock::BOTH.iter().any(|clock| self.lock(*clock).last.is_some());
+            // Limits come first, and where none is of ours there is nothing to keep.
             let off = self.persistent == Some(false) && self.persist_again.is_none_or(|at| seen.now >= at);
-            return (known && off).then_some(true);
+            return (self.holds() && off).then_some(true);
         }
         (self.record.persists && !self.holds()).then_some(false)
     }
