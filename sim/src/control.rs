@@ -24,7 +24,7 @@ fault main busgone         the adapter itself is away: its socket closes
 fault fan seized fan3      stands whatever its drive; also by number, or a supply's own fan by the supply's name
 clear all | BUS | BUS ADDR | fan | fan NAME
 set gpu 3 load 1.0         0 to 1; `all` instead of a number
-set gpu 3 memory-bound 0.9 part of the time in which its work waits for memory, 0 to 1: get world tells work_ppm
+set gpu 3 memory-bound 1   part of the time in which its work waits for memory, 0 to 1: get world tells work_ppm
 set gpu 3 mc 93000         held there whatever its power and its air, m°C, -40000 to 200000; `free` ends it
 set ambient 35000          m°C, -40000 to 80000
 set mains 230000           mV, 0 to 300000; 0 is a power cut

@@ -212,7 +212,10 @@ fn clippy(checkout: &Checkout) -> Result<()> {
 }
 
 fn tests(checkout: &Checkout) -> Result<()> {
-    process::run(&mut checkout.cargo(&["test", "--locked", "--no-fail-fast", "--workspace", "--all-features"]))
+    let fixed = ["test", "--locked", "--no-fail-fast", "--workspace", "--all-features"];
+    // Most of them wait, for ticks and for probes: half as many again as there are processors.
+    let processors = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    process::run(checkout.cargo(&fixed).env("RUST_TEST_THREADS", (processors + processors.div_ceil(2)).to_string()))
 }
 
 fn honesty(checkout: &Checkout) -> Result<()> {
