@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn no_folder_is_too_deep_and_no_name_is_in_its_way() {
-        let base = base("deep");
+        let base = base("too-deep");
         let private = base.join("private");
         fs::create_dir_all(private.join("d/".repeat(1_500))).unwrap();
         // The names that folders get when they move up: a folder with something in it, a file, an empty folder.
