@@ -7,6 +7,7 @@ use log::{error, info, warn};
 
 use super::keeper::{self, Act, Happening, Record, Rules, Seen};
 use super::profile::Profile;
+use super::store::Saving;
 use super::wire::{Answer, Code, Device, PciAddress, Read};
 use super::worker::lost;
 use super::xid::{self, Action, Xids};
@@ -44,6 +45,8 @@ pub(super) struct Card {
     keeper: keeper::State,
     /// The answer to the keeper's last act.
     answer: Option<keeper::Answer>,
+    /// Its record on the way to the disk.
+    pub(super) saving: Option<Saving>,
     /// An Xid that the keeper has not seen.
     news: Option<u64>,
     /// The helper is a new one since the keeper's last step.
@@ -69,6 +72,7 @@ impl Card {
             refused: None,
             keeper: keeper::State::new(Record::default()),
             answer: None,
+            saving: None,
             news: None,
             fresh: false,
             spared: false,
@@ -114,8 +118,7 @@ impl Card {
             self.rule = None;
         }
         self.fresh = true;
-        // The disk has answered, whoever asks the driver now.
-        self.answer = self.answer.take().filter(|answer| matches!(answer, keeper::Answer::Saved(_)));
+        self.answer = None;
         (self.again, self.wait) = (None, LOOK_AGAIN);
         self.turn(Presence::Seen);
     }
@@ -226,10 +229,11 @@ impl Card {
         }
     }
 
-    /// The next act for its profile, and what happened.
+    /// The next act for its profile, and what happened. `saved` is the disk's word on its record.
     pub(super) fn keep(
         &mut self,
         rules: &Rules,
+        saved: Option<bool>,
         (wanted, brought): (Option<&Profile>, bool),
         limits: Limits,
         unix_s: u64,
@@ -250,6 +254,7 @@ impl Card {
             memory: limits.memory,
             sample: sample.as_deref(),
             answer: answer.as_ref(),
+            saved,
             xid: self.news.take(),
             lost: !matches!(self.now.presence, Presence::Seen | Presence::Unseen),
             fresh,

@@ -20,7 +20,7 @@
 //! - **Drift** is told and repaired. Five repairs at once and one more every two minutes; then the profile will not hold.
 //!   What a new driver or helper lost is set again as a whole and is no drift.
 //! - **A cap** is a setpoint beside the profile, and so is a **ceiling** of the core or the memory clock: the lower of both
-//!   holds. They wait for no disk and no transaction. A GPU without a profile is not touched but for these, and gets back the limit that it had;
+//!   holds. They wait for no disk, also where that hangs, and for no transaction. A GPU without a profile is not touched but for these, and gets back the limit that it had;
 //!   a lock of somebody else's cannot be read, so after a ceiling the card has none.
 //! - **Persistence** goes with them: without it a driver forgets every setting with its last client (`nvml.h`,
 //!   nvmlDeviceSetPersistenceMode; NVIDIA's "Driver Persistence"), and an agent that is killed under a cap would leave the cards
@@ -96,6 +96,8 @@ pub struct Seen<'a> {
     pub sample: Option<&'a Sample>,
     /// Answer to the act of the step before.
     pub answer: Option<&'a Answer>,
+    /// Whether the record that was to be put on the disk is there; not known at once, where the disk is slow.
+    pub saved: Option<bool>,
     /// The driver told of an error on this GPU since the step before.
     pub xid: Option<u64>,
     /// It does not answer, fell off the bus, or is missing in the inventory.
@@ -113,7 +115,7 @@ pub enum Act {
     Set(Setting),
     /// Read the settings back: [`Answer::Read`].
     Read,
-    /// Put [`State::record`] on the disk: [`Answer::Saved`].
+    /// Put [`State::record`] on the disk: [`Seen::saved`]. What holds the card back meanwhile goes on.
     Save,
 }
 
@@ -124,8 +126,6 @@ pub enum Answer {
     Set(Read<()>),
     /// Of [`Act::Read`].
     Read(Read<Settings>),
-    /// Of [`Act::Save`]: whether it is on the disk.
-    Saved(bool),
 }
 
 /// What people should know. Each is told once per episode.

@@ -231,19 +231,18 @@ impl Worker {
             Wanted::Of(Some(brought), limits) => ((self.config.named_profile(brought), true), limits),
             Wanted::Of(None, limits) => ((self.config.wanted(&device.uuid, device.pci), false), limits),
         };
-        let (act, told) = card.keep(&rules, wanted, limits, unix_ms() / 1000);
+        let saved = card.saving.and_then(|saving| self.store.saved(&saving, now()));
+        card.saving = card.saving.filter(|_| saved.is_none());
+        let (act, told) = card.keep(&rules, saved, wanted, limits, unix_ms() / 1000);
         for what in told.iter().filter_map(What::of) {
             self.say(index, what);
         }
         let answer = match act {
             None => return false,
             Some(Act::Save) => {
-                let Some(card) = self.cards.get(index) else { return false };
-                let saved = self.store.save(&device.uuid, card.record());
-                if let Err(error) = &saved {
-                    warn!("GPU {}: what is known of its profiles could not be kept: {error}", device.pci);
-                }
-                Some(keeper::Answer::Saved(saved.is_ok()))
+                let Some(card) = self.cards.get_mut(index) else { return false };
+                card.saving = Some(self.store.save(&device.uuid, card.record()));
+                return true;
             }
             Some(Act::Read) => match self.call(Some(index), Request::Settings(device.pci)) {
                 Some(Answer::Settings(settings)) => Some(keeper::Answer::Read(settings)),

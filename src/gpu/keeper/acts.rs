@@ -87,34 +87,42 @@ impl State {
         (self.record.persists && !self.holds()).then_some(false)
     }
 
-    /// The next act, if there is one.
+    /// The next act, if there is one: what holds the card back before the disk, and the disk before everything else.
     pub(super) fn next(&mut self, seen: &Seen<'_>) -> Option<Act> {
         if self.pending.is_some() {
             return None;
         }
-        let (pending, act) = self.due(seen)?;
+        let mut due = self.beside(seen);
+        if due.is_none() {
+            self.come_back(seen);
+            if self.dirty && !self.saving && self.save_again.is_none_or(|at| seen.now >= at) {
+                (self.dirty, self.saving) = (false, true);
+                return Some(Act::Save);
+            }
+            // A card at rest is looked at whatever the disk does: its own limit must be known before it is held back.
+            let waits = self.saving && self.phase != Phase::Rest;
+            due = if waits || seen.lost { None } else { self.due(seen) };
+        }
+        let (pending, act) = due?;
         self.pending = Some(pending);
         Some(act)
     }
 
-    fn due(&mut self, seen: &Seen<'_>) -> Option<(Pending, Act)> {
-        if !seen.lost
-            && let Some(limit) = self.cap(seen)
-        {
-            return Some((Pending::Cap(limit), Act::Set(Setting::PowerLimit(limit))));
+    /// What is set beside the transaction.
+    fn beside(&self, seen: &Seen<'_>) -> Option<(Pending, Act)> {
+        if seen.lost {
+            return None;
         }
-        for clock in Clock::BOTH {
-            if !seen.lost
-                && let Some(lock) = self.ceiling(clock, seen)
-            {
-                return Some((Pending::Ceiling(clock, lock), Act::Set(clock.setting(lock))));
-            }
-        }
-        if !seen.lost
-            && let Some(on) = self.persistence(seen)
-        {
-            return Some((Pending::Persistence(on), Act::Set(Setting::Persistence(on))));
-        }
+        let cap = || self.cap(seen).map(|limit| (Pending::Cap(limit), Setting::PowerLimit(limit)));
+        let ceiling =
+            |clock: Clock| self.ceiling(clock, seen).map(|lock| (Pending::Ceiling(clock, lock), clock.setting(lock)));
+        let persistence = || self.persistence(seen).map(|on| (Pending::Persistence(on), Setting::Persistence(on)));
+        let beside = cap().or_else(|| Clock::BOTH.into_iter().find_map(ceiling)).or_else(persistence);
+        beside.map(|(pending, setting)| (pending, Act::Set(setting)))
+    }
+
+    /// A transaction that could not go on begins again where its time has come.
+    fn come_back(&mut self, seen: &Seen<'_>) {
         if let Phase::Away { until } = self.phase
             && !seen.lost
             && seen.now >= until
@@ -124,13 +132,10 @@ impl State {
                 Err(at) => self.phase = Phase::Away { until: at },
             }
         }
-        if self.dirty && self.save_again.is_none_or(|at| seen.now >= at) {
-            self.dirty = false;
-            return Some((Pending::Save, Act::Save));
-        }
-        if seen.lost {
-            return None;
-        }
+    }
+
+    /// The next of the transaction, or of its upkeep.
+    fn due(&mut self, seen: &Seen<'_>) -> Option<(Pending, Act)> {
         let read = Some((Pending::Read, Act::Read));
         let time = self.read_at.is_none_or(|at| seen.now >= at);
         if let Phase::Set(steps) = &mut self.phase {

@@ -42,6 +42,14 @@ const fn refusal(code: Code) -> Refusal {
 impl State {
     /// Takes the answer in. One that nobody waits for is nothing.
     pub(super) fn answered(&mut self, rules: &Rules, seen: &Seen<'_>, told: &mut Vec<Happening>) {
+        if let Some(saved) = seen.saved.filter(|_| self.saving) {
+            self.saving = false;
+            if !saved && self.save_again.is_none() && self.trial {
+                told.push(Happening::Unrecorded);
+            }
+            self.dirty |= !saved;
+            self.save_again = (!saved).then(|| seen.now + RECONCILE);
+        }
         let (Some(pending), Some(answer)) = (self.pending, seen.answer) else { return };
         match (pending, answer) {
             (Pending::Step(setting), Answer::Set(result)) => {
@@ -67,21 +75,8 @@ impl State {
                     Err(code) => self.unread(*code, seen, told),
                 }
             }
-            (Pending::Save, Answer::Saved(saved)) => {
-                self.pending = None;
-                if !saved && self.save_again.is_none() && self.trial {
-                    told.push(Happening::Unrecorded);
-                }
-                self.dirty |= !saved;
-                self.save_again = (!saved).then(|| seen.now + RECONCILE);
-            }
             (
-                Pending::Step(_)
-                | Pending::Cap(_)
-                | Pending::Ceiling(..)
-                | Pending::Persistence(_)
-                | Pending::Read
-                | Pending::Save,
+                Pending::Step(_) | Pending::Cap(_) | Pending::Ceiling(..) | Pending::Persistence(_) | Pending::Read,
                 _,
             ) => {}
         }

@@ -18,6 +18,8 @@ pub struct State {
     pub(super) record: Record,
     /// The record is not on the disk yet.
     pub(super) dirty: bool,
+    /// It is on its way there.
+    pub(super) saving: bool,
     /// It could not be written; not before then again.
     pub(super) save_again: Option<Instant>,
     /// The record's `trying` was looked at.
@@ -123,7 +125,6 @@ pub(super) enum Pending {
     /// Persistence beside it.
     Persistence(bool),
     Read,
-    Save,
 }
 
 impl State {
@@ -134,6 +135,7 @@ impl State {
         Self {
             record,
             dirty: false,
+            saving: false,
             save_again: None,
             begun: false,
             goal: Goal::Untouched,
@@ -205,7 +207,8 @@ impl State {
     #[must_use]
     pub const fn is_given_back(&self) -> bool {
         let back = matches!(self.goal, Goal::Untouched) && !self.holds() || self.gave_up;
-        back && !self.record.persists && self.pending.is_none() && (!self.dirty || self.save_again.is_some())
+        let kept = !self.saving && (!self.dirty || self.save_again.is_some());
+        back && !self.record.persists && self.pending.is_none() && kept
     }
 
     /// A limit or a lock of ours is on a card that has no profile.
@@ -264,8 +267,7 @@ impl State {
 
     /// The card or its driver may have lost everything, and its last call is not answered any more.
     fn forget(&mut self, now: Instant) {
-        // The disk answers all the same.
-        self.pending = self.pending.filter(|pending| *pending == Pending::Save);
+        self.pending = None;
         (self.limit, self.cap_again, self.outside) = (None, None, None);
         for lock in [&mut self.core, &mut self.memory] {
             (lock.last, lock.again) = (None, None);

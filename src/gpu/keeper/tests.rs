@@ -399,16 +399,30 @@ fn a_cap_is_set_at_once_beside_the_transaction_and_lifted_at_rest() {
         assert!(asked.iter().all(|setting| !matches!(setting, Setting::PowerLimit(limit) if limit.0 > 150_000)));
         assert_eq!(rig.settings.limit, Ok(Milliwatts(150_000)));
     }
-    // A new helper does not wait its turn for it, nor for the disk.
-    rig.disk_full = true;
-    for _ in 0..20 {
-        rig.reload();
-        rig.second();
-        assert_eq!(rig.settings.limit, Ok(Milliwatts(150_000)));
+    // A new helper does not wait its turn for it, nor for the disk, be that full or without an answer.
+    for hangs in [false, true] {
+        (rig.disk_full, rig.disk_hangs) = (!hangs, hangs);
+        for _ in 0..20 {
+            rig.reload();
+            rig.second();
+            assert_eq!(rig.settings.limit, Ok(Milliwatts(150_000)));
+        }
     }
+    // Nor does an order, in the midst of a record on its way.
+    for (cap, ceiling) in [(140_000, 900), (130_000, 800), (120_000, 700)] {
+        rig.disk_hangs = false;
+        rig.seconds(31);
+        rig.disk_hangs = true;
+        rig.state.as_mut().unwrap().clear(None);
+        (rig.cap, rig.ceiling) = (Some(Milliwatts(cap)), Some(Megahertz(ceiling)));
+        rig.second();
+        assert!(rig.hanging.is_some() && rig.settings.limit == Ok(Milliwatts(cap)));
+        assert_eq!(rig.core_lock.map(|(_, high)| high), Some(Megahertz(ceiling)));
+    }
+    rig.disk_hangs = false;
     rig.wanted = None;
     rig.seconds(1_300);
-    rig.cap = None;
+    (rig.cap, rig.ceiling) = (None, None);
     rig.seconds(40);
     assert!(rig.is_as_made());
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use log::{info, warn};
+use log::info;
 
 use super::{Wanted, Worker};
 use crate::clock::now;
@@ -26,8 +26,15 @@ impl Worker {
     /// of it got there.
     pub(super) fn let_go(&mut self, patience: Duration) -> bool {
         let deadline = now() + patience;
-        for index in 0..self.cards.len() {
-            while now() < deadline && self.act(index, Wanted::Nothing) {}
+        loop {
+            for index in 0..self.cards.len() {
+                while now() < deadline && self.act(index, Wanted::Nothing) {}
+            }
+            // The disk comes last: one that hangs keeps no card from its defaults.
+            let Some(saving) = self.cards.iter().find_map(|card| card.saving) else { break };
+            if !self.store.wait(&saving, deadline) {
+                break;
+            }
         }
         let back = self.cards.iter().all(Card::is_given_back);
         if let Some(mut helper) = self.helper.take() {
@@ -57,9 +64,7 @@ impl Worker {
         let card = self.cards.iter_mut().find(|card| card.now.pci == pci)?;
         let uuid = card.now.device.as_deref()?.uuid.clone();
         let cleared = card.clear(profile);
-        if let Err(error) = self.store.save(&uuid, card.record()) {
-            warn!("GPU {pci}: what is known of its profiles could not be kept: {error}");
-        }
+        self.store.save(&uuid, card.record());
         Some(cleared)
     }
 

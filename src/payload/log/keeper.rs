@@ -7,7 +7,7 @@
 //!
 //! They are two, so that neither a disk that hangs nor the death of one holds the payload up. The first never touches the disk: what
 //! the second does not take it drops and counts. A second that dies is replaced by the first. A first that dies is followed by its
-//! second, which writes down what was between them, becomes the first and makes another second; only what the first had in its hand,
+//! second, which writes down what was between them, becomes the first and makes another second. Only what the dead one had in its hand,
 //! at most 64 KiB, is lost then. The first has the lock of the ring, by which the next one, and the next agent, know of it.
 
 mod ring;

@@ -1,8 +1,9 @@
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, pidfd_send_signal};
 
 use super::*;
 
@@ -103,12 +104,22 @@ fn pair(directory: &Path) -> (Pid, Pid) {
     })
 }
 
+/// Ends a process, and waits until it has ended: one that was only sent a signal may still take what is written next, and keep it.
+fn kill(process: Pid) {
+    let pidfd = pidfd_open(process, PidfdFlags::empty()).unwrap();
+    pidfd_send_signal(&pidfd, Signal::KILL).unwrap();
+    ended(&pidfd);
+}
+
+fn ended(pidfd: &OwnedFd) {
+    rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None).unwrap();
+}
+
 fn end(keeper: Keeper) {
     let pidfd = keeper.release();
     // Of a second that has become the first this is no child.
     if waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).is_err() {
-        let mut asked = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut asked, None).unwrap();
+        ended(&pidfd);
     }
 }
 
@@ -156,12 +167,12 @@ fn each_of_the_two_is_followed_by_the_other_without_an_agent() {
     };
     let pair = pair(&directory);
     payload.write_all(b"zero\n").unwrap();
-    kill_process(pair.1, Signal::KILL).unwrap();
+    kill(pair.1);
     payload.write_all(b"one\n").unwrap();
     said("one\n");
     let second = others(pair);
     assert!(second.0 == pair.0 && second.1 != pair.1);
-    kill_process(second.0, Signal::KILL).unwrap();
+    kill(second.0);
     payload.write_all(b"two\n").unwrap();
     said("two\n");
     let third = others(second);

@@ -19,6 +19,7 @@ enum Fault {
     Lost,
     Restart,
     DiskFull,
+    DiskHangs,
     Clock,
     Operator,
 }
@@ -45,6 +46,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         1 => Just(Fault::Lost),
         1 => Just(Fault::Restart),
         1 => Just(Fault::DiskFull),
+        1 => Just(Fault::DiskHangs),
         1 => Just(Fault::Clock),
         1 => Just(Fault::Operator),
     ]
@@ -59,7 +61,8 @@ impl Rig {
             Fault::Cured => {
                 self.refuse.clear();
                 self.ignore.clear();
-                (self.unreadable, self.lost, self.disk_full, self.sample) = (None, false, false, None);
+                (self.unreadable, self.lost, self.sample) = (None, false, None);
+                (self.disk_full, self.disk_hangs) = (false, false);
             }
             Fault::Miner => {
                 self.settings.limit = Ok(Milliwatts(390_000));
@@ -72,6 +75,7 @@ impl Rig {
             Fault::Lost => self.lost = true,
             Fault::Restart => self.restart(),
             Fault::DiskFull => self.disk_full = true,
+            Fault::DiskHangs => self.disk_hangs = true,
             Fault::Clock => self.sample = Some(sample(5_000, 100, 0)),
             Fault::Operator => {
                 (self.cap, self.ceiling) = match (self.cap, self.ceiling) {

@@ -18,6 +18,7 @@ pub(super) struct Rig {
     pub(super) memory: Option<Megahertz>,
     pub(super) sample: Option<Sample>,
     pub(super) answer: Option<Answer>,
+    pub(super) saved: Option<bool>,
     pub(super) xid: Option<u64>,
     pub(super) lost: bool,
     pub(super) fresh: bool,
@@ -33,6 +34,9 @@ pub(super) struct Rig {
     pub(super) ignore: Vec<Knob>,
     pub(super) unreadable: Option<Code>,
     pub(super) disk_full: bool,
+    pub(super) disk_hangs: bool,
+    /// What is in its hands, and for how long that is waited for.
+    pub(super) hanging: Option<(Instant, Record)>,
     pub(super) disk: Record,
     /// Every setting that was asked for, with when.
     pub(super) asked: Vec<(Instant, Setting)>,
@@ -51,6 +55,7 @@ impl Rig {
             memory: None,
             sample: None,
             answer: None,
+            saved: None,
             xid: None,
             lost: false,
             fresh: false,
@@ -63,6 +68,8 @@ impl Rig {
             ignore: Vec::new(),
             unreadable: None,
             disk_full: false,
+            disk_hangs: false,
+            hanging: None,
             disk: Record::default(),
             asked: Vec::new(),
             told: Vec::new(),
@@ -76,6 +83,13 @@ impl Rig {
     /// Steps at most this often, as long as there is something to do; gives how many acts there were.
     pub(super) fn steps(&mut self, most: usize) -> usize {
         for done in 0..most {
+            match self.hanging.take() {
+                // Given up by whoever waits for it.
+                Some((until, _)) if self.disk_hangs && self.now >= until => self.saved = Some(false),
+                Some(hanging) if self.disk_hangs => self.hanging = Some(hanging),
+                Some((_, record)) => self.save(record),
+                None => {}
+            }
             let seen = Seen {
                 now: self.now,
                 unix_s: 7,
@@ -86,6 +100,7 @@ impl Rig {
                 memory: self.memory,
                 sample: self.sample.as_ref(),
                 answer: self.answer.as_ref(),
+                saved: self.saved.take(),
                 xid: self.xid.take(),
                 lost: self.lost,
                 fresh: std::mem::take(&mut self.fresh),
@@ -104,18 +119,21 @@ impl Rig {
             );
             self.answer = None;
             let Some(act) = act else { return done };
-            self.answer = Some(match act {
-                Act::Set(setting) => Answer::Set(self.set(setting)),
-                Act::Read => Answer::Read(self.unreadable.map_or(Ok(self.settings.clone()), Err)),
-                Act::Save => {
-                    if !self.disk_full {
-                        self.disk = record;
-                    }
-                    Answer::Saved(!self.disk_full)
-                }
-            });
+            match act {
+                Act::Set(setting) => self.answer = Some(Answer::Set(self.set(setting))),
+                Act::Read => self.answer = Some(Answer::Read(self.unreadable.map_or(Ok(self.settings.clone()), Err))),
+                Act::Save if self.disk_hangs => self.hanging = Some((self.now + Duration::from_secs(10), record)),
+                Act::Save => self.save(record),
+            }
         }
         most
+    }
+
+    fn save(&mut self, record: Record) {
+        if !self.disk_full {
+            self.disk = record;
+        }
+        self.saved = Some(!self.disk_full);
     }
 
     pub(super) fn set(&mut self, setting: Setting) -> Read<()> {
