@@ -82,6 +82,7 @@ fn main() {
         uuids: (0..SIZE).map(|gpu| format!("GPU-{gpu}")).collect(),
         current: current.clone(),
         yields: yields.clone(),
+        settled: Vec::new(),
         known: vec![vec![None; SIZE]; SIZE],
         energy: inputs.energy,
     };

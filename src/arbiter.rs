@@ -300,10 +300,13 @@ impl Arbiter {
         begins
     }
 
-    /// Everything that is under way goes on as far as it can now.
+    /// Everything that is under way goes on as far as it can now. A maintenance that has begun meanwhile ends it with the next turn.
     async fn advance(&mut self) {
         for _ in 0..LOOKS {
             let moment = self.moment();
+            if moment.setpoints.maintenance().is_some() {
+                return;
+            }
             let mut moved = false;
             for at in 0..self.kept.switches.len() {
                 let Some(before) = self.kept.switches.get(at).cloned() else { break };
@@ -387,15 +390,26 @@ impl Arbiter {
             self.yields.0.retain(|name, _| moment.payloads.0.iter().any(|status| status.name == *name));
         }
         let works = |status: &&Status| status.phase == Phase::Running && status.belief == Flag::Believed;
+        // What holds back for an hour teaches nothing of the next one; but a rig that always is held back must learn something.
+        let held = |uuid: &String| {
+            let at = moment.snapshot.gpus.gpus.iter().position(|gpu| gpu.has(uuid));
+            at.and_then(|at| moment.snapshot.restraint.gpus.get(at)).is_some_and(|held| !held.is_free())
+        };
         for status in moment.payloads.0.iter().filter(|status| status.plan.is_some()).filter(works) {
+            if status.gpus.iter().any(|uuid| held(uuid) && self.yields.own(&status.name, uuid).is_some()) {
+                continue;
+            }
             let Some(rate) = status.sample.as_ref().and_then(|sample| sample.rate) else { continue };
             let power = |uuid: &String| {
                 let sample = gpu(&moment.snapshot, uuid)?.sample.as_ref().ok()?;
                 Some((uuid.clone(), gross(sample.power.ok()?, &moment.snapshot.supplies)))
             };
             let powers: Option<Vec<_>> = status.gpus.iter().map(power).collect();
+            let makes = status.gpus.iter().map(|uuid| Some(gpu(&moment.snapshot, uuid)?.device.as_ref()?.name.clone()));
+            let mut makes: Vec<_> = makes.collect();
+            makes.dedup();
             if let Some(powers) = powers {
-                self.yields.learn(&status.name, &powers, MilliPerSecond(rate), seconds);
+                self.yields.learn(&status.name, &powers, makes.len() <= 1, MilliPerSecond(rate), seconds);
             }
         }
         // A figure that is planned with for the first time is not learnt again by an agent that follows one that was killed.
@@ -419,7 +433,7 @@ fn told(shares: &[Share]) -> String {
 }
 
 fn gpu<'a>(snapshot: &'a Snapshot, uuid: &str) -> Option<&'a crate::gpu::Gpu> {
-    snapshot.gpus.gpus.iter().find(|gpu| gpu.device.as_ref().is_some_and(|device| device.uuid == uuid))
+    snapshot.gpus.gpus.iter().find(|gpu| gpu.has(uuid))
 }
 
 /// mJ that these GPUs have used since their driver was loaded.
@@ -427,9 +441,17 @@ fn energy(snapshot: &Snapshot, uuids: &[String]) -> Option<u64> {
     uuids.iter().map(|uuid| Some(gpu(snapshot, uuid)?.sample.as_ref().ok()?.energy.ok()?.0)).sum()
 }
 
+/// No work earns as much: what was promised to somebody is held back last.
+const PROMISED: u64 = 1 << 62;
+
 /// What a watt earns with each payload that runs, millionths an hour.
 fn worths(draft: &Draft, inputs: &PlanInputs<'_>) -> BTreeMap<String, u64> {
     let worth = |(at, payload): (usize, &crate::plan::Payload)| {
+        // A trial's priority is below 0: nobody's promise.
+        let promised = payload.lease.and_then(|lease| u64::try_from(lease.priority).ok());
+        if let Some(priority) = promised.filter(|_| draft.current.contains(&Some(at))) {
+            return Some((payload.name.clone(), PROMISED + priority));
+        }
         let own = (0..draft.uuids.len()).filter(|gpu| draft.current.get(*gpu) == Some(&Some(at)));
         let yields = own.filter_map(|gpu| inputs.yields(gpu, at));
         let (earns, milliwatts) = yields.fold((0_i128, 0_i128), |(earns, watts), one| {

@@ -20,7 +20,7 @@ mod plan;
 mod store;
 
 pub use effective::{Effective, Moment, effective};
-pub use plan::{Actual, ActualGpu, ActualPayload, Plan, plan};
+pub use plan::{Actual, ActualGpu, ActualPayload, Plan, plan, unserved};
 pub use store::{Kept, Store};
 
 /// A control plane signs anew each day; three days without is an age to be told.

@@ -233,8 +233,7 @@ impl Desk {
         if let Some(name) = profile {
             self.known_profile(name)?;
         }
-        let has =
-            |uuid| snapshot.gpus.gpus.iter().any(|gpu| gpu.device.as_ref().is_some_and(|device| device.uuid == uuid));
+        let has = |uuid| snapshot.gpus.gpus.iter().any(|gpu| gpu.has(uuid));
         match gpu {
             Some(uuid) if !has(uuid) => return Err(Impossible(format!("there is no GPU {uuid}"))),
             Some(uuid) => self.change(|kept| {
@@ -403,7 +402,7 @@ impl Desk {
 }
 
 fn known_gpu(uuid: &str, snapshot: &Snapshot) -> Result<(), Impossible> {
-    let has = |gpu: &crate::gpu::Gpu| gpu.device.as_ref().is_some_and(|device| device.uuid == uuid);
+    let has = |gpu: &crate::gpu::Gpu| gpu.has(uuid);
     if snapshot.gpus.gpus.iter().any(has) { Ok(()) } else { Err(Impossible(format!("there is no GPU {uuid}"))) }
 }
 

@@ -49,7 +49,7 @@ pub fn differences(
     let wanted = groups.into_iter().filter(|(payloads, gpus)| {
         let mut gpus = sorted::list(gpus.iter().copied());
         gpus.dedup();
-        pays(inputs, plan, payloads, &gpus, &sets)
+        pays(draft, inputs, plan, payloads, &gpus, &sets)
     });
     let switches = wanted.map(|(payloads, _)| {
         let payloads = sorted::list(payloads);
@@ -66,12 +66,22 @@ pub fn differences(
 
 /// Whether the gain over the horizon is above what it costs those that keep some of their GPUs to be started anew, which the plan
 /// does not count. What is leased, may not run any more or cannot goes whatever it costs.
-fn pays(inputs: &Inputs<'_>, plan: &Plan, payloads: &[usize], gpus: &[usize], sets: &[[Vec<usize>; 2]]) -> bool {
+fn pays(
+    draft: &Draft,
+    inputs: &Inputs<'_>,
+    plan: &Plan,
+    payloads: &[usize],
+    gpus: &[usize],
+    sets: &[[Vec<usize>; 2]],
+) -> bool {
     let leased = |payload: &usize| inputs.payloads.get(*payload).is_some_and(|payload| payload.lease.is_some());
     let place = |places: &[Option<usize>], gpu: usize| places.get(gpu).copied().flatten();
     let cannot = |gpu: &usize| {
         place(inputs.current, *gpu).is_some_and(|now| {
-            !inputs.may_run(now) || inputs.payloads.get(now).is_some_and(|own| own.fits >> gpu & 1 == 0)
+            let fits = inputs.payloads.get(now).is_none_or(|own| own.fits >> gpu & 1 == 1);
+            // What nobody can measure earns nothing that anybody knows of, and was given its time.
+            let unknown = draft.settled.get(now) == Some(&true) && inputs.yields(*gpu, now).is_none();
+            !inputs.may_run(now) || !fits || unknown
         })
     };
     if payloads.iter().any(leased) || gpus.iter().any(cannot) {
@@ -125,6 +135,7 @@ mod tests {
         Draft {
             yields: vec![vec![Some(yields); current.len()]; payloads.len()],
             known: Vec::new(),
+            settled: vec![true; payloads.len()],
             uuids: (0..current.len()).map(|gpu| format!("G{gpu}")).collect(),
             payloads,
             current,
@@ -158,6 +169,12 @@ mod tests {
         let lease = |mut payload: Payload| {
             payload.lease = Some(Lease { from_ms: 0, to_ms: 9, priority: 0 });
             payload
+        };
+        // Its lease is over, or its trial, and it has no meter.
+        let unmeasured = |settled: bool| Draft {
+            yields: vec![vec![None]],
+            settled: vec![settled],
+            ..draft(vec![payload("a", 100, 1)], vec![Some(0)])
         };
         for (name, draft, expected) in [
             ("nothing to do", draft(vec![payload("a", 100, 2)], vec![Some(0), Some(0)]), vec![]),
@@ -194,6 +211,8 @@ mod tests {
                 draft(vec![payload("a", 1_000_000, 2), lease(payload("l", 0, 1))], vec![Some(0), Some(0)]),
                 vec!["a:G0+G1 > a:G1 l:G0"],
             ),
+            ("what was never measured goes when its time is over", unmeasured(true), vec!["a:G0 > "]),
+            ("and not before", unmeasured(false), vec![]),
         ] {
             let mut switches = found(&draft, &[]);
             switches.sort();

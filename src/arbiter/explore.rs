@@ -1,8 +1,9 @@
-//! A payload that nobody has measured is tried now and then, or it would never be planned for; one of which somebody has a guess
-//! too, for that may be too low. Pure.
+//! A payload that nobody has measured on a GPU of some make is tried there now and then, or it would never be planned for; one of
+//! which somebody has a guess too, for that may be too low. Pure.
 //!
 //! At most one at a time, each at most once a day, for the time that it takes to start and to warm up and [`LONG`]: on a GPU that
-//! stays idle, or is, or else on one that has had the same payload for [`SETTLED`]. Never one that is planned for anyway. Never one whose work is worth nothing, or that is leased.
+//! stays idle, or is, or else on one that has had the same payload for [`SETTLED`]. Never one that is planned for anyway. Never one
+//! whose work is worth nothing, or that is leased.
 
 use std::time::Duration;
 
@@ -42,11 +43,12 @@ pub fn choose(facts: &Facts<'_>, draft: &Draft, planned: &[Option<usize>]) -> Op
     };
     let inputs = facts.inputs(draft);
     draft.payloads.iter().enumerate().find_map(|(at, payload)| {
-        let known = draft.known.get(at)?.iter().flatten().any(|known| *known != Known::Guessed);
+        let known = draft.known.get(at)?;
+        let new = |gpu: &usize| matches!(known.get(*gpu), Some(None | Some(Known::Guessed)));
         // What has its turn anyway is learnt of anyway.
         let runs = draft.current.contains(&Some(at)) || planned.contains(&Some(at));
         let worthless = payload.value.0 == 0 || payload.lease.is_some() || !inputs.may_run(at);
-        if known || runs || worthless || !waits(&payload.name) {
+        if runs || worthless || !waits(&payload.name) {
             return None;
         }
         let fits = |gpu: &usize| payload.fits >> gpu & 1 == 1;
@@ -63,7 +65,7 @@ pub fn choose(facts: &Facts<'_>, draft: &Draft, planned: &[Option<usize>]) -> Op
             let leased = |owner: usize| draft.payloads.get(owner).is_none_or(|owner| owner.lease.is_some());
             owner.is_some_and(|owner| !leased(owner) && since(owner).is_some_and(|since| since >= SETTLED))
         };
-        let gpus = || (0..draft.uuids.len()).filter(fits);
+        let gpus = || (0..draft.uuids.len()).filter(fits).filter(new);
         let gpu = gpus().find(idle).or_else(|| gpus().find(open)).or_else(|| gpus().find(spare))?;
         let status = facts.payloads.iter().find(|status| status.name == payload.name)?;
         let terms = status.plan.as_ref()?;

@@ -31,9 +31,6 @@ pub(super) struct Kept {
     pub(super) bars: BTreeMap<String, (u32, Duration)>,
     /// What tenants leave, or may have left, by payload.
     pub(super) left: BTreeMap<String, Left>,
-    /// The same of an agent that knew only of what it could not remove, and of no folders.
-    #[serde(skip_serializing)]
-    unwiped: BTreeMap<String, Vec<String>>,
 }
 
 /// Those that this version knows how to go on with.
@@ -61,9 +58,6 @@ impl Kept {
         kept.switches.iter_mut().for_each(|switch| switch.since = now);
         if !kept.switches.is_empty() {
             info!("arbiter: takes up {} changes of hands that were under way", kept.switches.len());
-        }
-        for (name, gpus) in std::mem::take(&mut kept.unwiped) {
-            kept.left.entry(name).or_default().gpus = gpus;
         }
         kept
     }
@@ -95,7 +89,7 @@ mod tests {
       }],
       "given": { "mine": ["GPU-a"] },
       "bars": { "llm": [2, { "secs": 9, "nanos": 0 }] },
-      "unwiped": { "tenant": ["GPU-c"] }MORE
+      "left": { "tenant": { "folders": ["/t/private"], "gpus": ["GPU-c"] }MORE }
     }"#;
 
     fn loaded(name: &str, text: &str) -> Kept {
@@ -133,12 +127,11 @@ mod tests {
             switches: vec![switch],
             given: [("mine".to_owned(), vec!["GPU-a".to_owned()])].into(),
             bars: [("llm".to_owned(), (2, Duration::from_secs(9)))].into(),
-            left: [("tenant".to_owned(), left("GPU-c", &[]))].into(),
-            unwiped: BTreeMap::new(),
+            left: [("tenant".to_owned(), left("GPU-c", &["/t/private"]))].into(),
         };
         let newer = r#"{ "from": [], "to": [], "back": false, "step": "measure", "since": { "secs": 3, "nanos": 5 },
             "took": [1, 2, 3, 4, 5] }, { "took": [1, 2, 3, 4, 5, 6] }, 5, "#;
-        let more = r#", "left": { "other": { "folders": ["/x/private"], "gpus": ["GPU-d"], "why": 5 } }, "else": [5]"#;
+        let more = r#", "other": { "folders": ["/x/private"], "gpus": ["GPU-d"], "why": 5 } }, "else": { "why": 5"#;
         assert_eq!(loaded("old", &OLD.replace("SWITCHES", "").replace("MORE", "")), expected);
         let mut with_more = expected.clone();
         with_more.left.insert("other".to_owned(), left("GPU-d", &["/x/private"]));

@@ -1,9 +1,10 @@
 //! What is, in the words of the plan and of a switch. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::explore::Trial;
+use super::explore::{LONG, Trial};
 use super::switch::{Card, Life, Seen, Switch};
 use super::tenants::Left;
 use super::yields::{Known, Yields};
@@ -11,10 +12,11 @@ use crate::config::PlanConfig;
 use crate::gpu::config::{GpuConfig, NONE};
 use crate::gpu::wire::Code;
 use crate::gpu::{Gpu, Presence};
-use crate::payload::Hold;
 use crate::payload::lifecycle::Phase;
 use crate::payload::supervisor::Status;
+use crate::payload::{Hold, Terms};
 use crate::plan::{Inputs, Lease, MOST, Payload, Yield};
+use crate::reading::Missing;
 use crate::setpoint::Setpoints;
 use crate::sorted;
 use crate::units::{Mebibytes, MicroPerKilowattHour};
@@ -63,6 +65,8 @@ pub struct Draft {
     pub uuids: Vec<String>,
     /// What each has, or will have when what is under way is done.
     pub current: Vec<Option<usize>>,
+    /// By payload: it works for so long that it would have been measured, if it could be.
+    pub settled: Vec<bool>,
     /// By payload, then by GPU.
     pub yields: Vec<Vec<Option<Yield>>>,
     /// Where each of these is from.
@@ -111,7 +115,13 @@ impl Facts<'_> {
             // Then its processes alone have to do.
             Err(code) => code == Code::NOT_SUPPORTED,
         });
-        let left = gpu.processes.iter().any(|process| (self.alive)(process.pid));
+        let nobody = match &gpu.processes {
+            Ok(processes) => !processes.iter().any(|process| (self.alive)(process.pid)),
+            // Then its memory alone has to do.
+            Err(Missing::NotPresent) => sample.is_some_and(|sample| sample.memory_used.is_ok()),
+            // A question without an answer is no proof.
+            Err(_) => false,
+        };
         let own = match self.setpoints.profile(uuid) {
             Some(NONE) => None,
             Some(name) => Some(name.to_owned()),
@@ -119,7 +129,7 @@ impl Facts<'_> {
         };
         Card {
             there: sample.is_some(),
-            free: empty && !left && self.owner(uuid).is_none(),
+            free: empty && nobody && self.owner(uuid).is_none(),
             private: self.private(uuid),
             profile: gpu.profile.name.as_deref().map(str::to_owned),
             own,
@@ -137,9 +147,9 @@ impl Facts<'_> {
     /// What keeps every payload from this GPU; none where nothing does, or where one has it.
     #[must_use]
     pub fn taken(&self, uuid: &str) -> Option<String> {
-        let gpu = self.gpus.iter().find(|gpu| gpu.device.as_ref().is_some_and(|device| device.uuid == uuid))?;
+        let gpu = self.gpus.iter().find(|gpu| gpu.has(uuid))?;
         let card = self.card(gpu, uuid);
-        let process = || gpu.processes.iter().find(|process| (self.alive)(process.pid)).map(|process| process.pid);
+        let process = || gpu.processes.iter().flatten().find(|process| (self.alive)(process.pid));
         let used = || gpu.sample.as_ref().ok()?.memory_used.ok();
         if !card.private.is_empty() {
             let names = card.private.join(", ");
@@ -148,8 +158,10 @@ impl Facts<'_> {
             None
         } else if !card.there {
             Some("does not answer".to_owned())
-        } else if let Some(pid) = process() {
-            Some(format!("not free: process {pid} is on it, and no payload"))
+        } else if let Some(process) = process() {
+            Some(format!("not free: process {} is on it, and no payload", process.pid))
+        } else if let Err(missing) = &gpu.processes {
+            Some(format!("not free: what runs on it is not known: {missing}"))
         } else {
             used().map(|used| format!("not free: {} MiB are in use, and no payload is on it", used.0))
         }
@@ -159,7 +171,7 @@ impl Facts<'_> {
     #[must_use]
     pub fn seen(&self, looked: Duration) -> Seen {
         let payloads = self.payloads.iter().filter_map(|status| Some((status, status.plan.as_ref()?)));
-        let life = |(status, terms): (&Status, &std::sync::Arc<crate::payload::Terms>)| {
+        let life = |(status, terms): (&Status, &Arc<Terms>)| {
             let works = matches!(status.phase, Phase::Warming | Phase::Running | Phase::Degraded);
             let life = Life {
                 rest: status.phase.is_at_rest(),
@@ -274,10 +286,16 @@ impl Facts<'_> {
             };
             (0..gpus.len()).map(on).collect()
         };
+        let settled = |status: &&Status| {
+            let works = matches!(status.phase, Phase::Running | Phase::Degraded);
+            let long = |terms: &Arc<Terms>| self.now.saturating_sub(status.since) >= terms.warmup + LONG;
+            works && status.plan.as_ref().is_some_and(long)
+        };
         let figures: Vec<_> = statuses.iter().map(known).collect();
         Draft {
             yields: figures.iter().map(|all| all.iter().map(|one| one.map(|(found, _)| found)).collect()).collect(),
             known: figures.iter().map(|all| all.iter().map(|one| one.map(|(_, known)| known)).collect()).collect(),
+            settled: statuses.iter().map(settled).collect(),
             payloads,
             uuids: gpus.iter().map(|(_, device)| device.uuid.clone()).collect(),
             current,

@@ -119,11 +119,7 @@ impl Arbiter {
     pub(super) fn wipe(&mut self, name: &str) {
         let payloads = Arc::clone(&self.inputs.payloads.borrow());
         let status = payloads.0.iter().find(|status| status.name == name);
-        let Some(left) = self.kept.left.get_mut(name) else { return };
-        if left.folders.is_empty() {
-            // Of an agent that did not write down which.
-            left.folders.extend(status.and_then(|status| status.plan.as_ref()?.private.clone()));
-        }
+        let Some(left) = self.kept.left.get(name) else { return };
         if !self.wipers.busy.insert(name.to_owned()) {
             return;
         }

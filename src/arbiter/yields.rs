@@ -1,6 +1,6 @@
 //! What each payload yields on each GPU, and what it costs to start and to end it: learnt as it happens, kept on the disk.
 //!
-//! - **Rate**: what a believed meter says, in equal parts for its GPUs.
+//! - **Rate**: what a believed meter says, in equal parts for its GPUs where they are of one make, and else by their watts.
 //! - **Watts**: what the GPU's driver says, grossed up to the rig's input by what its supplies lose: the inputs over the outputs of
 //!   those that measure both, held within 1.00 and 1.35; 100/92 where none does.
 //! - **A GPU that was never measured** yields what the others of its make do, or else what the manifest guesses.
@@ -88,16 +88,29 @@ pub fn gross(power: Milliwatts, supplies: &[[Power; 2]]) -> Milliwatts {
 }
 
 impl Yields {
-    /// A payload worked for so many seconds at this rate, its GPUs with these watts at the rig's input.
-    pub fn learn(&mut self, payload: &str, gpus: &[(String, Milliwatts)], rate: MilliPerSecond, seconds: u32) {
-        let Some(each) = u64::try_from(gpus.len()).ok().and_then(|count| rate.0.checked_div(count)) else { return };
+    /// A payload worked for so many seconds at this rate, its GPUs, alike or not, with these watts at the rig's input.
+    pub fn learn(
+        &mut self,
+        payload: &str,
+        gpus: &[(String, Milliwatts)],
+        alike: bool,
+        rate: MilliPerSecond,
+        seconds: u32,
+    ) {
+        let part = |power: Milliwatts| if alike { 1 } else { u128::from(power.0) };
+        let whole: u128 = gpus.iter().map(|(_, power)| part(*power)).sum();
+        let share = |power: Milliwatts| (u128::from(rate.0) * part(power)).checked_div(whole);
+        if whole == 0 {
+            return;
+        }
         let Some(learnt) = self.entry(payload) else { return };
         for (uuid, power) in gpus {
             if learnt.gpus.len() >= MOST && !learnt.gpus.contains_key(uuid) {
                 continue;
             }
+            let Some(own) = share(*power).and_then(|own| u64::try_from(own).ok()) else { return };
             let known = learnt.gpus.entry(uuid.clone()).or_default();
-            *known = [known[0].take(each, seconds, SLOW), known[1].take(power.0.into(), seconds, SLOW)];
+            *known = [known[0].take(own, seconds, SLOW), known[1].take(power.0.into(), seconds, SLOW)];
         }
     }
 
@@ -200,9 +213,9 @@ mod tests {
     fn what_was_measured_for_long_enough_is_known_and_its_like_are_taken_for_it() {
         let mut yields = Yields::default();
         let gpus = [("a".to_owned(), Milliwatts(200_000)), ("b".to_owned(), Milliwatts(220_000))];
-        yields.learn("miner", &gpus, MilliPerSecond(3_000), ENOUGH - 1);
+        yields.learn("miner", &gpus, true, MilliPerSecond(3_000), ENOUGH - 1);
         assert_eq!((yields.own("miner", "a"), yields.measured()), (None, 0));
-        yields.learn("miner", &gpus, MilliPerSecond(3_000), 1);
+        yields.learn("miner", &gpus, true, MilliPerSecond(3_000), 1);
         let one = |power| Some(Yield { rate: MilliPerSecond(1_500), power: Milliwatts(power) });
         assert_eq!(yields.own("miner", "a"), one(200_000));
         let known = |power, known| one(power).map(|one| (one, known));
@@ -211,7 +224,12 @@ mod tests {
         assert_eq!(yields.measured(), 2);
         assert_eq!(yields.on("miner", "c", ["d"].into_iter()), None);
         assert_eq!(yields.on("llm", "a", ["b"].into_iter()), None);
-        yields.learn("none", &[], MilliPerSecond(1), 100);
+        // The larger one does most of the work.
+        let unlike = [("c".to_owned(), Milliwatts(100_000)), ("d".to_owned(), Milliwatts(300_000))];
+        yields.learn("mixed", &unlike, false, MilliPerSecond(4_000), ENOUGH);
+        let rates = ["c", "d"].map(|uuid| yields.own("mixed", uuid).unwrap().rate.0);
+        assert_eq!(rates, [1_000, 3_000]);
+        yields.learn("none", &[], true, MilliPerSecond(1), 100);
         assert!(!yields.0.contains_key("none"));
         yields.ended("miner", 4_000);
         yields.started("miner", 30_000, Some(9_000));
@@ -226,8 +244,8 @@ mod tests {
         let mut yields = Yields::default();
         for number in 0..200 {
             let gpus = [(format!("GPU-{number}"), Milliwatts(1))];
-            yields.learn("one", &gpus, MilliPerSecond(1), 60);
-            yields.learn(&format!("payload-{number}"), &gpus, MilliPerSecond(1), 60);
+            yields.learn("one", &gpus, true, MilliPerSecond(1), 60);
+            yields.learn(&format!("payload-{number}"), &gpus, true, MilliPerSecond(1), 60);
         }
         assert_eq!((yields.0.len(), yields.0["one"].gpus.len()), (MOST, MOST));
     }

@@ -282,6 +282,7 @@ async fn serve(rig: Rig) -> ExitCode {
         setpoints: setpoint_desk.clone(),
         snapshot: snapshots.clone(),
         payloads: supervised.clone(),
+        plan: views.clone(),
         orders: orders.clone(),
         reloads: reloads.clone(),
         reboots,

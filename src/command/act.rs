@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::arbiter::view::View;
 use crate::board::Board;
 use crate::clock;
 use crate::control::step::power;
@@ -24,6 +25,8 @@ pub use follow::Follow;
 
 /// A profile is applied and read back within this, or the command says that it was not.
 const APPLIED: Duration = Duration::from_secs(45);
+/// Manifests are small, and a disk that hangs answers nobody; they are taken in when it does.
+const RELOADED: Duration = Duration::from_secs(60);
 /// What a drain by command may take; the payload's own grace is added by its supervisor.
 const DRAIN: Duration = Duration::from_secs(1_800);
 /// What the longest order may take; the next one of the same kind waits that long at most.
@@ -42,6 +45,8 @@ pub struct Actor {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// The payloads as they are now.
     pub payloads: watch::Receiver<Arc<Payloads>>,
+    /// What the arbiter has decided.
+    pub plan: watch::Receiver<Arc<View>>,
     /// The way to payloads.
     pub orders: mpsc::Sender<supervisor::Order>,
     /// The way to have the payloads' manifests read again.
@@ -254,7 +259,10 @@ impl Actor {
         self.reloads
             .try_send(reply)
             .map_err(|_| Failure::Refused("manifests are being read again already; try again".to_owned()))?;
-        let Reloaded { added, changed, removed, problems } = done.await.map_err(|_| stopping())?;
+        let done = timeout(RELOADED, done)
+            .await
+            .map_err(|_| Failure::Failed("the manifests' disk does not answer".to_owned()))?;
+        let Reloaded { added, changed, removed, problems } = done.map_err(|_| stopping())?;
         let told = |what: &str, names: &[String]| names.iter().map(|name| format!("{what} {name}")).collect::<Vec<_>>();
         let lines = [told("added", &added), told("changed", &changed), told("removed", &removed)].concat();
         if problems.is_empty() {

@@ -171,6 +171,14 @@ pub struct Restrained {
     pub limits: Limits,
 }
 
+impl Restrained {
+    /// Neither power nor heat holds it back.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.power.0 == power::Rung::Free && self.heat.0 == ladder::Rung::Free
+    }
+}
+
 /// The decision in the words of alarms and the wire.
 pub(super) fn restraint(rules: &Rules, limited: &Limited, gpus: &[Gpu]) -> Restraint {
     let power = |cause| match cause {

@@ -1,8 +1,11 @@
 //! What is missing to what holds, and the orders that bring it about.
 
 use super::Effective;
+use crate::arbiter::view::View;
 use crate::sorted;
-use crate::wire::{DesiredPayload, Difference, FanTarget, MOST_DIFFERENCES, Order, PayloadAct, PayloadPhase, PowerCap};
+use crate::wire::{
+    DesiredPayload, Difference, FanTarget, MOST_DIFFERENCES, Market, Order, PayloadAct, PayloadPhase, PowerCap,
+};
 
 /// What is, as far as a desired state can change it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,6 +63,27 @@ impl Plan {
         } else if let Some(last) = all.last_mut() {
             "more than can be told".clone_into(&mut last.why);
         }
+    }
+}
+
+/// What was promised to somebody for now and is not served, by the arbiter's own word.
+pub fn unserved(market: &Market, unix_ms: Option<u64>, view: &View, plan: &mut Plan) {
+    let Some(now) = unix_ms else { return };
+    let due = market.leases.iter().filter(|lease| lease.from_ms <= now && now < lease.to_ms);
+    for name in due.map(|lease| &lease.payload) {
+        if view.gpus.iter().any(|gpu| gpu.runs.as_ref() == Some(name)) {
+            continue;
+        }
+        let left_out = view.left_out.iter().find(|(other, _)| other == name);
+        let why = match (left_out, &view.waits) {
+            _ if !view.enabled => "this agent leaves payloads to people: `[plan]` is not enabled",
+            (Some((_, why)), _) => why,
+            (None, Some(waits)) => waits,
+            _ if view.refused.contains(name) => "no GPU can be found for it",
+            _ if view.market.values.iter().any(|(other, _)| other == name) => ON_ITS_WAY,
+            _ => "its manifest has no `[plan]`",
+        };
+        plan.differ(format!("lease of payload {name}"), "served", "not served", why);
     }
 }
 

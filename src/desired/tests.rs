@@ -3,12 +3,13 @@ use std::fs;
 use proptest::prelude::*;
 
 use super::*;
+use crate::arbiter::view::{GpuView, MarketView, View};
 use crate::command::trust::{FleetConfig, Trust};
 use crate::command::verify::Me;
 use crate::units::{Millicelsius, Milliwatts};
 use crate::wire::{
-    Audience, DesiredPayload, DesiredProfile, EVERY_DAY, Encoding, FanTarget, Header, Kind, Order, PayloadAct,
-    PayloadPhase, PowerCap, Scope, SigningKey, StandingOrder, TrustedKey, Window, encode,
+    Audience, DesiredPayload, DesiredProfile, EVERY_DAY, Encoding, FanTarget, Header, Kind, Market, MarketLease, Order,
+    PayloadAct, PayloadPhase, PowerCap, Scope, SigningKey, StandingOrder, TrustedKey, Window, encode,
 };
 
 /// 2027-01-15 08:00 UTC, a Friday.
@@ -234,6 +235,47 @@ fn every_other_setting_has_its_order_and_its_reason() {
         ("maintenance", "ordered now"),
     );
     check(&|a| drop(a.payloads.remove(0)), &[], ("payload llm", "there is no such payload any more"));
+}
+
+#[test]
+fn a_lease_that_is_not_served_is_told_with_its_reason() {
+    let lease = |from_ms, to_ms| MarketLease { payload: "llm".to_owned(), from_ms, to_ms, priority: 0 };
+    let enabled = || View { enabled: true, ..View::default() };
+    let runs = GpuView { runs: Some("llm".to_owned()), ..GpuView::default() };
+    let known = MarketView { values: vec![("llm".to_owned(), 1)], ..MarketView::default() };
+    let now = (NOW, NOW + 1);
+    for ((from, to), clock, view, expected) in [
+        (now, Some(NOW), View { gpus: vec![runs], ..enabled() }, None),
+        (now, Some(NOW), View::default(), Some("this agent leaves payloads to people: `[plan]` is not enabled")),
+        (now, Some(NOW), enabled(), Some("its manifest has no `[plan]`")),
+        (now, Some(NOW), View { market: known.clone(), ..enabled() }, Some("on its way")),
+        (
+            now,
+            Some(NOW),
+            View { market: known, refused: vec!["llm".to_owned()], ..enabled() },
+            Some("no GPU can be found for it"),
+        ),
+        (
+            now,
+            Some(NOW),
+            View { left_out: vec![("llm".to_owned(), "in quarantine".to_owned())], ..enabled() },
+            Some("in quarantine"),
+        ),
+        (
+            now,
+            Some(NOW),
+            View { waits: Some("somebody works at the rig".to_owned()), ..enabled() },
+            Some("somebody works at the rig"),
+        ),
+        ((NOW + 1, NOW + 2), Some(NOW), enabled(), None),
+        ((NOW - 1, NOW), Some(NOW), enabled(), None),
+        (now, None, enabled(), None),
+    ] {
+        let mut plan = Plan::default();
+        unserved(&Market { leases: vec![lease(from, to)], ..Market::default() }, clock, &view, &mut plan);
+        let told: Vec<_> = plan.differences.iter().map(|told| (told.what.as_str(), told.why.as_str())).collect();
+        assert_eq!(told, expected.map(|why| ("lease of payload llm", why)).into_iter().collect::<Vec<_>>());
+    }
 }
 
 #[test]

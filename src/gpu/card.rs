@@ -141,6 +141,7 @@ impl Card {
     /// The operator has let somebody reset it: it is asked again as if for the first time.
     pub(super) fn forgive(&mut self) {
         (self.hangs, self.hung, self.again, self.wait) = (0, None, None, LOOK_AGAIN);
+        self.xids.forget_incidents();
         if self.now.presence != Presence::Seen {
             self.now.presence = Presence::Unseen;
         }
@@ -154,7 +155,7 @@ impl Card {
     /// Nothing is known of it now.
     pub(super) fn lose(&mut self, missing: Missing) {
         self.now.sample = Err(missing);
-        self.now.processes.clear();
+        self.now.processes = Err(missing);
     }
 
     /// The helper was lost over another GPU, or was not.
@@ -222,8 +223,7 @@ impl Card {
                 self.now.sample = Ok(Arc::from(sample));
             }
             Answer::Sample(Err(code)) => self.now.sample = Err(code.into()),
-            Answer::Processes(Ok(processes)) => self.now.processes = processes,
-            Answer::Processes(Err(_)) => self.now.processes.clear(),
+            Answer::Processes(processes) => self.now.processes = processes.map_err(Missing::from),
             Answer::Set(done) => self.drove(done),
             Answer::Inventory(_) | Answer::Settings(_) | Answer::Selftest(_) | Answer::Device(_) => {}
         }

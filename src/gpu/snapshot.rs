@@ -60,8 +60,8 @@ pub struct Gpu {
     pub widest: Option<u8>,
     /// The fan rule of the profile in force, as a zone of its own; none leaves its fans to the driver.
     pub air: Option<Arc<board::Zone>>,
-    /// What runs on it, as of some seconds ago.
-    pub processes: Vec<Process>,
+    /// What runs on it, as of some seconds ago; [`Missing::NotPresent`] where its driver does not tell.
+    pub processes: Reading<Vec<Process>>,
     /// Where its profile stands.
     pub profile: ProfileNow,
     /// Xids since the agent's start.
@@ -128,11 +128,17 @@ impl Gpu {
             sample: Err(Missing::NotPresent),
             widest: None,
             air: None,
-            processes: Vec::new(),
+            processes: Err(Missing::Stale),
             profile: ProfileNow::default(),
             xids: 0,
             last_xid: None,
         }
+    }
+
+    /// It is the one of this UUID.
+    #[must_use]
+    pub fn has(&self, uuid: &str) -> bool {
+        self.device.as_ref().is_some_and(|device| device.uuid == uuid)
     }
 
     /// Its temperature, where it tells one.

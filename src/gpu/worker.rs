@@ -171,6 +171,8 @@ impl Worker {
                 self.driver = Driver::Up;
                 self.told = None;
                 self.helper = Some(helper);
+                // What the last one said of processes is forgotten with it.
+                self.processes = None;
                 self.list();
                 // What it does not list is told in the next pass, not half a minute later.
                 self.looked = None;

@@ -124,7 +124,7 @@ impl Xids {
         Some(grade.escalated(self.incidents.len()))
     }
 
-    /// The GPU was reset, or its payload is another one: what was before is no sign of what comes.
+    /// The GPU may have been reset: what was before is no sign of what comes.
     pub fn forget_incidents(&mut self) {
         self.incidents.clear();
     }

@@ -15,7 +15,7 @@ use crate::command::verify::{self, Me, Received, Refused};
 use crate::control::step::power::Source;
 use crate::desired::{
     Actual, ActualGpu, ActualPayload, Effective, Kept, Known, Moment, Plan, Store, Taken, accept, effective, plan,
-    report,
+    report, unserved,
 };
 use crate::gpu::{Gpu, Phase};
 use crate::payload::supervisor::{Payloads, Status};
@@ -139,6 +139,9 @@ pub(super) fn look(
     let actual = actual(actor, &mut effective);
     let mut plan = plan(&effective, &actual);
     plan.orders.extend(put_out);
+    if let Some(market) = &desired.market {
+        unserved(market, now.unix_ms, &actor.plan.borrow(), &mut plan);
+    }
     let reported = report(Some(desired), refused, Some(&effective), &plan, now.unix_ms);
     (plan.orders, reported)
 }

@@ -107,7 +107,7 @@ impl Hooks for Rig {
     fn power(&self, gpus: &[Gpu]) -> Reading<Milliwatts> {
         let snapshot = Arc::clone(&self.snapshot.borrow());
         let known = |uuid: &str| {
-            let is = |gpu: &&crate::gpu::Gpu| gpu.device.as_ref().is_some_and(|device| device.uuid == uuid);
+            let is = |gpu: &&crate::gpu::Gpu| gpu.has(uuid);
             snapshot.gpus.gpus.iter().find(is).ok_or(Missing::NotPresent)
         };
         if gpus.is_empty() {

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use log::{info, warn};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
 use super::cgroup::Root;
 use super::lifecycle::{Cause, Exit, Phase, State};
@@ -308,20 +308,34 @@ pub async fn run(inputs: Inputs) {
         ward.add(manifest);
     }
     let mut asked = true;
+    // The manifests' disk may hang: orders, and what holds payloads back for heat or a breaker, do not wait for it.
+    let mut loading: Option<(JoinHandle<Found>, oneshot::Sender<Reloaded>)> = None;
     loop {
+        let free = asked && loading.is_none();
+        let loaded = async {
+            match &mut loading {
+                Some((found, _)) => found.await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             order = orders.recv() => match order {
                 Some(Order { name, what }) => ward.pass_on(&name, what),
                 None => break,
             },
-            reload = reloads.recv(), if asked => match reload {
+            found = loaded => {
+                // Of no file: it is not known that any is gone.
+                let found = found.unwrap_or_else(|error| (vec![], vec![Problems::one("", error.to_string())]));
+                let told = ward.reload(found);
+                if let Some((_, reply)) = loading.take() {
+                    // Who asked may be gone; it is done all the same.
+                    let _ = reply.send(told);
+                }
+            },
+            reload = reloads.recv(), if free => match reload {
                 Some(reply) => {
                     let load = Arc::clone(&load);
-                    let found = spawn_blocking(move || load()).await;
-                    // Of no file: it is not known that any is gone.
-                    let found = found.unwrap_or_else(|error| (vec![], vec![Problems::one("", error.to_string())]));
-                    // Who asked may be gone; it is done all the same.
-                    let _ = reply.send(ward.reload(found));
+                    loading = Some((spawn_blocking(move || load()), reply));
                 }
                 None => asked = false,
             },

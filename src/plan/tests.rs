@@ -252,6 +252,29 @@ proptest! {
         prop_assert_eq!(first.gpus, second.gpus);
     }
 
+    /// Energy costs nothing here, so margins move as prices do: two of them by 1.041 to 1 at most, against 1.05 for a change.
+    #[test]
+    fn prices_that_shake_within_the_stickiness_move_nobody(
+        (payloads, current, yields) in world(),
+        shakes in prop::collection::vec(prop::collection::vec(980..=1_020_u64, 4), 1..20),
+    ) {
+        let empty = vec![None; current.len()];
+        let calm = Inputs {
+            stickiness: Percent(5),
+            energy: MicroPerKilowattHour(0),
+            ..with(&payloads, &empty, &yields)
+        };
+        let settled = plan(&calm).gpus;
+        for shake in shakes {
+            let mut shaken = payloads.clone();
+            for (payload, part) in shaken.iter_mut().zip(shake) {
+                payload.value = MicroPerTera(payload.value.0 * part / 1_000);
+            }
+            let next = plan(&Inputs { payloads: &shaken, current: &settled, ..calm });
+            prop_assert_eq!(&next.gpus, &settled);
+        }
+    }
+
     #[test]
     fn a_break_even_is_where_it_turns((payloads, current, yields) in world()) {
         let inputs = with(&payloads, &current, &yields);

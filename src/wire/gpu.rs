@@ -299,6 +299,7 @@ impl GpuDetail {
             processes: gpu
                 .processes
                 .iter()
+                .flatten()
                 .map(|process| (process.pid, Value(process.memory.map_err(Missing::from))))
                 .collect(),
         }

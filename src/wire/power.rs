@@ -58,7 +58,10 @@ impl Rungs {
 
     /// Of each GPU; empty where all are free.
     pub(super) fn all(restraint: &Restraint) -> Vec<Self> {
-        let free = |one: &Restrained| one.power.0 == power::Rung::Free && one.heat.0 == ladder::Rung::Free;
-        if restraint.gpus.iter().all(free) { Vec::new() } else { restraint.gpus.iter().map(Self::new).collect() }
+        if restraint.gpus.iter().all(Restrained::is_free) {
+            Vec::new()
+        } else {
+            restraint.gpus.iter().map(Self::new).collect()
+        }
     }
 }

@@ -50,6 +50,7 @@ impl Rig {
             setpoints,
             snapshot: snapshots.clone(),
             payloads: watch::channel(Arc::default()).1,
+            plan: watch::channel(Arc::default()).1,
             orders: mpsc::channel(1).0,
             reloads: mpsc::channel(1).0,
             reboots: mpsc::channel(1).0,

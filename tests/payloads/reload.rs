@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rigd::payload::Hold;
 use rigd::payload::lifecycle::{Failure, Phase};
 use rigd::payload::manifest::Manifest;
 use rigd::payload::supervisor::{Refusal, Status, What};
@@ -45,6 +46,23 @@ fn what_has_changed_is_taken_in_and_the_rest_does_not_notice() {
         for name in ["a", "b", "c", "d"] {
             rig.stop(name).await;
         }
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_disk_that_hangs_keeps_no_order_waiting() {
+    block_on(async {
+        let rig = Rig::new("hanging", vec![sleeper("a", "one")]);
+        rig.until("a", running).await;
+        let told = rig.reload_slowly(async {
+            rig.stop("a").await;
+            rig.start("a").await.unwrap();
+            rig.hold("a", Hold::Stop).await;
+            rig.until("a", |status| status.hold == Hold::Stop && status.pid.is_none()).await;
+        });
+        // Nothing is there any more, as that disk says at last.
+        assert_eq!(told.await.removed, ["a"]);
         rig.end().await;
     });
 }

@@ -170,8 +170,30 @@ impl Rig {
     /// Has it read these manifests in place of those before.
     pub(crate) async fn reload(&self, found: Found) -> Reloaded {
         *self.found.lock().unwrap() = found;
+        tokio::time::timeout(DEADLINE, self.begin_reload().await).await.unwrap().unwrap()
+    }
+
+    async fn begin_reload(&self) -> oneshot::Receiver<Reloaded> {
         let (reply, answer) = oneshot::channel();
         self.reloads.send(reply).await.unwrap();
+        answer
+    }
+
+    /// Has them read again from a disk that answers when `meanwhile` is over.
+    pub(crate) async fn reload_slowly(&self, meanwhile: impl Future<Output = ()>) -> Reloaded {
+        // Held by a thread of its own, as a disk is.
+        let ((held, holds), (release, released)) = (oneshot::channel(), std::sync::mpsc::sync_channel::<()>(0));
+        let found = Arc::clone(&self.found);
+        let disk = std::thread::spawn(move || {
+            let _found = found.lock().unwrap();
+            held.send(()).unwrap();
+            let _ = released.recv();
+        });
+        holds.await.unwrap();
+        let answer = self.begin_reload().await;
+        meanwhile.await;
+        drop(release);
+        disk.join().unwrap();
         tokio::time::timeout(DEADLINE, answer).await.unwrap().unwrap()
     }
 

@@ -37,7 +37,8 @@ fn gpu(number: u8, used_mib: u32) -> Gpu {
     let device = Device { uuid: format!("G{number}"), ..device() };
     let told = Sample { memory_used: Ok(Mebibytes(used_mib)), ..sample(1_500, 99, 0) };
     let pci = device.pci;
-    Gpu { device: Some(Arc::new(device)), presence: Presence::Seen, sample: Ok(Arc::new(told)), ..Gpu::unseen(pci) }
+    let (device, sample) = (Some(Arc::new(device)), Ok(Arc::new(told)));
+    Gpu { device, presence: Presence::Seen, sample, processes: Ok(Vec::new()), ..Gpu::unseen(pci) }
 }
 
 /// A planned payload that was never started.
@@ -69,7 +70,7 @@ impl Bench {
         };
         let mut yields = Yields::default();
         let on = [("G0".to_owned(), Milliwatts(220_000))];
-        yields.learn("miner", &on, MilliPerSecond(100_000_000_000), 3_600);
+        yields.learn("miner", &on, true, MilliPerSecond(100_000_000_000), 3_600);
         Self {
             config,
             profiles: GpuConfig::default(),
@@ -138,20 +139,26 @@ impl Bench {
 #[test]
 fn what_is_known_is_planned_with_and_what_is_not_there_is_not() {
     type Change = fn(&mut Bench);
-    let changes: [(&str, Change, [&str; 2]); 18] = [
+    let changes: [(&str, Change, [&str; 2]); 20] = [
         ("the miner, on the one and on its like", |_| {}, ["miner", "miner"]),
         ("a GPU that is lost", |bench| bench.gpus[1].presence = Presence::Lost, ["miner", "-"]),
-        ("one that does not tell", |bench| bench.gpus[1].sample = Err(crate::reading::Missing::Stale), ["miner", "-"]),
+        ("one that does not tell", |bench| bench.gpus[1].sample = Err(Missing::Stale), ["miner", "-"]),
         ("one with memory in use", |bench| bench.gpus[1] = gpu(1, 601), ["miner", "-"]),
         (
             "one with a process that is there",
-            |bench| bench.gpus[1].processes.push(Process { pid: 7, memory: Ok(Mebibytes(1)) }),
+            |bench| bench.gpus[1].processes = Ok(vec![Process { pid: 7, memory: Ok(Mebibytes(1)) }]),
             ["miner", "-"],
         ),
         (
             "one with a process that has ended since",
-            |bench| bench.gpus[1].processes.push(Process { pid: 8, memory: Ok(Mebibytes(1)) }),
+            |bench| bench.gpus[1].processes = Ok(vec![Process { pid: 8, memory: Ok(Mebibytes(1)) }]),
             ["miner", "miner"],
+        ),
+        ("one without a word of what runs on it", |bench| bench.gpus[1].processes = Err(Missing::Bus), ["miner", "-"]),
+        (
+            "one that tells of its memory alone",
+            |bench| bench.gpus[1].processes = Err(Missing::NotPresent),
+            ["miner"; 2],
         ),
         (
             "one with somebody's who is not planned",
@@ -261,6 +268,12 @@ fn what_nobody_knows_is_tried_once_a_day_where_a_gpu_can_be_spared() {
     assert_eq!(bench.planned(), ["llm", "miner"]);
     bench.trial = None;
     assert_eq!(bench.planned(), ["miner", "miner"]);
+    // Known on one make, it is tried on the other all the same.
+    bench.yields.learn("llm", &[("G0".to_owned(), Milliwatts(220_000))], true, MilliPerSecond(1), 3_600);
+    assert_eq!(tried(&bench), None, "its like is known");
+    let other = Device { name: "another make".to_owned(), ..Device::clone(bench.gpus[1].device.as_ref().unwrap()) };
+    bench.gpus[1].device = Some(Arc::new(other));
+    assert_eq!(tried(&bench), on("G1"));
     let worthless = Market { until_ms: NOW_MS + 1, values: vec![], ..Market::default() };
     let value = MarketValue { payload: "llm".to_owned(), value: MicroPerTera(0) };
     bench.market = Some(Market { values: vec![value], ..worthless });
@@ -268,15 +281,44 @@ fn what_nobody_knows_is_tried_once_a_day_where_a_gpu_can_be_spared() {
 }
 
 #[test]
+fn what_was_promised_is_held_back_last() {
+    let mut bench = Bench::new();
+    for (at, gpu) in ["G0", "G1"].into_iter().enumerate() {
+        bench.payloads[at].phase = Phase::Running;
+        bench.payloads[at].gpus = vec![gpu.to_owned()];
+    }
+    let worths = |bench: &Bench| {
+        bench.with(|facts| {
+            let draft = facts.draft();
+            crate::arbiter::worths(&draft, &facts.inputs(&draft))
+        })
+    };
+    let worth = |bench: &Bench, name: &str| worths(bench).get(name).copied();
+    assert!(worth(&bench, "miner").is_some_and(|worth| worth > 1));
+    assert_eq!(worth(&bench, "llm"), None, "nobody knows what it yields");
+    let lease = MarketLease { payload: "llm".to_owned(), from_ms: NOW_MS, to_ms: NOW_MS + 1, priority: 3 };
+    bench.market = Some(Market { until_ms: NOW_MS + 1, leases: vec![lease], ..Market::default() });
+    assert!(worth(&bench, "llm") > worth(&bench, "miner"));
+    bench.market = None;
+    bench.trial = Some(Trial { payload: "llm".to_owned(), uuid: "G1".to_owned(), until: NOW });
+    assert_eq!(worth(&bench, "llm"), None, "what is only tried was promised to nobody");
+}
+
+#[test]
 fn it_is_told_what_keeps_a_gpu_from_every_payload() {
     type Change = fn(&mut Bench);
-    let changes: [(&str, Change, Option<&str>); 7] = [
+    let changes: [(&str, Change, Option<&str>); 8] = [
         ("nothing", |_| {}, None),
         ("memory", |bench| bench.gpus[1] = gpu(1, 601), Some("not free: 601 MiB are in use, and no payload is on it")),
         (
             "a process",
-            |bench| bench.gpus[1].processes.push(Process { pid: 7, memory: Ok(Mebibytes(1)) }),
+            |bench| bench.gpus[1].processes = Ok(vec![Process { pid: 7, memory: Ok(Mebibytes(1)) }]),
             Some("not free: process 7 is on it, and no payload"),
+        ),
+        (
+            "what is not known",
+            |bench| bench.gpus[1].processes = Err(Missing::Bus),
+            Some("not free: what runs on it is not known: bus"),
         ),
         (
             "a payload",
@@ -323,7 +365,7 @@ fn a_guess_is_planned_with_until_somebody_knows_better() {
     let mut planned = bench.planned();
     planned.sort();
     assert_eq!(planned, ["llm", "miner"]);
-    bench.yields.learn("llm", &[("G1".to_owned(), Milliwatts(220_000))], MilliPerSecond(20_000_000_000), 60);
+    bench.yields.learn("llm", &[("G1".to_owned(), Milliwatts(220_000))], true, MilliPerSecond(20_000_000_000), 60);
     assert_eq!(known(&bench), [Some(Known::Alike), Some(Known::Measured)]);
     assert_eq!((bench.planned(), tried(&bench)), (vec!["miner".to_owned(); 2], None));
 }

@@ -110,8 +110,10 @@ fn bench(name: &str) -> Bench {
         reload.recv().await.unwrap().send(reloaded).unwrap();
     });
     let (follow, _) = Follow::new();
+    let (_, plan) = watch::channel(Arc::default());
+    let trust_clock = true;
     let actor =
-        Actor { board, setpoints, snapshot, payloads, orders, reloads, reboots, follow, end, trust_clock: true };
+        Actor { board, setpoints, snapshot, payloads, plan, orders, reloads, reboots, follow, end, trust_clock };
     Bench { actor, told, ends, state, _snapshots: snapshots }
 }
 

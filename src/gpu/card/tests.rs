@@ -52,7 +52,18 @@ fn a_gpu_that_is_left_alone_stays_alone_and_gets_its_fans_back_once() {
     card.listed(device(), Record::default());
     assert_eq!(card.now.presence, Presence::Hung);
     assert_eq!((card.drive(half), card.drive(half)), (Some(None), None), "one attempt, which may hang as well");
+    let escalates = |card: &mut Card| {
+        let began = now();
+        let xid = |at| card.xid(31, began + Duration::from_secs(at));
+        [0, 60, 120].map(xid).last().copied().flatten()
+    };
+    assert_eq!((escalates(&mut card), card.xids.count), (Some(Action::ResetGpu), 3));
     card.forgive();
+    assert_eq!(
+        card.xid(31, now() + Duration::from_secs(180)),
+        Some(Action::RestartApplication),
+        "it may have been reset"
+    );
     assert_eq!(card.now.presence, Presence::Unseen);
     card.listed(device(), Record::default());
     assert_eq!(card.now.presence, Presence::Seen);

@@ -228,6 +228,11 @@ impl Worker {
                 let _ = reply.send(Err(Refusal::Unknown));
                 return;
             }
+            // Decided before somebody began to work at the rig.
+            What::Run(reply) if self.rests() => {
+                let _ = reply.send(Err(Refusal::NotStarted("somebody works at the rig".to_owned())));
+                return;
+            }
             What::Run(reply) => (Event::Start, reply),
             What::Rest(reply) => (Event::Stop, reply),
             What::Start(reply) => (Event::Start, reply),
