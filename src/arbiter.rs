@@ -8,8 +8,8 @@
 //!                                            arbiter.json: the step is on the disk before it is taken
 //! ```
 //!
-//! Only payloads whose manifest has a `[plan]` are its business, and those only while nobody has stopped them: who is stopped by
-//! somebody stays so until somebody starts it. A payload that was given up stays out until somebody clears it; one that did not work
+//! Only payloads whose manifest has a `[plan]` are its business, and those only while nobody has stopped them: what is stopped by
+//! hand stays so until it is started by hand. A payload that was given up stays out until somebody clears it; one that did not work
 //! when its turn came is left out for a minute, then two, an hour at most. While somebody works at the rig nothing is decided.
 //!
 //! It lives on the agent's own thread and wakes with each tick of control, which it shares with the publisher; a plan for 16 GPUs

@@ -2,7 +2,7 @@
 //!
 //! Each record holds the SHA-256 of the one before it, and a number. Whoever changes, removes, adds or moves a record breaks the
 //! chain behind it; whoever rewrites the whole chain, or cuts its end off, changes the [head](Audit::head), which the rig
-//! tells the control plane, where nobody on the rig can change it.
+//! reports to the control plane, where nobody on the rig can change it.
 //!
 //! ```text
 //! audit-0000000000000001.log   record 1 … record 812       [`FILES`] files of about [`FILE_BYTES`]; the oldest goes

@@ -1,8 +1,8 @@
 //! What was learnt of a fan: how fast it turns at which drive, where it starts and where it stalls.
 //!
 //! Kept in a file of its own in the state directory, by board and fan name, so that a fan that moves to another connector
-//! does not take another's curve. A file that cannot be read or understood is put aside and never stops a start: the
-//! board's own numbers hold then.
+//! does not take another's curve. A file that cannot be read or understood is put aside and never stops a start: then
+//! the board's own numbers hold.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,4 +1,4 @@
-//! The control plane for a site that has no other: stores what rigs say, each message once, and tells them what it has.
+//! The control plane for a site that has no other: stores what rigs say, each message once, and tells rigs what it has.
 //!
 //! ```text
 //! broker ── link ── mpsc<Heard> ──> loop ── one batch at a time ──> store thread ── SQLite, synced
@@ -10,8 +10,8 @@
 //! # What it promises
 //!
 //! - A message is acknowledged, to the broker and to its rig, only after the transaction that stored it is on the disk
-//!   (`synchronous = FULL`). Killed at any instant it has stored it, or it comes again.
-//! - (rig, boot, lane, seq) is stored once, whoever sends it how often.
+//!   (`synchronous = FULL`). Whenever it is killed, the message is stored or comes again.
+//! - (rig, boot, lane, seq) is stored once, however often it is sent.
 //! - A watermark never speaks of what is not in the store: it is computed from the same transaction.
 //! - Where the store cannot be written (a full disk) nothing is acknowledged, and it is tried again each second. Where it is
 //!   damaged, or another collector has it, it ends and says so.

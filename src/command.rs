@@ -16,7 +16,7 @@
 //! | [`act`] | carries an order out |
 //! | [`journal`] | what was accepted and what came of it, on disk, so that nothing is carried out twice |
 //!
-//! Nothing here reads a clock or the network; journal, trust and mark alone write files, and block while they do.
+//! Nothing here but `act` reads a clock, and nothing the network; only journal, trust and mark write files, and block while they do.
 
 pub mod act;
 pub mod journal;

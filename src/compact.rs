@@ -1,4 +1,4 @@
-//! Postcard, written in one way. Messages, records and journals have parts in common; postcard's own `to_allocvec` and `to_extend` would
+//! Postcard by one writer. Messages, records and journals have parts in common; postcard's own `to_allocvec` and `to_extend` would
 //! each bring the code for all of them once more.
 
 use postcard::ser_flavors::Flavor;

@@ -276,6 +276,9 @@ fn ranged(table: &Table<'_>, key: &str, default: u32, low: u32, high: u32) -> u3
 }
 
 #[cfg(test)]
+mod example;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A state is taken as a whole or not at all: its revision must rise, and all that it names must be there. The last good one
-//! stays in force, over restarts, without the broker, and when it gets old: an age over [`STALE_MS`] is told and nothing is
-//! done about it. [`effective`] is what holds at this minute, standing orders and all; [`plan`] compares it with what is and
+//! stays in force, over restarts, without the broker, and when it gets old: an age over [`STALE_MS`] is reported and
+//! nothing is done about it. [`effective`] is what holds at this minute, standing orders and all; [`plan`] compares it with what is and
 //! gives the orders that are missing, each once: what is on its way, or failed, is a difference and is not ordered again.
 //!
 //! What a state does not name is left as it is. Its power cap is one of its own: without one it has none, and a cap that a

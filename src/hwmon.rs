@@ -1,7 +1,7 @@
 //! `/sys/class/hwmon` as a sensor source: chips that a kernel driver owns.
 //!
-//! A `_fault` file of some drivers (max31790) is cleared by being read, for every reader; an alarm made of it lasts until it
-//! has been gone for a while. The kernel's unit is ours in all but power (hwmon has microwatts; Documentation/hwmon/sysfs-interface.rst).
+//! Reading clears a `_fault` file of some drivers (max31790), for every reader; an alarm made of it lasts until the fault has been
+//! gone for a while. The kernel's units are ours in all but power (microwatts; Documentation/hwmon/sysfs-interface.rst).
 
 mod drive;
 

@@ -1,17 +1,27 @@
 //! rigd: the agent on each rig of a GPU fleet that earns with AI work, mining, or neither, whichever pays.
 //!
 //! ```text
-//! chip ── bus thread ── watch<BusSnapshot> ──┐                        ┌── Order, one a tick ── bus thread ── fan chip
-//! kernel driver ── hwmon ────────────────────┼── control: step() ─────┤
-//! setpoint ── watch<Setpoints> ──────────────┤   its own thread       ├── watch<Snapshot> ─┐
-//! board file ── Board, resolved and checked ─┘                        └── mpsc<Edge> ──────┴─ publisher ─ outbox ─ link ─ broker
-//!                                                                                               ^ │       disk             │
-//!                              setpoint, payload <── command::act <── command, desired <── inbox ─┘                     collect
-//!                                                         └── audit     journal, on the disk: before anything is done
+//! board file ── Board, resolved and checked ─┐                      ┌── Order, one a tick ── bus thread ── fan chip
+//! chip ── bus thread ── watch<BusSnapshot> ──┤                      ├── Order, one a tick ── GPU thread ── rigd-nvml ── NVML
+//! kernel driver ── hwmon ────────────────────┤   control: step()    ├── mpsc<Order> ── supervisor: hold, restart
+//! GPU thread ── watch<GpuSnapshot> ──────────┼── on a thread of ────┤
+//! supervisor ── watch<Payloads> ─────────────┤   its own            ├── watch<Snapshot> ── publisher, energy, arbiter, local
+//! setpoint ── watch<Setpoints> ──────────────┘                      └── mpsc<Edge> ── publisher: an event
+//!
+//! manifests ── supervisor ── lifecycle::next ── process in its cgroup and sandbox ── watch<Payloads>
+//!                  ^  a task for each payload: probe, meter, log
+//! arbiter ─────────┘  plan::plan: which payload has which GPU; GPUs change hands by setpoint and mpsc<Order>
+//! energy ── books, chained records ── receipts ── publisher
+//!
+//! publisher ── outbox ── link ── broker ── collect             telemetry, events, answers, receipts, with the disk behind
+//! broker ── link ── inbox ── command, desired ── command::act ── setpoint, supervisor
+//!                               └── journal and audit, on the disk before anything is done
+//! rigd-ctl ── local, a socket on the rig ── what is known; orders to the same owners
 //! ```
 //!
-//! What is asked of a rig over the broker never reaches a chip or a driver: it ends as a setpoint, and control keeps that inside the
-//! limits of board and profile, or at the owner of the thing.
+//! Control and the GPU thread are OS threads, and so is each bus; all else shares one thread of tasks, with threads of their own
+//! for what waits for the disk. What is asked of a rig over the broker never reaches a chip or a driver itself: it ends as a
+//! setpoint, which control keeps inside the limits of board and profile, or as an order to the owner of the thing.
 //!
 //! # Reading order
 //!
@@ -27,13 +37,12 @@
 //! | [`identity`] | what a board's EEPROM says of the board |
 //! | [`hwmon`] | chips that a kernel driver owns |
 //! | [`bus`] | one thread per adapter; raw I2C, SMBus, or the simulated rig's socket |
+//! | `mailbox` | the newest order for a thread; an older one that was not begun gives way |
 //! | [`calibration`] | what was learnt of a fan |
 //! | [`gpu`] | what is known of GPUs and ordered of them; profiles as transactions |
-//! | `compact` | postcard, by one writer for messages and records |
+//! | `compact`, `sorted` | postcard and sorting, each written once for all types |
 //! | `statefile`, [`framed`], `digest` | files in the state directory; files that are only appended to; a number for a content |
-//! | [`audit`] | who did what, in a log that cannot be changed unseen |
 //! | [`setpoint`] | what is asked of the rig beyond its configuration |
-//! | `desired_file` | a desired state as people write it, for the operator's tool |
 //! | [`control`] | the tick: read all, decide once, order once |
 //! | [`energy`] | what the rig and each payload have used, and the records of it |
 //! | [`history`] | the last hour in memory |
@@ -41,12 +50,13 @@
 //! | [`plan`] | which payload has which GPU; a dry run of it, `rigd-ctl simulate`, is not in the agent |
 //! | [`arbiter`] | brings that plan about: measures, switches, takes back what does not work |
 //! | [`wire`] | the only types that reach the broker |
-//! | [`mqtt`] | outbox, publisher, link |
+//! | [`mqtt`] | outbox, publisher, inbox, link |
 //! | [`command`] | who may command, whether this is a command, that none is carried out twice |
 //! | [`desired`] | what the rig shall be, and the orders that bring it about |
+//! | `desired_file` | a desired state as people write it, for the operator's tool |
 //! | [`audit`] | who did what, in a log that cannot be changed unseen |
 //! | `collect` | the control plane of a small site: `rigd-ctl collect`; not in the agent |
-//! | [`local`] | the socket on the rig itself: what `rigd-ctl plot` asks |
+//! | [`local`] | the socket on the rig itself: what `rigd-ctl` asks and orders there |
 //! | [`clock`], [`logger`] | where time comes from, where log lines go |
 //!
 //! # Glossary
@@ -56,8 +66,15 @@
 //!   answer to them.
 //! - **Tick**: one round of control. **Pass**: one round of a bus thread over its chips, started by a tick.
 //! - **Duty**: fan drive in hundredths of a percent. **Full air**: all fans of a zone at 100 %.
+//! - **Rung**: how far a zone has climbed from its normal curve towards full air; an alarm names it.
+//! - **Profile**: what a GPU is set to. **Cap**: a limit in watts, of the rig or of a GPU. **Ceiling**: the same for a clock. They
+//!   stand beside a profile, and the lower holds.
+//! - **Hold**: how far a payload is held back for the rig's power or heat: paused, drained or stopped, until it is free again.
 //! - **Birth**: the retained message with all that does not change; **telemetry** carries values only and the birth's id.
-//! - **Boot**: a random number per start of the agent; (boot, lane, seq) names a message for ever.
+//! - **Boot**: a random number per start of the agent. **Lane**: the messages of one kind, numbered from 1 in each boot without a
+//!   hole; (boot, lane, seq) names a message for ever.
+//! - **Watermark**: up to which number of a lane the control plane has everything stored; the rig keeps what is above it.
+//! - **Receipt**: a record of the energy of a quarter of an hour, chained to the one before and signed by the rig.
 //!
 //! # Laws
 //!

@@ -8,7 +8,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`manifest`] | what a payload is, as data; one file each, with examples |
+//! | [`manifest`] | what a payload is, as data; one file each, as in `examples/payloads/` |
 //! | [`lifecycle`] | what happens next, as a pure function |
 //! | `process`, `spawn`, `prepare` | from a manifest to a running program and to its end |
 //! | [`sandbox`] | the layers that keep it to itself |
@@ -23,8 +23,8 @@
 //! | [`reboot`] | whether the rig is restarted for it |
 //! | [`supervisor`] | the tasks that tie it together |
 //!
-//! An agent that ends, however it ends, leaves payloads running, or paused; the next one adopts them by cgroup and start time. There is never a
-//! moment at which a payload runs and is not on record: its process waits for a word from the agent until the record is written.
+//! An agent that ends, however it ends, leaves payloads running, or paused; the next one adopts them by cgroup and start time. No
+//! payload ever runs without being on record: its process waits for a word from the agent until the record is written.
 
 pub mod config;
 pub mod lifecycle;

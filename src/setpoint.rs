@@ -1,5 +1,5 @@
 //! What is asked of the rig beyond its configuration: profiles of GPUs, targets of zones, which payload gets which GPUs, how much
-//! it may draw, maintenance, being heard.
+//! it may draw, maintenance, and that its fans pulse so that somebody finds it.
 //!
 //! ```text
 //! command, desired state ── Desk: is it possible here? ── watch<Setpoints> ──> control, which alone gives orders

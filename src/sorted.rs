@@ -1,5 +1,5 @@
-//! Order, where there are few to put in order. The standard library's sort is made for a million and comes as 4 KB of code for every type
-//! it is used on, in the agent as in any program; collecting into one of its trees sorts first. None of the agent's lists is that long.
+//! Sorting, for short lists. The standard library's sort is made for a million items and costs 4 KB of code for every type that it
+//! is used on; collecting into one of its trees sorts first, and costs the same. None of the agent's lists is that long.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};

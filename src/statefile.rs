@@ -2,7 +2,7 @@
 //!
 //! Writing is a file beside it, fsync, rename, fsync of the directory: a power cut at any instant leaves the old file or
 //! the new one. A file that cannot be read or understood never stops a start: it is put aside under another name, for
-//! whoever wants to look, and told.
+//! whoever wants to look, and reported.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

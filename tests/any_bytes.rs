@@ -23,9 +23,9 @@ use rigd::payload::manifest::Manifest;
 use rigd::wire::{Birth, Encoding, Header, Kind, encode};
 
 const MANIFESTS: [&str; 3] = [
-    include_str!("../src/payload/examples/t-rex.toml"),
-    include_str!("../src/payload/examples/vllm.toml"),
-    include_str!("../src/payload/examples/open-webui.toml"),
+    include_str!("../examples/payloads/t-rex.toml"),
+    include_str!("../examples/payloads/vllm.toml"),
+    include_str!("../examples/payloads/open-webui.toml"),
 ];
 
 fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {

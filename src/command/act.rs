@@ -336,11 +336,12 @@ fn settled(gpus: &[Gpu], uuid: Option<&str>, name: &str) -> Option<Result<String
     let wanted = (name != crate::gpu::config::NONE).then_some(name);
     let mut on = 0;
     for gpu in meant {
-        match (gpu.profile.phase, gpu.profile.name.as_deref()) {
-            (Phase::Probation | Phase::Committed, now) if now == wanted => on += 1,
-            (Phase::Default, None) if wanted.is_none() => on += 1,
-            (Phase::RollingBack, _) => return Some(Err(format!("GPU {}: did not hold, and is taken back", gpu.pci))),
-            _ => return None,
+        let now = gpu.profile.name.as_deref();
+        match gpu.profile.phase {
+            Phase::Probation | Phase::Committed if now == wanted => on += 1,
+            Phase::Default if now.is_none() && wanted.is_none() => on += 1,
+            Phase::RollingBack => return Some(Err(format!("GPU {}: did not hold, and is taken back", gpu.pci))),
+            Phase::Default | Phase::Applying | Phase::Probation | Phase::Committed => return None,
         }
     }
     Some(Ok(format!("read back on {on} GPUs")))

@@ -105,7 +105,9 @@ impl Lookup<'_> {
         let fresh = self.fresh(bus);
         let stands = |(chip, health): (&ChipReading, &Health)| match fresh {
             Err(Missing::Stale) => (Health::Failed(Missing::Stale), Faults::NONE),
-            _ => (*health, chip.faults),
+            Ok(()) | Err(Missing::NotPresent | Missing::Off | Missing::Bus | Missing::Implausible) => {
+                (*health, chip.faults)
+            }
         };
         bus.chips.iter().zip(&bus.health).map(stands).collect()
     }

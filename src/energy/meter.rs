@@ -4,7 +4,8 @@
 //! of that, whatever was between two readings; its power is the mean of a second, and late. A counter that goes back (the driver was
 //! loaded anew, a card was reset) or that leaps by more than any card draws is a gap. One that stands still or is silent for
 //! [`LONGEST`] is no counter: then its power counts, as for a card that has none. So it does for [`WINDOW`] after one in which both
-//! differ by more than [`APART`]: there are rigs where the counter tells half of what the power adds up to (ml-energy/zeus#181).
+//! differ by more than [`APART`]: there are rigs where the counter tells half of what the power adds up to
+//! (ml-energy/zeus, issue 181).
 //!
 //! Until a counter moves its time is neither counted nor a gap: at most [`LONGEST`], which an agent that is killed loses.
 
@@ -131,10 +132,10 @@ mod tests {
         Ok(Milliwatts(watts * 1_000))
     }
 
-    /// Ticks of a tenth of a second, each with power in W and counter in mJ: what each settles.
-    /// Power, counter, and what is settled by them.
+    /// Power in W, counter in mJ, and what is settled by them.
     type Row = (Option<u32>, Option<u64>, Option<(u64, Option<u64>)>);
 
+    /// Ticks of a tenth of a second: what each settles.
     fn check(name: &str, rows: &[Row]) {
         let mut own = Own::default();
         own.next(mw(100), Ok(Millijoules(50_000)), (None, 0));

@@ -10,12 +10,12 @@
 //! a power limit that falls. Then the locks, set over the old ones and not after a reset, which would leave the card free
 //! for an instant under the old offset. Then whatever speeds up: a power limit that rises, and offsets that rise last of
 //! all, because an offset above zero beside a lock is an undervolt: the lock bounds the clock with the offset in it
-//! (xor2k/gpu_undervolt#1, LACT#486), and without the lock the same offset is an overclock that nobody meant. For the same
-//! reason such an offset is not set at all where the lock cannot be had.
+//! (xor2k/gpu_undervolt, issue 1; ilya-zlobintsev/LACT, issue 486), and without the lock the same offset is an overclock that
+//! nobody meant. For the same reason such an offset is not set at all where the lock cannot be had.
 //!
-//! Offsets snap to what the card can do (LACT#1202: 464 MHz for 465), so they hold within one step. Locks cannot be read
-//! back; [`outside`] judges the core lock by the clock. The memory lock is not judged: it snaps to one of few states, which
-//! may be far away (lolMiner-releases#1851: 6000 MHz for 5001).
+//! Offsets snap to what the card can do (ilya-zlobintsev/LACT, issue 1202: 464 MHz for 465), so they hold within one step. Locks
+//! cannot be read back; [`outside`] judges the core lock by the clock. The memory lock is not judged: it snaps to one of few
+//! states, which may be far away (Lolliedieb/lolMiner-releases, issue 1851: 6000 MHz for 5001).
 
 use std::fmt;
 
@@ -271,8 +271,9 @@ pub fn below(lock: Option<(Megahertz, Megahertz)>, ceiling: Option<Megahertz>) -
 }
 
 /// The memory lock that holds beside a ceiling: the lower of both. A memory has few clocks, and of what is between them a driver
-/// makes the next one (lolMiner-releases#1851), which may be higher, or nothing (rigel#194); so it is the highest clock of the
-/// card's at or below the ceiling, and both ends of the lock, as miners have it. Of a ceiling below them all it is the lowest.
+/// makes the next one (Lolliedieb/lolMiner-releases, issue 1851), which may be higher, or nothing (rigelminer/rigel, issue 194);
+/// so it is the highest clock of the card's at or below the ceiling, and both ends of the lock, as miners have it. Of a ceiling
+/// below them all it is the lowest.
 #[must_use]
 pub fn memory_below(
     lock: Option<(Megahertz, Megahertz)>,

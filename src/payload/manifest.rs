@@ -1,4 +1,4 @@
-//! What a payload is: one TOML file in `/etc/rigd/payloads.d/`, named after it. `examples/` has one of each sort.
+//! What a payload is: one TOML file in `/etc/rigd/payloads.d/`, named after it. `examples/payloads/` has one of each sort.
 //!
 //! Only `argv` or `[container]` is needed; all else has a default that suits a program that runs until it is told to stop.
 //! A secret never stands in a manifest: `[secret]` names the file that holds it.

@@ -42,7 +42,8 @@
 //!
 //! A place is a JSON pointer (with `*` for "sum over all", `?` for "the only one", `#` for "how many"), a series with
 //! labels to match (all that match are summed), or a key. Numbers as strings are numbers. Every poll costs the payload
-//! something, and two programs that poll one miner break each other (SWARM#201): poll from one place and fan out.
+//! something, and two programs that poll one miner break each other (MaynardMiner/SWARM, issue 201): poll from one place and
+//! fan out.
 //!
 //! Bounds: an answer is read up to 256 KiB and for 2 s, and what came until then is used as far as it is complete. A
 //! first request to a program that never answers costs 2 s of waiting in its own task, and nothing else.

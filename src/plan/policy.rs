@@ -2,26 +2,25 @@
 //!
 //! ```toml
 //! gpus = ["RTX 4090", "RTX 3060"]      # the kind of each GPU
-//! base_mw = 100_000                    # the rig without its GPUs
-//! idle_mw = 20_000                     # an idle GPU
-//! [planner]                            # all of it may be left out
-//! horizon_min = 60                     # prices are taken to stay for so long
-//! stickiness_percent = 5               # what a change must bring on top of its cost
-//! every_min = 15                       # decisions between two rows of the prices
+//! base_w = 100                         # the rig without its GPUs
+//! idle_w = 20                          # an idle GPU
+//! [plan]                               # as in rigd.toml; all of it may be left out
+//! horizon_min = 60                     # prices are taken to stay as they are for so long
+//! stickiness_pct = 5                   # what a change must bring on top of its cost
+//! every_s = 900                        # decisions between two rows of the prices
 //! [energy]                             # what is paid of what the prices say; may be left out
-//! percent = 125
+//! pct = 125
 //! added_micro_per_kwh = 500_000
 //! [payload.mining]
 //! value_micro_per_tera = 3_000_000     # where the prices have no column of its name
 //! [payload.mining.on."RTX 4090"]       # as it was measured there
-//! milli_per_s = 120_000_000_000
-//! mw = 310_000
+//! rate = 120_000_000                   # units of work a second
+//! w = 310
 //! ```
 //!
+//! Keys mean what they mean in `rigd.toml` and in the `[plan]` of a manifest.
 //! Times of day are UTC. A payload without any measurement could never run and is a mistake.
 
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use super::simulate::{Policy, Prices, Rig, time};
@@ -67,24 +66,14 @@ impl Tariff {
 }
 
 impl Scenario {
-    /// Reads the file. `priced` are the payloads that the prices have values for.
-    ///
-    /// # Errors
-    /// Every mistake in it, with file, line and key.
-    pub fn load(path: &Path, priced: &[String]) -> Result<Self, Problems> {
-        let file = path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|error| Problems::one(&file, error.to_string()))?;
-        Self::parse(&file, &text, priced)
-    }
-
-    /// Reads the text of a file of this name.
+    /// Reads the text of a file of this name. `priced` are the payloads that the prices have values for.
     ///
     /// # Errors
     /// Every mistake in it, with file, line and key.
     pub fn parse(file: &str, text: &str, priced: &[String]) -> Result<Self, Problems> {
         let source = Source::parse(file, text)?;
         let root = source.root();
-        root.only(&["gpus", "base_mw", "idle_mw", "planner", "energy", "payload"]);
+        root.only(&["gpus", "base_w", "idle_w", "plan", "energy", "payload"]);
         let kinds = root.texts("gpus");
         if kinds.is_empty() || kinds.len() > MOST {
             root.complain("gpus", format!("must name the kinds of 1 to {MOST} GPUs"));
@@ -101,25 +90,25 @@ impl Scenario {
             payloads.push(payload(name, table, &kinds, priced.contains(name)));
             yields.push(measured(table, &kinds));
         }
-        let planner = root.table("planner");
-        planner.only(&["horizon_min", "stickiness_percent", "every_min"]);
+        let plan = root.table("plan");
+        plan.only(&["horizon_min", "stickiness_pct", "every_s"]);
         let energy = root.table("energy");
-        energy.only(&["percent", "added_micro_per_kwh"]);
+        energy.only(&["pct", "added_micro_per_kwh"]);
         let scenario = Self {
             rig: Rig {
                 payloads,
                 gpus: kinds.len(),
                 yields,
-                idle: Milliwatts(root.needed_number("idle_mw")),
-                base: Milliwatts(root.needed_number("base_mw")),
+                idle: watts(&root, "idle_w"),
+                base: watts(&root, "base_w"),
             },
             policy: Policy::Planned {
-                horizon: time_of(&planner, "horizon_min", 60, 60),
-                stickiness: Percent(planner.number("stickiness_percent").unwrap_or(5)),
+                horizon: time_of(&plan, "horizon_min", 60, 60),
+                stickiness: Percent(plan.number("stickiness_pct").unwrap_or(5)),
             },
-            every: time_of(&planner, "every_min", 60, 15),
+            every: time_of(&plan, "every_s", 1, 900),
             tariff: Tariff {
-                percent: energy.number("percent").unwrap_or(100),
+                percent: energy.number("pct").unwrap_or(100),
                 added: MicroPerKilowattHour(energy.number("added_micro_per_kwh").unwrap_or(0)),
             },
         };
@@ -142,25 +131,26 @@ impl Scenario {
 }
 
 fn payload(name: &str, table: &Table<'_>, kinds: &[String], priced: bool) -> Payload {
-    table.only(&["most", "hours", "value_micro_per_tera", "lease", "switch", "on"]);
+    table.only(&["most_gpus", "hours", "value_micro_per_tera", "lease", "switch", "on"]);
     let value = table.number("value_micro_per_tera");
     match (value, priced) {
         (None, false) => table.complain("value_micro_per_tera", "is missing, and so is a column of the prices for it"),
         (Some(_), true) => table.complain("value_micro_per_tera", "the prices have a column for it: leave one out"),
         (Some(_), false) | (None, true) => {}
     }
-    let most = table.number("most").unwrap_or(u8::try_from(kinds.len()).unwrap_or(u8::MAX));
+    let most = table.number("most_gpus").unwrap_or(u8::try_from(kinds.len()).unwrap_or(u8::MAX));
     if most == 0 || usize::from(most) > kinds.len().max(1) {
-        table.complain("most", format!("must be from 1 to the number of GPUs, {}", kinds.len()));
+        table.complain("most_gpus", format!("must be from 1 to the number of GPUs, {}", kinds.len()));
     }
-    let hours = table.texts("hours");
-    let hours = match hours.as_slice() {
-        [] if !table.has("hours") => None,
-        [from, to] => minute(from).zip(minute(to)).or_else(|| complain_of_hours(table)),
-        _ => complain_of_hours(table),
-    };
+    let hours = table.text("hours").and_then(|hours| {
+        let found = crate::config::minutes(&hours).filter(|(from, to)| from != to);
+        if found.is_none() {
+            table.complain("hours", format!("must be like 22:00-07:00, not `{hours}`"));
+        }
+        found
+    });
     let switch = table.table("switch");
-    switch.only(&["drain_s", "load_s", "joules", "lost_milli"]);
+    switch.only(&["drain_s", "load_s", "joules", "lost_work"]);
     Payload {
         name: name.to_owned(),
         lease: table.has("lease").then(|| lease(&table.table("lease"))),
@@ -172,7 +162,7 @@ fn payload(name: &str, table: &Table<'_>, kinds: &[String], priced: bool) -> Pay
             drain: time_of(&switch, "drain_s", 1, 0),
             load: time_of(&switch, "load_s", 1, 0),
             joules: switch.number("joules").unwrap_or(0),
-            lost_milli: switch.number("lost_milli").unwrap_or(0),
+            lost_milli: switch.number::<u64>("lost_work").unwrap_or(0).saturating_mul(1_000),
         },
     }
 }
@@ -212,12 +202,12 @@ fn measured(payload: &Table<'_>, kinds: &[String]) -> Vec<Option<Yield>> {
     }
     let mut by_kind = Vec::new();
     for (kind, table) in &on {
-        table.only(&["milli_per_s", "mw"]);
+        table.only(&["rate", "w"]);
         if !kinds.contains(kind) {
             payload.complain(&format!("on.{kind}"), "no GPU is of this kind");
         }
-        let rate = MilliPerSecond(table.needed_number("milli_per_s"));
-        by_kind.push((kind, Yield { rate, power: Milliwatts(table.needed_number("mw")) }));
+        let rate = MilliPerSecond(table.needed_number::<u64>("rate").saturating_mul(1_000));
+        by_kind.push((kind, Yield { rate, power: watts(table, "w") }));
     }
     kinds.iter().map(|kind| by_kind.iter().find(|(known, _)| *known == kind).map(|(_, found)| *found)).collect()
 }
@@ -232,16 +222,9 @@ fn time_of(table: &Table<'_>, key: &str, seconds: u64, default: u64) -> Duration
     Duration::from_secs(found.min(most) * seconds)
 }
 
-fn complain_of_hours<T>(table: &Table<'_>) -> Option<T> {
-    table.complain("hours", "must be two times of the day, as [\"22:00\", \"06:00\"]");
-    None
-}
-
-/// `22:00` as a minute of the day.
-fn minute(text: &str) -> Option<u16> {
-    let (hour, minute) = text.split_once(':')?;
-    let (hour, minute) = (hour.parse::<u16>().ok()?, minute.parse::<u16>().ok()?);
-    (hour < 24 && minute < 60).then_some(hour * 60 + minute)
+/// Whole watts, which must be there.
+fn watts(table: &Table<'_>, key: &str) -> Milliwatts {
+    Milliwatts(table.needed_number::<u32>(key).saturating_mul(1_000))
 }
 
 #[cfg(test)]
@@ -273,22 +256,22 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_with_its_line_and_key() {
-        let text = "gpus = [\"A\"]\nbase_mw = 1\nidle = 2\n[payload.x]\nmost = 2\nhours = [\"25:00\", \"1:00\"]\n\
+        let text = "gpus = [\"A\"]\nbase_w = 1\nidle = 2\n[payload.x]\nmost_gpus = 2\nhours = \"25:00-1:00\"\n\
                     [payload.x.lease]\nfrom = \"2023-02-04T12:00Z\"\nto = \"2023-02-04T11:00Z\"\n\
-                    [payload.x.on.B]\nmilli_per_s = -1\nmw = 2\n[payload.x.switch]\nload_s = 9_999_999\n";
+                    [payload.x.on.B]\nrate = -1\nw = 2\n[payload.x.switch]\nload_s = 9_999_999\n";
         let problems = Scenario::parse("p", text, &["y".to_owned()]).unwrap_err().to_string();
         let mut lines: Vec<&str> = problems.lines().collect();
         lines.sort_unstable();
         let mut expected = [
-            "p: idle_mw: is missing",
-            "p:3: idle: unknown key; known here are gpus, base_mw, idle_mw, planner, energy, payload",
+            "p: idle_w: is missing",
+            "p:3: idle: unknown key; known here are gpus, base_w, idle_w, plan, energy, payload",
             "p:4: payload: the prices have a column `y`, and no payload is called so",
             "p:4: payload.x.value_micro_per_tera: is missing, and so is a column of the prices for it",
-            "p:5: payload.x.most: must be from 1 to the number of GPUs, 1",
-            "p:6: payload.x.hours: must be two times of the day, as [\"22:00\", \"06:00\"]",
+            "p:5: payload.x.most_gpus: must be from 1 to the number of GPUs, 1",
+            "p:6: payload.x.hours: must be like 22:00-07:00, not `25:00-1:00`",
             "p:9: payload.x.lease.to: must be later than `from`",
             "p:10: payload.x.on.B: no GPU is of this kind",
-            "p:11: payload.x.on.B.milli_per_s: -1 is out of range",
+            "p:11: payload.x.on.B.rate: -1 is out of range",
             "p:14: payload.x.switch.load_s: must be at most 604800, a week",
         ];
         expected.sort_unstable();

@@ -16,7 +16,7 @@ use rigd::wire::{PayloadPhase, PayloadUnit};
 use crate::agent::until;
 use crate::house::{House, Seen, cgroup, kill, procs};
 
-const EXAMPLE: &str = include_str!("../../src/payload/examples/llama-server.toml");
+const EXAMPLE: &str = include_str!("../../examples/payloads/llama-server.toml");
 const KEY: &str = "a-key-of-this-test";
 /// A model is loaded for the first time from a cold disk.
 const ANSWER: Duration = Duration::from_secs(60);

@@ -21,13 +21,14 @@ usage: cargo xtask release [--out DIR] [--verify]
   --verify    build the same commit once more, from a clone in another directory, and compare the binaries
 
 Per architecture, x86_64 and aarch64: rigd-VERSION-ARCH.tar.gz with rigd and rigd-ctl (static), rigd-nvml (for glibc 2.17
-and later), boards/, systemd/, README.md and LICENSE; a bill of materials for each binary (CycloneDX 1.5). SHA256SUMS covers all of it. Times in the archives are that
-of the commit, or SOURCE_DATE_EPOCH.
+and later), boards/, systemd/, examples/, README.md with what it points operators to, and LICENSE; a bill of materials for each binary
+(CycloneDX 1.5). SHA256SUMS covers all of it. Times in the archives are that of the commit, or SOURCE_DATE_EPOCH.
 ";
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Beside the binaries.
-const CONTENTS: [&str; 4] = ["LICENSE", "README.md", "boards", "systemd"];
+/// Beside the binaries, under the names that README has for them.
+const CONTENTS: [&str; 7] =
+    ["CHANGELOG.md", "LICENSE", "README.md", "boards", "examples", "src/wire/README.md", "systemd"];
 
 pub(crate) fn command(mut args: Args) -> Result<()> {
     let (mut out, mut verify) = (PathBuf::from("dist"), false);
@@ -105,7 +106,7 @@ fn package(checkout: &Checkout, built: &Built, out: &Path) -> Result<()> {
         }
         fs::create_dir_all(&stage)?;
         for content in CONTENTS {
-            process::run(checkout.command("cp").arg("-r").arg(content).arg(&stage))?;
+            process::run(checkout.command("cp").args(["-r", "--parents", content]).arg(&stage))?;
         }
         for (program, _, path) in built.0.iter().filter(|(_, of, _)| *of == arch) {
             fs::copy(path, stage.join(program.name()))?;

@@ -12,6 +12,7 @@ use rumqttc::v5::mqttbytes::v5::{PubAckReason, PublishProperties};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::broker::Flags;
+use crate::people;
 use crate::session::{Heard, Session};
 
 /// A broker tells what is retained at once or not at all, and answers a message as fast.
@@ -31,10 +32,10 @@ The store is one SQLite file in WAL mode; anybody may read it while it is writte
 Times are ms since 1970 by this machine's clock.
 
 Examples:
-  rigd-ctl collect --store /var/lib/rigd-collect --broker mqtt://broker
-  rigd-ctl collect --forget --broker mqtt://broker
-  rigd-ctl complete /var/lib/rigd-collect
-  rigd-ctl events --store /var/lib/rigd-collect -f";
+  rigd-ctl collect --store /var/lib/collect.db --broker mqtts://broker:8884 --ca ca.pem --cert ctl.control.pem --key ctl.control.key
+  rigd-ctl collect --forget --broker mqtts://broker:8884 --ca ca.pem --cert ctl.control.pem --key ctl.control.key
+  rigd-ctl complete /var/lib/collect.db
+  rigd-ctl events --store /var/lib/collect.db -f";
 
 /// The command line of `collect`.
 #[derive(clap::Args)]
@@ -143,9 +144,9 @@ fn line(status: &Status, before: u64) -> String {
     let Status { connected, rigs, stored, duplicates, rejected, dropped, waiting, lag } = status;
     let tenths = stored.saturating_sub(before);
     let mut line = format!(
-        "{}{} rigs, {}.{} messages/s, {stored} stored, {waiting} waiting for {} ms",
+        "{}{}, {}.{} messages/s, {stored} stored, {waiting} waiting for {} ms",
         if *connected { "" } else { "not connected; " },
-        rigs.len(),
+        people::count(rigs.len(), "rig"),
         tenths / 10,
         tenths % 10,
         lag.as_millis()
@@ -161,7 +162,7 @@ fn line(status: &Status, before: u64) -> String {
 /// The command line of `complete`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "It looks for each number from 1 to the highest of every lane; what a rig sent after that nobody can know of. DROPPED is what the rig\ngave up for want of room, or lost with an agent that was killed, EARLIER what it had delivered before there was a collector, or to\nanother store: both by its own word.\nThe exit code is 1 where a number is missing.\n\nExamples:\n  rigd-ctl complete /var/lib/rigd-collect\n  rigd-ctl complete STORE --json | jq 'select(.missing > 0)'"
+    after_help = "It looks for each number from 1 to the highest of every lane; what a rig sent after that nobody can know of. DROPPED is what the rig\ngave up for want of room, or lost with an agent that was killed, EARLIER what it had delivered before there was a collector, or to\nanother store: both by its own word.\nThe exit code is 1 where a number is missing.\n\nExamples:\n  rigd-ctl complete /var/lib/collect.db\n  rigd-ctl complete STORE --json | jq 'select(.missing > 0)'"
 )]
 pub(crate) struct Complete {
     /// The store: a file, or a directory that `collect.db` is in
@@ -245,6 +246,6 @@ mod tests {
             lag: Duration::from_millis(12),
             ..Status::default()
         };
-        assert_eq!(line(&status, 1_000), "1 rigs, 23.4 messages/s, 1234 stored, 3 waiting for 12 ms, 5 came again");
+        assert_eq!(line(&status, 1_000), "1 rig, 23.4 messages/s, 1234 stored, 3 waiting for 12 ms, 5 came again");
     }
 }

@@ -18,7 +18,7 @@ use crate::watch::table;
 /// The command line.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  rigd-ctl events -f --broker mqtt://broker           as they come\n  rigd-ctl events --store /var/lib/rigd-collect        the last twenty\n  rigd-ctl events --store STORE -n 100 -f --rig rig-7  the last hundred of one rig, then as they come"
+    after_help = "Examples:\n  rigd-ctl events -f --broker mqtts://broker:8884 --ca ca.pem --cert me.pem --key me.key   as they come\n  rigd-ctl events --store /var/lib/collect.db          the last twenty\n  rigd-ctl events --store STORE -n 100 -f --rig rig-7  the last hundred of one rig, then as they come"
 )]
 pub(crate) struct Arguments {
     /// Only this rig; may be given several times

@@ -17,6 +17,11 @@ pub(crate) fn harmless_lines(text: &str) -> String {
     text.split('\n').map(harmless).collect::<Vec<_>>().join("\n")
 }
 
+/// `1 rig`, `2 rigs`.
+pub(crate) fn count(number: usize, of: &str) -> String {
+    format!("{number} {of}{}", if number == 1 { "" } else { "s" })
+}
+
 /// A message of a rig, with every text in it [`harmless`]; a log's lines are lines, and whoever shows them makes them [`harmless_lines`].
 ///
 /// # Errors

@@ -91,10 +91,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// Both files; the prices are those that are paid.
 fn read(policy: &Path, prices: &Path, days: Option<u16>) -> anyhow::Result<(Scenario, Prices)> {
-    let text = fs::read_to_string(prices).with_context(|| format!("could not read {}", prices.display()))?;
-    let read =
-        Prices::parse(&text).map_err(|mistake| anyhow!("{}:{}: {}", prices.display(), mistake.line, mistake.what))?;
-    let scenario = Scenario::load(policy, &read.names)?;
+    let text = |path: &Path| fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()));
+    let read = Prices::parse(&text(prices)?)
+        .map_err(|mistake| anyhow!("{}:{}: {}", prices.display(), mistake.line, mistake.what))?;
+    let scenario = Scenario::parse(&policy.display().to_string(), &text(policy)?, &read.names)?;
     let read = days.map_or_else(|| read.clone(), |days| read.over(days));
     let read = scenario.tariff.on(read);
     Ok((scenario, read))

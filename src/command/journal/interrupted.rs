@@ -39,17 +39,29 @@ pub const fn after_restart(order: &Order, same_boot: bool) -> AfterRestart {
 /// Whether an order sets what an earlier one has set. Of caps each of its speakers has a slot, which nothing here knows: a cap of the
 /// site that a later one of the rig stands behind may be lost, and whoever gave it is told that nobody knows.
 pub(super) fn overtakes(later: &Order, earlier: &Order) -> bool {
-    match (later, earlier) {
-        (Order::SetProfile { gpu: one, .. }, Order::SetProfile { gpu: other, .. }) => {
-            one.is_none() || other.is_none() || one == other
+    match earlier {
+        Order::SetProfile { gpu: other, .. } => {
+            matches!(later, Order::SetProfile { gpu: one, .. } if one.is_none() || other.is_none() || one == other)
         }
-        (Order::SetFanTarget { zone: one, .. }, Order::SetFanTarget { zone: other, .. })
-        | (Order::Payload { name: one, .. }, Order::Payload { name: other, .. })
-        | (Order::Assign { payload: one, .. }, Order::Assign { payload: other, .. }) => one == other,
-        (Order::SetPowerCap(_), Order::SetPowerCap(_))
-        | (Order::RotateKey { .. }, Order::RotateKey { .. })
-        | (Order::Maintenance { .. }, Order::Maintenance { .. } | Order::Payload { .. })
-        | (Order::Payload { .. }, Order::Maintenance { .. }) => true,
-        _ => false,
+        Order::SetFanTarget { zone: other, .. } => {
+            matches!(later, Order::SetFanTarget { zone: one, .. } if one == other)
+        }
+        Order::Payload { name: other, .. } => {
+            matches!(later, Order::Maintenance { .. })
+                || matches!(later, Order::Payload { name: one, .. } if one == other)
+        }
+        Order::Assign { payload: other, .. } => matches!(later, Order::Assign { payload: one, .. } if one == other),
+        Order::SetPowerCap(_) => matches!(later, Order::SetPowerCap(_)),
+        Order::RotateKey { .. } => matches!(later, Order::RotateKey { .. }),
+        Order::Maintenance { .. } => matches!(later, Order::Maintenance { .. } | Order::Payload { .. }),
+        // They set nothing that stays.
+        Order::Identify { .. }
+        | Order::Probe
+        | Order::Logs { .. }
+        | Order::Snapshot
+        | Order::Reload
+        | Order::RestartAgent
+        | Order::Reboot
+        | Order::FollowLogs { .. } => false,
     }
 }

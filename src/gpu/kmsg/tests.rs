@@ -51,7 +51,7 @@ fn published_lines() {
             "NVRM: Xid (PCI:0000:01:00): 154, GPU recovery action changed from 0x0 (None) to 0x2 (Node Reboot Required)",
             event("0000:01:00.0", Kind::Recovery(2)),
         ),
-        // NVIDIA/NVSentinel#155, one record with breaks as /dev/kmsg escapes them: no Xid.
+        // NVIDIA/NVSentinel, issue 155: one record with breaks as /dev/kmsg escapes them: no Xid.
         (
             "3,912,1843308145,-;NVRM: The NVIDIA GPU 0000:b3:00.0\\x0aNVRM: (PCI ID: 10de:26b5) installed in this system \
              has\\x0aNVRM: fallen off the bus and is not responding to commands.",
@@ -64,11 +64,11 @@ fn published_lines() {
             event("0000:05:00.0", Kind::FellOff),
         ),
         ("NVRM: fallen off the bus and is not responding to commands.", nowhere(Kind::FellOff)),
-        // pop-os/pop#3363 and others.
+        // pop-os/pop, issue 3363, and others.
         ("NVRM: GPU 0000:01:00.0: GPU has fallen off the bus.", event("0000:01:00.0", Kind::FellOff)),
-        // Bumblebee-Project/Bumblebee#554, 2014.
+        // Bumblebee-Project/Bumblebee, issue 554, 2014.
         ("NVRM: GPU at 0000:01:00.0 has fallen off the bus.", event("0000:01:00.0", Kind::FellOff)),
-        // Cyridd/cmpunlocker#4; an Ubuntu forum post of 2011, before addresses were told.
+        // Cyridd/cmpunlocker, issue 4; an Ubuntu forum post of 2011, before addresses were told.
         ("NVRM: GPU 0000:01:00.0: RmInitAdapter failed! (0x22:0x56:894)", event("0000:01:00.0", Kind::NotStarted)),
         ("NVRM: RmInitAdapter failed! (0x27:0x38:1193)", nowhere(Kind::NotStarted)),
         // The other lines of those logs are no events of their own.

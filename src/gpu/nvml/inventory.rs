@@ -44,7 +44,7 @@ pub(super) fn device(gpu: &Gpu) -> Read<Device> {
 }
 
 /// By performance state. The list of supported clocks, which says the same, is not asked for: on one card that took the whole
-/// machine down (open-gpu-kernel-modules#1239).
+/// machine down (NVIDIA/open-gpu-kernel-modules, issue 1239).
 pub(super) fn memory_clocks(gpu: &Gpu) -> Read<Vec<(u8, Megahertz)>> {
     let clock = |state: PerformanceState| {
         let (_, clock) = gpu.device.min_max_clock_of_pstate(Clock::Memory, state).ok()?;

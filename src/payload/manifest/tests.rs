@@ -4,14 +4,14 @@ use super::*;
 
 /// Every example, by its name.
 const EXAMPLES: [(&str, &str); 8] = [
-    ("llama-server", include_str!("../examples/llama-server.toml")),
-    ("ollama", include_str!("../examples/ollama.toml")),
-    ("open-webui", include_str!("../examples/open-webui.toml")),
-    ("render", include_str!("../examples/render.toml")),
-    ("t-rex", include_str!("../examples/t-rex.toml")),
-    ("teamredminer", include_str!("../examples/teamredminer.toml")),
-    ("vllm", include_str!("../examples/vllm.toml")),
-    ("xmrig", include_str!("../examples/xmrig.toml")),
+    ("llama-server", include_str!("../../../examples/payloads/llama-server.toml")),
+    ("ollama", include_str!("../../../examples/payloads/ollama.toml")),
+    ("open-webui", include_str!("../../../examples/payloads/open-webui.toml")),
+    ("render", include_str!("../../../examples/payloads/render.toml")),
+    ("t-rex", include_str!("../../../examples/payloads/t-rex.toml")),
+    ("teamredminer", include_str!("../../../examples/payloads/teamredminer.toml")),
+    ("vllm", include_str!("../../../examples/payloads/vllm.toml")),
+    ("xmrig", include_str!("../../../examples/payloads/xmrig.toml")),
 ];
 
 fn example(wanted: &str) -> Manifest {
@@ -30,7 +30,7 @@ fn every_example_parses_and_says_whose_file_it_is() {
         assert_eq!(manifest.name, name);
         assert!(text.starts_with(&format!("# /etc/rigd/payloads.d/{name}.toml: ")), "{name}");
     }
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/payload/examples");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/payloads");
     let (loaded, problems) = Manifest::load_all(&directory);
     assert_eq!(problems, []);
     let names: Vec<_> = loaded.iter().map(|manifest| manifest.name.as_str()).collect();

@@ -1,7 +1,7 @@
 //! Whether a payload's word can be believed: what it says against the watts that it takes and the work that it counts.
 //!
-//! APIs lie. A card that fell off keeps its old rate (teamredminer#55), a rate is too high while a DAG is built
-//! (TeamBlackMiner#69), a miner runs and does nothing (excavator#218). Watts are measured on the rail and do not lie, so a
+//! APIs lie. A card that fell off keeps its old rate (todxx/teamredminer, issue 55), a rate is too high while a DAG is built
+//! (sp-hash/TeamBlackMiner, issue 69), a miner runs and does nothing (nicehash/excavator, issue 218). Watts are measured on the rail and do not lie, so a
 //! number that does not move while power does, or moves while power does not, is flagged. A flag is no order: what
 //! follows from it is the supervisor's to say, after its warm-up.
 

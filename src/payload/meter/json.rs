@@ -1,7 +1,7 @@
 //! JSON that may be broken off: what was complete before the break is kept, what was not says so.
 //!
-//! Miners send JSON that ends in the middle (xmrig#3363 after `"threads": [`, bzminer#112 after eight cards) and JSON
-//! that never was any (cgminer's heirs). Closing brackets until a parser is content would make a sum over eight cards of
+//! Miners send JSON that ends in the middle (xmrig/xmrig, issue 3363: after `"threads": [`; bzminer/bzminer, issue 112: after
+//! eight cards) and JSON that never was any (cgminer's heirs). Closing brackets until a parser is content would make a sum over eight cards of
 //! twelve look like a sum; so the tree is filled in place while serde_json reads, and each list and table knows whether
 //! its end was seen. The last number before a break may itself be broken (`12` of `1234`) and counts as not read.
 

@@ -103,7 +103,7 @@ fn a_rate_comes_down_to_its_unit_or_is_none() {
 
 #[test]
 fn an_old_form_is_read_beside_the_new_one() {
-    // Lolliedieb/lolMiner-releases#74: one rate for all, and its unit by name.
+    // Lolliedieb/lolMiner-releases, issue 74: one rate for all, and its unit by name.
     let text = r#"{"Software": "lolMiner 1.12", "Session": {"Uptime": 5, "Performance_Summary": 31.5, "Performance_Unit": "mh/s", "Accepted": 7}}"#;
     let sample = read(&Meter::load("lolminer").unwrap(), &answer(text), None, Duration::ZERO);
     assert_eq!((sample.rate, sample.accepted), (Ok(MilliPerSecond(31_500_000_000)), Ok(7)));

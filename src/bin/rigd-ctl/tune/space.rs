@@ -2,8 +2,8 @@
 //!
 //! The memory clock is varied only where a person wishes it. Mining gains by it, up or down, AI seldom does and waits for memory
 //! more often than not; each point costs a minute; and a lock has a side effect on some cards: with one at the very clock at
-//! which it works anyway, one draws a quarter less and does a sixth less (LACT#1128). The clocks to try are those of the card's
-//! performance states below the one in which it works: what is between them a driver does not make.
+//! which it works anyway, one draws a quarter less and does a sixth less (ilya-zlobintsev/LACT, issue 1128). The clocks to
+//! try are those of the card's performance states below the one in which it works: what is between them a driver does not make.
 
 use anyhow::{bail, ensure};
 use clap::ValueEnum;

@@ -9,11 +9,11 @@ use rigd::units::{Millicelsius, Milliwatts, Rpm};
 use rigd::wire::{Birth, Delivery, Event, Message, Power, Reported, RigId, Subject, Telemetry, Value};
 
 use super::fleet::{Fleet, Rig};
-use crate::people::{amperes, celsius, harmless_lines, milli, percent, volts, watts};
+use crate::people::{amperes, celsius, count, harmless_lines, milli, percent, volts, watts};
 
 /// The screen: one rig in full, several in a line each.
 pub(super) fn draw(fleet: &Fleet, state: &str, width: usize, height: usize, now: Instant) -> String {
-    let mut text = format!("rigd-ctl watch · {state} · {} rigs · Ctrl-C ends\n\n", fleet.rigs.len());
+    let mut text = format!("rigd-ctl watch · {state} · {} · Ctrl-C ends\n\n", count(fleet.rigs.len(), "rig"));
     let mut rigs = fleet.rigs.iter();
     match (rigs.next(), rigs.next()) {
         (None, _) => text.push_str("No rig has been heard of yet.\n"),
