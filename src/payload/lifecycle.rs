@@ -187,6 +187,22 @@ pub enum Exit {
     Unknown,
 }
 
+impl Exit {
+    /// This end, where the kernel has killed something in its group for its memory while it ran. A shell passes on what ended its child
+    /// as 128 and the signal (bash(1), "EXIT STATUS"), and so do engines of containers: another signal is another reason. So is an
+    /// orderly end, whoever was killed on the way. Any other code is taken for that of one that could not go on.
+    #[must_use]
+    pub const fn with_memory_kill(self) -> Self {
+        const SHELLS: i32 = 128;
+        match self {
+            Self::Code(0) | Self::OutOfMemory => self,
+            Self::Code(code) if code > SHELLS && code <= SHELLS + 64 && code != SHELLS + libc::SIGKILL => self,
+            Self::Signal(signal) if signal != libc::SIGKILL => self,
+            Self::Code(_) | Self::Signal(_) | Self::Unknown => Self::OutOfMemory,
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -250,8 +266,10 @@ pub enum Event {
     NotPaused,
     /// It was paused, and does not go on.
     NotResumed,
-    /// What its meter says, in thousandths of its unit; what could not be read is no event.
+    /// What its meter says, in thousandths of its unit.
     Rate(u64),
+    /// Its meter says no rate: nobody answers, or not with one.
+    Silent,
     /// Time has passed.
     Tick,
 }
@@ -296,8 +314,11 @@ pub struct State {
     ready: Option<Duration>,
     /// Failed probes in a row.
     misses: u32,
-    /// Since when the rate is low.
+    /// Since when the rate is low, or there is none any more.
     low: Option<Duration>,
+    /// Its meter has told a rate in this run: one that falls silent afterwards is no meter that never worked.
+    #[serde(default)]
+    rated: bool,
     /// When it was last started again for a low rate.
     suspect: Option<Duration>,
     /// How far it is held back, as it was last said.

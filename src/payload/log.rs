@@ -36,7 +36,8 @@
 //! `max_rate`, with the budget as a reserve, what comes is counted and dropped, so that a payload that babbles
 //! does not wear out the rig's flash. A disk that takes nothing, or nothing in time, loses log and stops nobody.
 //!
-//! Secrets are masked when it is read. On disk the files are the agent's alone, as the files of the secrets are.
+//! Secrets are masked when it is read, those of several lines line by line. What was lost begins and ends within a line mostly: of such a
+//! line no half is shown, for half a secret is not known for one. On disk the files are the agent's alone, as the files of the secrets are.
 
 mod keeper;
 
@@ -65,6 +66,8 @@ const LEAST: usize = 1024;
 const ROOM: usize = 1 << 20;
 /// Beside the ring: whoever writes to it has a lock on this.
 const LOCK: &str = "keeper";
+/// How our own words in a log begin.
+const MARK: &str = "[rigd: ";
 /// In place of a line that is longer than a reading.
 const TOO_LONG: &str = "[rigd: part of a line that is too long]\n";
 /// Bytes that one reading gives at most.
@@ -326,12 +329,20 @@ const HIDDEN: &str = "***";
 
 impl Mask {
     pub(super) fn new(before: &[String], secrets: impl Iterator<Item = String>) -> Self {
-        // A shorter one would hide half of any text.
-        Self { before: before.to_vec(), secrets: secrets.filter(|secret| secret.len() >= 6).collect() }
+        // A key of many lines may be said in parts, or with something before each.
+        let parts = secrets.flat_map(|secret| {
+            let lines: Vec<String> = secret.split(['\n', '\r']).map(|line| line.trim().to_owned()).collect();
+            [secret].into_iter().chain(lines)
+        });
+        // A shorter one would hide half of any text. The longest first: one that is part of another leaves nothing of that one.
+        let parts = parts.filter(|part| part.len() >= 6);
+        let mut secrets = sorted::list_by(parts, |one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
+        secrets.dedup();
+        Self { before: before.to_vec(), secrets }
     }
 
     fn apply(&self, text: &str) -> String {
-        let mut text = text.to_owned();
+        let mut text = without_halves(text);
         for secret in &self.secrets {
             text = text.replace(secret.as_str(), HIDDEN);
         }
@@ -340,6 +351,15 @@ impl Mask {
         }
         text
     }
+}
+
+/// Without those beginnings of lines whose rest the keeper has lost. Its mark comes right behind them.
+fn without_halves(text: &str) -> String {
+    let shown = |line| -> &str {
+        let marked = str::trim_end(line).ends_with(']');
+        marked.then(|| line.rfind(MARK)).flatten().and_then(|at| line.get(at..)).unwrap_or(line)
+    };
+    text.split_inclusive(['\n', '\r']).map(shown).collect()
 }
 
 fn hide_after(text: &str, pattern: &str) -> String {

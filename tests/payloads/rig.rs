@@ -14,6 +14,7 @@ use rigd::payload::{Gpu, Grant, Hold, LOG_MOST};
 use rigd::reading::{Missing, Reading};
 use rigd::units::Milliwatts;
 use rustix::process::{Pid, Signal, kill_process};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -301,6 +302,15 @@ pub(crate) fn until(what: &str, is: impl Fn() -> bool) {
 pub(crate) fn lives(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.starts_with(" Z"))
+}
+
+/// This thread's kernel is an old one from here on.
+pub(crate) fn no_clone3() {
+    let rules = [(libc::SYS_clone3, Vec::new())].into_iter().collect();
+    let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let filter: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, absent, arch).unwrap().try_into().unwrap();
+    seccompiler::apply_filter(&filter).unwrap();
 }
 
 /// Runs on one thread, as the agent does.

@@ -45,7 +45,11 @@ impl Life<'_> {
             Event::NotSpawned { lasting } => self.not_spawned(lasting),
             Event::Exited(exit) => self.exited(exit),
             Event::Probe(passed) => self.probe(passed),
-            Event::Rate(rate) => self.rate(rate),
+            Event::Rate(rate) => {
+                self.state.rated = true;
+                self.rate(rate);
+            }
+            Event::Silent => self.silent(),
             Event::Hold(hold) => self.hold(hold),
             // It must not work, so it must not be there.
             Event::NotPaused if self.state.phase == Phase::Paused => self.drain(Then::Wait, self.rules.grace),
@@ -222,7 +226,7 @@ impl Life<'_> {
             self.state.starts.push(self.now);
         }
         let state = &mut self.state;
-        (state.up, state.ready, state.low, state.misses) = (None, None, None, 0);
+        (state.up, state.ready, state.low, state.misses, state.rated) = (None, None, None, 0, false);
         self.go(Phase::Starting);
         self.action = Some(Action::Spawn);
     }
@@ -389,6 +393,21 @@ impl Life<'_> {
                 | Phase::Waiting,
                 _,
             ) => {}
+        }
+    }
+
+    /// A meter that has told a rate and tells none any more: a program that hangs. One that never has is asked in vain, by a wrong port or
+    /// token, and no restart helps.
+    fn silent(&mut self) {
+        let known = self.rules.expect.as_ref().is_some_and(|expect| expect.rate.is_some());
+        if !self.state.rated || !known {
+            return;
+        }
+        // One answer may be missed, as that after a counter that begins anew.
+        if self.state.phase == Phase::Running && self.state.low.is_none() {
+            self.state.low = Some(self.now);
+        } else {
+            self.rate(0);
         }
     }
 

@@ -307,6 +307,98 @@ fn a_low_rate_is_restarted_once_and_then_held() {
 }
 
 #[test]
+fn a_rate_that_is_told_no_more_is_none_after_one_answer_that_was_missed() {
+    use Action::{Pause, Resume, Signal, Spawn};
+    let begun = |second| {
+        [
+            (second, Event::Start, Phase::Starting, Some(Spawn)),
+            (second, Event::Spawned, Phase::Warming, None),
+            (second + 20, Event::Tick, Phase::Running, None),
+        ]
+    };
+    let check = |lines: &[_]| story(&expected(), &[&begun(0), lines].concat());
+    // One that has never told a rate is not measured, however long it is silent.
+    check(&[(21, Event::Silent, Phase::Running, None), (9_000, Event::Silent, Phase::Running, None)]);
+    // Nobody knows what it should be: nothing is too little.
+    let mut unknown = expected();
+    unknown.expect.as_mut().unwrap().rate = None;
+    let rated = [
+        (21, Event::Rate(900), Phase::Running, None),
+        (22, Event::Silent, Phase::Running, None),
+        (999, Event::Silent, Phase::Running, None),
+    ];
+    story(&unknown, &[begun(0).as_slice(), &rated].concat());
+    // Once is no fault; and what answers again begins anew.
+    let missed = [
+        (21, Event::Rate(900), Phase::Running, None),
+        (31, Event::Silent, Phase::Running, None),
+        (41, Event::Rate(900), Phase::Running, None),
+        (51, Event::Silent, Phase::Running, None),
+        (61, Event::Silent, Phase::Degraded, None),
+        (71, Event::Rate(900), Phase::Running, None),
+        (9_000, Event::Silent, Phase::Running, None),
+    ];
+    check(&missed);
+    // From the first answer that was missed on it is as a rate of nothing. What it told while it warmed up was a rate, too.
+    let hung = [
+        (1, Event::Rate(900), Phase::Warming, None),
+        (2, Event::Silent, Phase::Warming, None),
+        (20, Event::Tick, Phase::Running, None),
+        (30, Event::Silent, Phase::Running, None),
+        (40, Event::Silent, Phase::Degraded, None),
+        (89, Event::Silent, Phase::Degraded, None),
+        (90, Event::Silent, draining(Then::Again, 100), Some(Signal)),
+        (95, Event::Silent, draining(Then::Again, 100), None),
+        (96, Event::Exited(Exit::Signal(15)), Phase::Starting, Some(Spawn)),
+        (96, Event::Spawned, Phase::Warming, None),
+        (116, Event::Tick, Phase::Running, None),
+        // It is asked anew in each run.
+        (9_000, Event::Silent, Phase::Running, None),
+        (9_100, Event::Silent, Phase::Running, None),
+    ];
+    let state = story(&expected(), &[&begun(0)[..2], &hung].concat());
+    assert_eq!((state.cause, state.restarts, state.held), (Some(Cause::LowRate), 1, None));
+    // What rests is not asked, and warms up again when it goes on.
+    let rested = [
+        (21, Event::Rate(900), Phase::Running, None),
+        (31, Event::Silent, Phase::Running, None),
+        (32, Event::Hold(Hold::Pause), Phase::Paused, Some(Pause)),
+        (33, Event::Silent, Phase::Paused, None),
+        (9_000, Event::Silent, Phase::Paused, None),
+        (9_001, Event::Hold(Hold::Free), Phase::Warming, Some(Resume)),
+        (9_010, Event::Silent, Phase::Warming, None),
+        (9_021, Event::Tick, Phase::Running, None),
+        (9_022, Event::Silent, Phase::Running, None),
+        (9_081, Event::Silent, Phase::Degraded, None),
+        (9_082, Event::Silent, draining(Then::Again, 9_092), Some(Signal)),
+    ];
+    check(&rested);
+}
+
+#[test]
+fn a_kill_for_memory_is_no_end_for_another_reason() {
+    let memory = Exit::OutOfMemory;
+    for (exit, expected) in [
+        (Exit::Signal(9), memory),
+        (Exit::Unknown, memory),
+        (memory, memory),
+        // A shell, or what runs containers, of a child that was killed; and one that could not do without it.
+        (Exit::Code(137), memory),
+        (Exit::Code(1), memory),
+        (Exit::Code(128), memory),
+        (Exit::Code(255), memory),
+        // It went on without that child.
+        (Exit::Code(0), Exit::Code(0)),
+        (Exit::Code(143), Exit::Code(143)),
+        (Exit::Code(139), Exit::Code(139)),
+        (Exit::Signal(15), Exit::Signal(15)),
+        (Exit::Signal(11), Exit::Signal(11)),
+    ] {
+        assert_eq!(exit.with_memory_kill(), expected, "{exit:?}");
+    }
+}
+
+#[test]
 fn a_wait_doubles_to_its_limit_and_keeps_to_its_upper_half() {
     let restart = restart(Policy::Always);
     for (failures, most) in [(0, 0), (1, 0), (2, 1), (3, 2), (4, 4), (7, 32), (8, 60), (40, 60), (u32::MAX, 60)] {
@@ -328,6 +420,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         exit.prop_map(Event::Exited),
         any::<bool>().prop_map(Event::Probe),
         (0_u64..2_000).prop_map(Event::Rate),
+        Just(Event::Silent),
         prop::sample::select(vec![Hold::Free, Hold::Pause, Hold::Drain, Hold::Stop]).prop_map(Event::Hold),
         Just(Event::NotPaused),
         Just(Event::NotResumed),

@@ -60,6 +60,7 @@ fn examples_mean_what_they_say() {
     assert_eq!((probe.startup, probe.failures), (Duration::from_secs(1_800), 3));
     // Thousandths of a hash a second.
     assert_eq!(example("xmrig").expect.map(|expect| (expect.rate, expect.min_pct)), Some((Some(12_000_000), 80)));
+    assert_eq!(example("xmrig").probe.map(|probe| probe.target), Some(Target::Tcp(16_000)));
     let pause = PauseUse { api: "xmrig".to_owned(), port: None, token_file: None };
     assert_eq!((example("xmrig").pause, example("t-rex").pause), (Some(pause), None));
     let trm = example("teamredminer");

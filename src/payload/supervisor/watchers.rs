@@ -20,6 +20,8 @@ const METER: Duration = Duration::from_secs(10);
 pub(super) enum Heard {
     Probe(bool),
     Sample(Sample),
+    /// Its meter gave no answer.
+    Nothing,
 }
 
 /// The next word; never, where nobody looks.
@@ -58,8 +60,8 @@ pub(super) async fn metering(mut meter: Box<dyn Meter>, period: Duration, tell: 
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         beat.tick().await;
-        let Ok(Some(sample)) = tokio::time::timeout(METER, meter.read()).await else { continue };
-        if tell.send(Heard::Sample(sample)).await.is_err() {
+        let sample = tokio::time::timeout(METER, meter.read()).await.unwrap_or(None);
+        if tell.send(sample.map_or(Heard::Nothing, Heard::Sample)).await.is_err() {
             return;
         }
     }

@@ -274,6 +274,7 @@ impl Worker {
         match heard {
             Heard::Probe(passed) => self.event(Event::Probe(passed)).await,
             Heard::Sample(sample) => self.sampled(sample).await,
+            Heard::Nothing => self.unsaid().await,
         }
     }
 

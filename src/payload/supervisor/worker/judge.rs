@@ -55,12 +55,12 @@ impl Worker {
             }
             self.status.belief = flag;
         }
-        self.status.sample = Some(sample);
+        let rated = self.status.sample.replace(sample).is_some_and(|before| before.rate.is_some());
         match rate {
             // Numbers that nobody refreshes, and those that no watt stands behind, are no work.
             Some(_) if matches!(self.status.belief, Flag::Frozen | Flag::Hollow) => self.event(Event::Rate(0)).await,
             Some(rate) => self.event(Event::Rate(rate)).await,
-            None => self.publish(),
+            None => self.silent(rated).await,
         }
         if let Some(rate) = rate {
             self.learn(rate).await;
@@ -68,6 +68,20 @@ impl Worker {
         if now.saturating_sub(self.saved) >= COUNTED {
             self.save(Survives::Agent).await;
         }
+    }
+
+    /// Its meter has said nothing at all.
+    pub(super) async fn unsaid(&mut self) {
+        let rated = self.status.sample.take().is_some_and(|before| before.rate.is_some());
+        self.silent(rated).await;
+    }
+
+    /// There is no rate. `rated`: there was one a moment ago.
+    async fn silent(&mut self, rated: bool) {
+        if rated && matches!(self.state.phase, Phase::Running | Phase::Degraded) {
+            warn!("payload {}: its meter tells no rate any more", self.manifest.name);
+        }
+        self.event(Event::Silent).await;
     }
 
     /// What it should yield is not said in its manifest.

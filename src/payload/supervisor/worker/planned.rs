@@ -18,6 +18,7 @@ impl Worker {
             | Event::Exited(_)
             | Event::Probe(_)
             | Event::Rate(_)
+            | Event::Silent
             | Event::Hold(_)
             | Event::NotPaused
             | Event::NotResumed

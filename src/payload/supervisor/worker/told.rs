@@ -61,6 +61,7 @@ pub(super) const fn verb(event: Event) -> &'static str {
         | Event::Exited(_)
         | Event::Probe(_)
         | Event::Rate(_)
+        | Event::Silent
         | Event::Hold(_)
         | Event::NotPaused
         | Event::NotResumed
