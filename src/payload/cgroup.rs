@@ -2,12 +2,15 @@
 //! limited and killed as one, and is found again after the agent was gone.
 //!
 //! ```text
-//! BASE                      the agent's own group, delegated by systemd (Delegate=yes), or one from the configuration
-//! ├── agent                 the agent, moved here where a controller is to be passed on: no group has both
+//! BASE                      that of rigd-payloads.service, which systemd keeps for them; else the agent's own; or one from the configuration
+//! ├── agent                 the agent, moved here where BASE is its own: no group has both processes and controllers that it passes on
 //! └── payloads
 //!     ├── NAME              the payload
 //!     └── NAME.log          who writes its log down: outlives it by what is still in the pipe
 //! ```
+//!
+//! Not below the unit of the agent: systemd starts the next agent in that unit's own group, and the kernel lets nobody into a group that
+//! passes controllers on. What binds that group, memory and device files, would bind the payloads too.
 //!
 //! Without a cgroup2 file system, or where nothing may be made in it, a payload is its session, and what left that is lost.
 
@@ -29,6 +32,8 @@ const ROUNDS: usize = 16;
 /// Name of the group of groups.
 const GROUPS: &str = "payloads";
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// The unit beside the agent's whose group is delegated for payloads.
+const UNIT: &str = "rigd-payloads.service";
 
 /// Where payloads' groups are made.
 #[derive(Clone, Debug)]
@@ -45,7 +50,7 @@ impl Root {
         let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
         let mount = mount(&read("/proc/self/mountinfo")?).ok_or("no cgroup2 is mounted")?;
         let own = own(&read("/proc/self/cgroup")?).ok_or("the agent is in no cgroup v2")?;
-        Ok(base(&mount, &own))
+        Ok(base(&mount, &own, |group| group.join("cgroup.procs").exists()))
     }
 
     /// Makes the group of groups, below `configured` or the agent's own.
@@ -102,24 +107,35 @@ fn pass_on(base: &Path, payloads: &Path) {
     if wanted.len() < CONTROLLERS.len() {
         info!("payloads: of the cgroup controllers {} there are: {}", CONTROLLERS.join(", "), wanted.join(", "));
     }
+    // First of all: cpu and pids can be passed on by a group with processes in it, and then has threads below it and no processes
+    // (cgroup-v2.rst, "Threads"). Only the root of all groups may have both, and has no type.
+    if !wanted.is_empty()
+        && base.join("cgroup.type").exists()
+        && let Err(error) = step_aside(base)
+    {
+        warn!("payloads: no cgroup controller can be passed on, limits do not hold: {error}");
+        return;
+    }
     for name in wanted {
         let enable = |group: &Path| fs::write(group.join("cgroup.subtree_control"), format!("+{name}"));
-        let mut done = enable(base);
-        if done.as_ref().is_err_and(|error| error.kind() == ErrorKind::ResourceBusy) {
-            done = step_aside(base).and_then(|()| enable(base));
-        }
-        if let Err(error) = done.and_then(|()| enable(payloads)) {
+        if let Err(error) = enable(base).and_then(|()| enable(payloads)) {
             warn!("payloads: the cgroup controller {name} cannot be passed on, its limits do not hold: {error}");
         }
     }
 }
 
-/// Moves the agent into a group of its own, where it is alone in this one.
+/// Moves the agent into a group of its own, where it is in this one.
 fn step_aside(base: &Path) -> io::Result<()> {
+    let procs = fs::read_to_string(base.join("cgroup.procs"))?;
+    if procs.is_empty() {
+        return Ok(());
+    }
     let own = std::process::id().to_string();
-    let alone = fs::read_to_string(base.join("cgroup.procs"))?.lines().all(|pid| pid == own);
-    if !alone {
+    if procs.lines().any(|pid| pid != own) {
         return Err(io::Error::other("others are in the agent's cgroup"));
+    }
+    if base.extension().is_some_and(|kind| kind == "service") {
+        return Err(io::Error::other(format!("there is no {UNIT}, and systemd could not start the agent again")));
     }
     let aside = base.join("agent");
     fs::create_dir(&aside)
@@ -141,12 +157,14 @@ fn own(cgroups: &str) -> Option<String> {
     cgroups.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }
 
-/// The group above `agent`, where that is what an earlier run or systemd (DelegateSubgroup=agent) made of ours.
-fn base(mount: &Path, own: &str) -> PathBuf {
+/// That of the unit beside ours which is there for payloads; else the group above `agent`, where that is what an earlier run or
+/// systemd (DelegateSubgroup=agent) made of ours.
+fn base(mount: &Path, own: &str, is_there: impl Fn(&Path) -> bool) -> PathBuf {
     let own = own.trim_start_matches('/');
     let own = Path::new(own);
     let above = if own.ends_with("agent") { own.parent().unwrap_or(own) } else { own };
-    mount.join(above)
+    let beside = above.parent().map(|slice| mount.join(slice).join(UNIT));
+    beside.filter(|group| is_there(group)).unwrap_or_else(|| mount.join(above))
 }
 
 /// One group.
@@ -350,12 +368,18 @@ mod tests {
     #[test]
     fn payloads_are_beside_the_agent_and_not_below_it() {
         let cgroups = "9:name=systemd:/\n0::/system.slice/rigd.service/agent\n";
-        for (own, expected) in [
-            (own(cgroups).unwrap(), "/c/system.slice/rigd.service"),
-            ("/system.slice/rigd.service".to_owned(), "/c/system.slice/rigd.service"),
-            ("/".to_owned(), "/c"),
+        let unit = "/c/system.slice/rigd-payloads.service";
+        for (own, there, expected) in [
+            (own(cgroups).unwrap(), "", "/c/system.slice/rigd.service"),
+            ("/system.slice/rigd.service".to_owned(), "", "/c/system.slice/rigd.service"),
+            ("/system.slice/rigd.service".to_owned(), unit, unit),
+            (own(cgroups).unwrap(), unit, unit),
+            // Another slice's is not ours.
+            ("/a.slice/rigd.service".to_owned(), unit, "/c/a.slice/rigd.service"),
+            ("/".to_owned(), unit, "/c"),
         ] {
-            assert_eq!(base(Path::new("/c"), &own), Path::new(expected), "{own}");
+            let base = base(Path::new("/c"), &own, |group| group == Path::new(there));
+            assert_eq!(base, Path::new(expected), "{own} {there}");
         }
     }
 

@@ -3,7 +3,7 @@
 //! ```toml
 //! [payload]
 //! manifests = "/etc/rigd/payloads.d"
-//! cgroup = "/sys/fs/cgroup/rigd"      # the agent's own, which systemd delegates, where it is left out
+//! cgroup = "/sys/fs/cgroup/rigd"      # that of rigd-payloads.service where it is left out, or the agent's own
 //! reboot = true                       # restart the rig where nothing else helps; false where it is left out
 //! reboots_per_day = 2                 # at most
 //! ```

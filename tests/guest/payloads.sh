@@ -47,6 +47,7 @@ check "processes: there were as many and no more" limit_is crowd pids.peak 10
 check "processes: all but the one that was refused go on" count_is crowd 9
 check "processes: the kernel has refused one" guest 'grep -q "^max [1-9]" $groups/crowd/pids.events'
 
+check "the agent has left the group that passes controllers on" guest 'grep -q "^0::/rigd/agent$" /proc/$agent/cgroup'
 check "processor: the limit is the kernel's" limit_is busy cpu.max "20000 100000"
 check "processor: a busy loop gets what it is given" between 15 "$(guest 'share busy')" 21
 check "processor: the kernel has held it back" guest 'grep -q "^nr_throttled [1-9]" $groups/busy/cpu.stat'

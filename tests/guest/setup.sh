@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup.sh [x86|chips|arm|vhost|payloads|all]: everything the guest tests need and the machine lacks.
+# setup.sh [x86|chips|arm|vhost|payloads|systemd|all]: everything the guest tests need and the machine lacks.
 #
 # Installs with apt, as root, only the host tools that are missing, and says which. All that belongs to a guest (kernel,
 # drivers, busybox, the Arm broker) is unpacked below the cache directory and installed nowhere. Done once: when everything
@@ -37,6 +37,7 @@ gcc-12 gcc-12
 socat socat
 mosquitto mosquitto
 mosquitto_sub mosquitto-clients
+systemctl systemd
 TOOLS
   qemu_has x86_64 q35 || wanted+=(qemu-system-x86)
   ! on arm || qemu_has aarch64 imx8mp-evk || wanted+=(qemu-system-arm)
@@ -166,7 +167,7 @@ ring=${1:-all}
 on() { [ "$ring" = all ] || [ "$ring" = "$1" ]; }
 mkdir -p "$CACHE"
 install_host_tools
-if on x86 || on chips || on vhost || on payloads; then guest_of amd64; fi
+if on x86 || on chips || on vhost || on payloads || on systemd; then guest_of amd64; fi
 if on arm; then
   guest_of arm64
   once "$CACHE/broker-arm64" arm_broker

@@ -10,13 +10,14 @@ use crate::process;
 const HELP: &str = "\
 cargo xtask guest: boot a stock Debian kernel in QEMU and let the shipped static binaries read its chips
 
-usage: cargo xtask guest [x86|chips|arm|vhost|payloads|all]
+usage: cargo xtask guest [x86|chips|arm|vhost|payloads|systemd|all]
 
   x86     chips as registers in the kernel's i2c-stub, compared with the kernel's own drivers for them
   chips   the same, with every other chip that the kernel has a driver for
   arm     chips emulated by QEMU on an i2c controller of an Arm board
   vhost   the simulated rig's chips on a raw I2C adapter; the kernel's own drivers judge them, then rigd reads and drives them
   payloads  limits of payloads under cgroup v2 alone: memory, processes, processor, and what is left of an end
+  systemd  the shipped units under a real systemd: payloads of another user, their GPUs' device files, the agent killed and restarted
   all     all of them (the default)
 
 Fetches QEMU and the kernel the first time (tests/guest/setup.sh), which takes root where a package is missing. No KVM needed.
@@ -29,6 +30,7 @@ pub(crate) enum Ring {
     Arm,
     Vhost,
     Payloads,
+    Systemd,
     All,
 }
 
@@ -40,6 +42,7 @@ impl Ring {
             Self::Arm => "arm",
             Self::Vhost => "vhost",
             Self::Payloads => "payloads",
+            Self::Systemd => "systemd",
             Self::All => "all",
         }
     }
@@ -48,7 +51,7 @@ impl Ring {
     fn guests(self) -> &'static [(Arch, &'static str)] {
         const GUESTS: [(Arch, &str); 2] = [(Arch::X86_64, "RIGD_X86"), (Arch::Aarch64, "RIGD_ARM")];
         match self {
-            Self::X86 | Self::Chips | Self::Vhost | Self::Payloads => GUESTS.get(..1),
+            Self::X86 | Self::Chips | Self::Vhost | Self::Payloads | Self::Systemd => GUESTS.get(..1),
             Self::Arm => GUESTS.get(1..),
             Self::All => Some(&GUESTS[..]),
         }
@@ -65,6 +68,7 @@ pub(crate) fn command(mut args: Args) -> Result<()> {
             "arm" => Ring::Arm,
             "vhost" => Ring::Vhost,
             "payloads" => Ring::Payloads,
+            "systemd" => Ring::Systemd,
             "all" => Ring::All,
             "--help" | "-h" => return args::help(HELP),
             other => return Err(args::unknown("guest", other)),

@@ -236,7 +236,7 @@ fn deny(checkout: &Checkout) -> Result<()> {
 
 fn units(checkout: &Checkout) -> Result<()> {
     let scratch = Scratch::new("units")?;
-    let names = ["rigd.service", "rigd-nvml.socket", "rigd-nvml@.service"];
+    let names = ["rigd.service", "rigd-payloads.service", "rigd-nvml.socket", "rigd-nvml@.service"];
     for name in names {
         let text = fs::read_to_string(checkout.root().join("systemd").join(name))?;
         // They are not installed where this runs, and verify wants to see the programs.
@@ -262,7 +262,7 @@ fn units(checkout: &Checkout) -> Result<()> {
     .context("the service is more open than it was; see systemd-analyze security")?;
     let drop_in = scratch.path().join("rigd.service.d");
     fs::create_dir(&drop_in)?;
-    for name in ["payloads.conf", "kernel-log.conf"] {
+    for name in ["payloads.conf", "podman.conf", "kernel-log.conf"] {
         fs::copy(checkout.root().join("systemd").join(name), drop_in.join(name))?;
     }
     verify()

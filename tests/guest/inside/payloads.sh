@@ -1,10 +1,14 @@
 # Sourced by the payloads guest's shell: a rig without chips, its agent, and programs that want more than they are given.
 
-readonly groups=/sys/fs/cgroup/payloads
+# The agent's own group, as a starter without systemd would give it one.
+readonly own=/sys/fs/cgroup/rigd
+readonly groups=$own/payloads
 
 # prepare: the kernel's one hierarchy, a user to run payloads as, a rig without chips
 prepare() {
   mount -t cgroup2 none /sys/fs/cgroup || return
+  echo '+cpu +memory +pids' > /sys/fs/cgroup/cgroup.subtree_control
+  mkdir $own
   mkdir -p /etc/rigd/payloads.d /var/lib/rigd
   echo 'root:x:0:0::/:/bin/sh
 nobody:x:65534:65534::/:/bin/sh' > /etc/passwd
@@ -46,8 +50,14 @@ grace_s = 1
 MANIFEST
 }
 
+# start: in its own group; once that passes controllers on, in the one that the first agent has left it for
 start() {
-  rigd run --config /tmp/rigd.toml 2>>/tmp/rigd.log &
+  (
+    for group in $own $own/agent; do
+      if echo 0 > $group/cgroup.procs; then break; fi
+    done 2>/dev/null
+    exec rigd run --config /tmp/rigd.toml 2>>/tmp/rigd.log
+  ) &
   agent=$!
 }
 
