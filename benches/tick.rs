@@ -108,11 +108,12 @@ impl Sixteen {
         };
         let guard = |first: usize| Guard {
             limit: Milliwatts(2_000_000),
-            measured: Ok(Milliwatts(1_400_000)),
+            meters: vec![Ok(Milliwatts(1_400_000))],
             gpus: (first..first + 8).collect(),
             input: true,
         };
-        let payload = Payload { kind: PayloadKind::Mining, grace: Duration::from_secs(30), running: true };
+        let payload =
+            Payload { kind: PayloadKind::Mining, grace: Duration::from_secs(30), running: true, paused: false };
         Self {
             policy: Policy::default(),
             gpus: (0..16).map(gpu).collect(),
@@ -125,8 +126,8 @@ impl Sixteen {
 
     fn inputs(&self, start: Instant, seconds: u64) -> power::Inputs<'_> {
         let Self { gpus: _, policy: _, power, payloads, caps, guards } = self;
-        let meter = Ok(Milliwatts(2_790_000));
-        power::Inputs { now: start + Duration::from_secs(seconds), caps, meter, guards, gpus: power, payloads }
+        let meters = &[Ok(Milliwatts(2_790_000))];
+        power::Inputs { now: start + Duration::from_secs(seconds), caps, meters, guards, gpus: power, payloads }
     }
 }
 

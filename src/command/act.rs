@@ -77,21 +77,32 @@ impl From<Impossible> for Failure {
 
 type Done = Result<Outcome, Failure>;
 
+fn ended(done: Done) -> AckState {
+    match done {
+        Ok(outcome) => AckState::Done(outcome),
+        Err(Failure::Refused(why)) => AckState::Refused(Refusal::Policy(why)),
+        Err(Failure::Failed(why)) => AckState::Failed(why),
+    }
+}
+
 impl Actor {
     /// Carries an order out, and says how it ended. Takes as long as that takes, at most 35 minutes.
     pub async fn act(&self, order: &Order, by: Source) -> AckState {
         match timeout(LONGEST, self.try_to(order, by)).await {
-            Ok(Ok(outcome)) => AckState::Done(outcome),
-            Ok(Err(Failure::Refused(why))) => AckState::Refused(Refusal::Policy(why)),
-            Ok(Err(Failure::Failed(why))) => AckState::Failed(why),
+            Ok(done) => ended(done),
             Err(_) => AckState::Failed("not done in time".to_owned()),
         }
+    }
+
+    /// Holds these caps in the name of the desired state, and none that it had before. Says how that ended.
+    pub async fn hold_caps(&self, caps: &[PowerCap]) -> AckState {
+        ended(self.caps(caps, Source::Desired).await)
     }
 
     async fn try_to(&self, order: &Order, by: Source) -> Done {
         match order {
             Order::SetProfile { gpu, profile } => self.profile(gpu.as_deref(), profile.as_deref()).await,
-            Order::SetPowerCap(cap) => self.cap(*cap, by).await,
+            Order::SetPowerCap(cap) => self.caps(cap.as_slice(), by).await,
             Order::SetFanTarget { zone, target_mc } => {
                 self.setpoints.set_target(zone, target_mc.map(|target| target.0))?;
                 self.kept().await
@@ -132,9 +143,9 @@ impl Actor {
         }
     }
 
-    /// Sets or lifts a cap. Done is: it is taken, and kept for the next start. How far the rig is with it is in its telemetry,
+    /// Sets or lifts caps. Done is: it is taken, and kept for the next start. How far the rig is with it is in its telemetry,
     /// for a ramp or a deadline may take hours, and what cannot be held by limits alone is alarmed.
-    async fn cap(&self, cap: Option<PowerCap>, by: Source) -> Done {
+    async fn caps(&self, caps: &[PowerCap], by: Source) -> Done {
         let source = match by {
             Source::Command => power::Source::Command,
             // What a whole site is told is what its feed, or the grid behind it, has to give.
@@ -142,7 +153,7 @@ impl Actor {
             Source::Desired => power::Source::Schedule,
         };
         let unix_ms = if self.trust_clock { Some(clock::unix_ms()) } else { clock::synced_unix_ms() };
-        self.setpoints.set_cap(source, cap, clock::now(), unix_ms)?;
+        self.setpoints.set_caps(source, caps, clock::now(), unix_ms)?;
         self.kept().await
     }
 

@@ -4,7 +4,7 @@
 //! [power]
 //! cap_w = 2400              # at the measured input; none where it is left out
 //! ramp_w_per_s = 200        # how fast the rig comes down to it; at once where it is left out
-//! floor_w = 900             # this cap never asks for less
+//! floor_w = 900             # a cap_w below it is a mistake, for files that something computes
 //! efficiency_pct = 88       # of the supplies at their worst, where the input is not measured
 //! base_w = 250              # what the rig draws without its GPUs, at most
 //! margin_pct = 3            # of a cap that stays unused while its meter is not believed
@@ -86,9 +86,9 @@ impl PowerConfig {
             release: MilliwattsPerSecond(watts("release_w_per_s", default.release.0 / 1000, 1)),
             jitter: Duration::from_secs(ranged(&table, "jitter_s", 30, 0, 3_600).into()),
         };
+        let floor = Milliwatts(watts("floor_w", 0, 0));
         let cap = table.has("cap_w").then(|| Cap {
             ramp: table.has("ramp_w_per_s").then(|| MilliwattsPerSecond(watts("ramp_w_per_s", 1, 1))),
-            floor: Milliwatts(watts("floor_w", 0, 0)),
             ..Cap::at_once(Milliwatts(watts("cap_w", MOST_W, 50)), Source::Configuration)
         });
         for key in ["ramp_w_per_s", "floor_w"] {
@@ -96,8 +96,8 @@ impl PowerConfig {
                 table.complain(key, "is of a cap, and there is no cap_w");
             }
         }
-        if cap.is_some_and(|cap| cap.floor > cap.limit) {
-            table.complain("floor_w", "is above cap_w: the cap would never hold");
+        if cap.is_some_and(|cap| floor > cap.limit) {
+            table.complain("floor_w", "is above cap_w");
         }
         let limits = table.tables("limit").into_iter().map(|(name, limit)| Limit::read(name, &limit)).collect();
         let guard = table.flag("guard_supplies").unwrap_or(false);
@@ -203,7 +203,6 @@ mod tests {
             parse("[power]\ncap_w = 2400\nramp_w_per_s = 200\nfloor_w = 900\nbase_w = 100\njitter_s = 0").unwrap();
         let cap = Cap {
             ramp: Some(MilliwattsPerSecond(200_000)),
-            floor: Milliwatts(900_000),
             ..Cap::at_once(Milliwatts(2_400_000), Source::Configuration)
         };
         assert_eq!(config.cap, Some(cap));

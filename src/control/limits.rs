@@ -61,7 +61,7 @@ pub struct Rule {
 /// What a tick knows of power.
 pub(super) struct Gathered {
     caps: Vec<Cap>,
-    meter: Reading<Milliwatts>,
+    meters: Vec<Reading<Milliwatts>>,
     guards: Vec<Guard>,
     gpus: Vec<power::Gpu>,
     payloads: Vec<power::Payload>,
@@ -69,8 +69,8 @@ pub(super) struct Gathered {
 
 impl Gathered {
     pub(super) fn inputs(&self, now: Instant) -> power::Inputs<'_> {
-        let Self { caps, meter, guards, gpus, payloads } = self;
-        power::Inputs { now, caps, meter: *meter, guards, gpus, payloads }
+        let Self { caps, meters, guards, gpus, payloads } = self;
+        power::Inputs { now, caps, meters, guards, gpus, payloads }
     }
 }
 
@@ -83,32 +83,33 @@ pub(super) fn gather(rules: &Rules, snapshot: &Snapshot, setpoints: &Setpoints) 
     };
     let guard = |rule: &Rule| Guard {
         limit: rule.limit,
-        measured: measured(rule.place, snapshot),
+        meters: meters(rule.place, snapshot),
         gpus: gpus.iter().enumerate().filter(|(_, gpu)| member(rule, gpu)).map(|(index, _)| index).collect(),
         input: !matches!(rule.place, Place::Rail(_)),
     };
     let payload = |status: &crate::payload::supervisor::Status| power::Payload {
         kind: status.kind,
         grace: status.grace,
-        // One that is paused has processes, and they draw nothing.
-        running: status.pid.is_some() && status.paused.is_none(),
+        running: status.pid.is_some(),
+        paused: status.paused.is_some(),
     };
     Gathered {
         caps: rules.cap.iter().copied().chain(setpoints.caps()).collect(),
-        meter: snapshot.input(),
+        meters: meters(Place::Supplies, snapshot),
         guards: rules.guards.iter().map(guard).collect(),
         gpus: gpus.iter().enumerate().map(|(index, gpu)| of(index, gpu, snapshot, setpoints)).collect(),
         payloads: snapshot.payloads.0.iter().map(payload).collect(),
     }
 }
 
-/// What is drawn there; missing as soon as a part of it is.
-fn measured(place: Place, snapshot: &Snapshot) -> Reading<Milliwatts> {
-    match place {
-        Place::Supplies => snapshot.input(),
-        Place::Supply(index) => snapshot.supplies.get(index).map_or(Err(Missing::NotPresent), |[input, _]| input.power),
-        Place::Rail(index) => snapshot.rails.get(index).map_or(Err(Missing::NotPresent), |rail| rail.power),
-    }
+/// What is drawn there, by each meter.
+fn meters(place: Place, snapshot: &Snapshot) -> Vec<Reading<Milliwatts>> {
+    let one = match place {
+        Place::Supplies => return snapshot.supplies.iter().map(|[input, _]| input.power).collect(),
+        Place::Supply(index) => snapshot.supplies.get(index).map(|[input, _]| input.power),
+        Place::Rail(index) => snapshot.rails.get(index).map(|rail| rail.power),
+    };
+    vec![one.unwrap_or(Err(Missing::NotPresent))]
 }
 
 fn of(index: usize, gpu: &Gpu, snapshot: &Snapshot, setpoints: &Setpoints) -> power::Gpu {

@@ -1,6 +1,6 @@
 //! What of a desired state holds at this minute.
 
-use crate::wire::{Desired, DesiredPayload, DesiredProfile, FanTarget, PowerCap, StandingOrder};
+use crate::wire::{Desired, DesiredPayload, DesiredProfile, FanTarget, PowerCap};
 
 const DAY_MINUTES: u64 = 24 * 60;
 
@@ -30,8 +30,9 @@ pub struct Effective {
     pub payloads: Vec<DesiredPayload>,
     /// GPUs that shall have a profile.
     pub profiles: Vec<DesiredProfile>,
-    /// The lowest of all caps that hold.
-    pub power_cap: Option<PowerCap>,
+    /// All caps that hold, each once: which of them is the tightest changes with their ramps and deadlines. No more than one for each
+    /// standing order and the state's own.
+    pub power_caps: Vec<PowerCap>,
     /// Zones that shall be held at a temperature.
     pub fan_targets: Vec<FanTarget>,
     /// Somebody works at the rig: no payload shall run.
@@ -47,16 +48,17 @@ pub fn effective(desired: &Desired, now: &Moment) -> Effective {
     let mut all = Effective {
         payloads: desired.payloads.clone(),
         profiles: desired.profiles.clone(),
-        power_cap: desired.power_cap.filter(|cap| lasts(cap, now)),
+        power_caps: Vec::new(),
         fan_targets: desired.fan_targets.clone(),
         maintenance: desired.maintenance,
         standing: Vec::new(),
     };
+    all.cap(desired.power_cap, now);
     for order in &desired.standing {
         let when = if order.utc { now.utc() } else { now.local };
         match when {
             Some((day, minute)) if order.when.holds(day, minute) => {
-                all.cap(order, now);
+                all.cap(order.power_cap, now);
                 for wanted in &order.payloads {
                     if let Some(own) = all.payloads.iter_mut().find(|own| own.name == wanted.name) {
                         let gpus = wanted.gpus.clone().or_else(|| own.gpus.clone());
@@ -67,7 +69,7 @@ pub fn effective(desired: &Desired, now: &Moment) -> Effective {
             }
             Some(_) => {}
             None if order.power_cap.is_some() => {
-                all.cap(order, now);
+                all.cap(order.power_cap, now);
                 all.standing.push(order.name.clone());
             }
             None => {}
@@ -80,9 +82,9 @@ pub fn effective(desired: &Desired, now: &Moment) -> Effective {
 }
 
 impl Effective {
-    fn cap(&mut self, order: &StandingOrder, now: &Moment) {
-        let cap = order.power_cap.filter(|cap| lasts(cap, now));
-        self.power_cap = self.power_cap.into_iter().chain(cap).min_by_key(|cap| cap.cap_mw);
+    fn cap(&mut self, cap: Option<PowerCap>, now: &Moment) {
+        let new = |cap: &PowerCap| lasts(cap, now) && !self.power_caps.contains(cap);
+        self.power_caps.extend(cap.filter(new));
     }
 }
 

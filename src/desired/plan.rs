@@ -14,8 +14,8 @@ pub struct Actual {
     pub payloads: Vec<ActualPayload>,
     /// Every GPU that is there.
     pub gpus: Vec<ActualGpu>,
-    /// The cap that the last plan set, not the one of a command.
-    pub power_cap: Option<PowerCap>,
+    /// The caps that the last plan set, not those of commands.
+    pub power_caps: Vec<PowerCap>,
     /// Targets that were set.
     pub fan_targets: Vec<FanTarget>,
     /// Maintenance is on.
@@ -49,6 +49,8 @@ pub struct ActualGpu {
 /// What to do, and what is not as it shall be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
+    /// The caps that are to hold in the name of the desired state, where these are others than now: before any order.
+    pub caps: Option<Vec<PowerCap>>,
     /// To be carried out in this order: what frees power and GPUs comes before what takes them.
     pub orders: Vec<Order>,
     /// Also what was ordered before and is on its way, or failed; at most [`MOST_DIFFERENCES`].
@@ -102,10 +104,13 @@ pub fn plan(effective: &Effective, actual: &Actual) -> Plan {
     for wanted in effective.payloads.iter().filter(|wanted| !wanted.run) {
         payload(wanted, actual, &mut plan);
     }
-    if effective.power_cap != actual.power_cap {
-        let word = |cap: Option<PowerCap>| cap.map_or_else(|| "none".to_owned(), |cap| cap.cap_mw.to_string());
-        plan.orders.push(Order::SetPowerCap(effective.power_cap));
-        plan.differ("power cap".to_owned(), word(effective.power_cap), word(actual.power_cap), ORDERED);
+    if effective.power_caps != actual.power_caps {
+        let word = |caps: &[PowerCap]| match caps {
+            [] => "none".to_owned(),
+            caps => caps.iter().map(|cap| cap.cap_mw.to_string()).collect::<Vec<_>>().join(", "),
+        };
+        plan.caps = Some(effective.power_caps.clone());
+        plan.differ("power cap".to_owned(), word(&effective.power_caps), word(&actual.power_caps), ORDERED);
     }
     profiles(effective, actual, &mut plan);
     for wanted in &effective.fan_targets {

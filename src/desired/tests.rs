@@ -100,6 +100,11 @@ fn a_state_is_taken_whole_or_not_at_all() {
         ("no such zone", edit(&|d| d.fan_targets[0].zone = "x".to_owned()), Err("no zone `x` here")),
         ("twice", edit(&|d| d.payloads.push(payload("llm", false))), Err("a payload is named twice")),
         (
+            "a cap below its floor",
+            edit(&|d| d.power_cap = Some(PowerCap { floor_mw: Some(Milliwatts(600_001)), ..cap(600) })),
+            Err("a power cap below its own floor"),
+        ),
+        (
             "a window",
             edit(&|d| d.standing = vec![standing("s", (0x80, 0, 1), true, None, &[])]),
             Err("a window outside of the week"),
@@ -128,7 +133,7 @@ fn a_state_is_taken_whole_or_not_at_all() {
 }
 
 #[test]
-fn windows_hold_over_midnight_and_the_lowest_cap_wins() {
+fn windows_hold_over_midnight_and_every_cap_of_theirs_with_them() {
     let mut state = desired(1);
     state.standing = vec![
         // Friday 22:00 to Saturday 06:00, local.
@@ -138,29 +143,31 @@ fn windows_hold_over_midnight_and_the_lowest_cap_wins() {
         // 08:00 in UTC is now.
         standing("utc", (1 << 4, 480, 481), true, Some(900), &[]),
     ];
+    let caps = |watts: &[u32]| watts.iter().map(|watts| cap(*watts)).collect::<Vec<_>>();
     for (day, minute, watts, holds, mining) in [
-        (4, 1_319, 900, &["high", "utc"][..], false),
-        (4, 1_320, 600, &["night", "peak", "high", "utc"], true),
-        (5, 0, 600, &["night", "high", "utc"], true),
-        (5, 359, 600, &["night", "high", "utc"], true),
-        (5, 360, 900, &["high", "utc"], false),
-        (5, 1_330, 800, &["peak", "high", "utc"], false),
+        (4, 1_319, &[1_000, 2_000, 900][..], &["high", "utc"][..], false),
+        (4, 1_320, &[1_000, 600, 800, 2_000, 900], &["night", "peak", "high", "utc"], true),
+        (5, 0, &[1_000, 600, 2_000, 900], &["night", "high", "utc"], true),
+        (5, 359, &[1_000, 600, 2_000, 900], &["night", "high", "utc"], true),
+        (5, 360, &[1_000, 2_000, 900], &["high", "utc"], false),
+        (5, 1_330, &[1_000, 800, 2_000, 900], &["peak", "high", "utc"], false),
     ] {
         let all = effective(&state, &moment(day, minute));
         assert_eq!(
-            (all.power_cap, all.standing.iter().map(String::as_str).collect::<Vec<_>>()),
-            (Some(cap(watts)), holds.to_vec()),
+            (all.power_caps, all.standing.iter().map(String::as_str).collect::<Vec<_>>()),
+            (caps(watts), holds.to_vec()),
             "{day} {minute}"
         );
         assert_eq!(all.payloads, [payload("llm", !mining), payload("miner", mining)]);
     }
     // Nobody knows the time: every cap, no payload.
     let all = effective(&state, &Moment { unix_ms: None, local: None });
-    assert_eq!((all.power_cap, all.standing.len(), all.payloads), (Some(cap(600)), 4, state.payloads.clone()));
+    let every = caps(&[1_000, 600, 800, 2_000, 900]);
+    assert_eq!((all.power_caps, all.standing.len(), all.payloads), (every, 4, state.payloads.clone()));
     let all = effective(&Desired { maintenance: true, ..state.clone() }, &moment(0, 0));
     assert!(all.maintenance && all.payloads.iter().all(|payload| !payload.run));
     state.power_cap = Some(PowerCap { until_ms: Some(NOW), ..cap(1) });
-    assert_eq!(effective(&state, &moment(0, 0)).power_cap, Some(cap(900)));
+    assert_eq!(effective(&state, &moment(0, 0)).power_caps, caps(&[2_000, 900]), "one that is over, and each once");
     let whole_day = Window { days: 1, from_min: 300, to_min: 300 };
     let hours = [(0, 299), (0, 300), (1, 299), (1, 300)].map(|(day, minute)| whole_day.holds(day, minute));
     assert_eq!(hours, [false, true, true, false]);
@@ -177,7 +184,7 @@ fn actual(llm: PayloadPhase, miner: PayloadPhase) -> Actual {
     Actual {
         payloads: vec![payload("llm", llm), payload("miner", miner)],
         gpus: vec![gpu("G1", "fast"), gpu("G2", "eco")],
-        power_cap: Some(cap(1_000)),
+        power_caps: vec![cap(1_000)],
         fan_targets: desired(1).fan_targets,
         maintenance: false,
     }
@@ -221,7 +228,7 @@ fn every_other_setting_has_its_order_and_its_reason() {
     };
     let profile =
         |gpu: &str, profile: &str| Order::SetProfile { gpu: Some(gpu.to_owned()), profile: Some(profile.to_owned()) };
-    check(&|a| a.power_cap = None, &[Order::SetPowerCap(Some(cap(1_000)))], ("power cap", "ordered now"));
+    check(&|a| a.power_caps.clear(), &[], ("power cap", "ordered now"));
     check(&|a| a.gpus[0].profile = None, &[profile("G1", "fast")], ("GPU G1", "ordered now"));
     check(&|a| a.gpus[1].profile = Some("fast".to_owned()), &[profile("G2", "eco")], ("GPU G2", "ordered now"));
     check(&|a| a.gpus[1].changing = true, &[], ("GPU G2", "on its way"));
@@ -370,13 +377,13 @@ fn carry_out(actual: &mut Actual, orders: &[Order], fails: bool) {
                 let gpu = actual.gpus.iter_mut().find(|own| Some(&own.uuid) == gpu.as_ref()).unwrap();
                 (gpu.profile, gpu.changing, gpu.failed) = (profile.clone(), true, None);
             }
-            Order::SetPowerCap(cap) => actual.power_cap = *cap,
             Order::SetFanTarget { zone, target_mc } => {
                 actual.fan_targets.retain(|target| target.zone != *zone);
                 actual.fan_targets.push(FanTarget { zone: zone.clone(), target_mc: *target_mc });
             }
             Order::Maintenance { on, .. } => actual.maintenance = *on,
-            Order::Identify { .. }
+            Order::SetPowerCap(_)
+            | Order::Identify { .. }
             | Order::Probe
             | Order::Logs { .. }
             | Order::FollowLogs { .. }
@@ -428,7 +435,8 @@ proptest! {
             state.fan_targets[0].target_mc = None;
         }
         let mut now = actual(phases.0, phases.1);
-        (now.maintenance, now.gpus[0].changing, now.power_cap) = (have.0, have.1, have.3.map(cap));
+        (now.maintenance, now.gpus[0].changing) = (have.0, have.1);
+        now.power_caps = have.3.map(cap).into_iter().collect();
         if have.2 {
             now.gpus[1].profile = None;
         }
@@ -440,10 +448,14 @@ proptest! {
                 prop_assert!(!given.contains(order), "ordered twice: {:?}", order);
             }
             given.extend(next.orders.clone());
+            if let Some(caps) = next.caps {
+                prop_assert!(caps != now.power_caps, "held already");
+                now.power_caps = caps;
+            }
             carry_out(&mut now, &next.orders, fails);
         }
         let last = plan(&state, &now);
-        prop_assert!(last.orders.is_empty(), "{last:?}");
+        prop_assert!(last.orders.is_empty() && last.caps.is_none(), "{last:?}");
         // What is left was given up, and says so.
         for left in &last.differences {
             prop_assert!(left.why.contains("given up") || left.why == "will not hold", "{left:?}");

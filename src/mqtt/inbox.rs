@@ -305,17 +305,25 @@ impl Inbox {
     /// Orders what is missing, and reports where that is news.
     async fn reconcile(&mut self) {
         let now = Moment { unix_ms: reliable_ms(&self.fleet), local: clock::local_week() };
-        let (orders, reported) = reconcile::look(self.desired.as_deref(), self.refused.clone(), &self.actor, &now);
-        if !orders.is_empty() {
+        let (plan, reported) = reconcile::look(self.desired.as_deref(), self.refused.clone(), &self.actor, &now);
+        if plan.caps.is_some() || !plan.orders.is_empty() {
             let (actor, audit) = (self.actor.clone(), self.audit.clone());
             self.reconciling.spawn(async move {
-                for order in orders {
+                let ended = |what: String, state: AckState| {
+                    if !matches!(state, AckState::Done(_)) {
+                        warn!("desired state: {what}: {state:?}");
+                    }
+                    audit.note(Who::Control, format!("desired state: {what}"), format!("{state:?}"));
+                };
+                if let Some(caps) = plan.caps {
+                    info!("desired state: {caps:?}");
+                    let state = actor.hold_caps(&caps).await;
+                    ended(format!("{caps:?}"), state);
+                }
+                for order in plan.orders {
                     info!("desired state: {order:?}");
                     let state = actor.act(&order, Source::Desired).await;
-                    if !matches!(state, AckState::Done(_)) {
-                        warn!("desired state: {order:?}: {state:?}");
-                    }
-                    audit.note(Who::Control, format!("desired state: {order:?}"), format!("{state:?}"));
+                    ended(format!("{order:?}"), state);
                 }
             });
         }

@@ -123,16 +123,16 @@ pub(super) fn known(actor: &Actor) -> Known {
     }
 }
 
-/// One look: the orders that are missing, and what is to be reported.
+/// One look: what is missing, and what is to be reported.
 pub(super) fn look(
     desired: Option<&Desired>,
     refused: Option<RefusedRevision>,
     actor: &Actor,
     now: &Moment,
-) -> (Vec<Order>, Reported) {
+) -> (Plan, Reported) {
     actor.setpoints.set_market(desired.and_then(|desired| desired.market.as_ref()));
     let Some(desired) = desired else {
-        return (Vec::new(), report(None, refused, None, &Plan::default(), now.unix_ms));
+        return (Plan::default(), report(None, refused, None, &Plan::default(), now.unix_ms));
     };
     let mut effective = effective(desired, now);
     let put_out = planned(&mut effective, &actor.payloads.borrow());
@@ -143,7 +143,7 @@ pub(super) fn look(
         unserved(market, now.unix_ms, &actor.plan.borrow(), &mut plan);
     }
     let reported = report(Some(desired), refused, Some(&effective), &plan, now.unix_ms);
-    (plan.orders, reported)
+    (plan, reported)
 }
 
 /// What is planned for runs when the plan says so: to want it to run is to want it in the plan. What shall not run and is in the
@@ -180,7 +180,7 @@ fn actual(actor: &Actor, effective: &mut Effective) -> Actual {
     Actual {
         payloads: payloads.collect(),
         gpus: gpus.collect(),
-        power_cap: setpoints.cap(Source::Schedule),
+        power_caps: setpoints.asked(Source::Schedule),
         fan_targets: fan_targets.collect(),
         maintenance: setpoints.maintenance().is_some(),
     }

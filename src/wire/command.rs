@@ -182,11 +182,12 @@ pub struct PowerCap {
     pub cap_mw: Milliwatts,
     /// How fast power changes towards it, in milliwatts each second; 0 is as fast as can be.
     pub ramp_mw_per_s: u32,
-    /// Held from then on at the latest, milliseconds since 1970, however slow the ramp; 0 is at once.
+    /// Held from then on at the latest, milliseconds since 1970, however slow the ramp; 0 leaves it to the ramp, and without one is
+    /// at once.
     pub deadline_ms: u64,
     /// Ends by itself then, milliseconds since 1970; never where there is none.
     pub until_ms: Option<u64>,
-    /// Less is not asked of the payloads: what goes below is alarmed and not enforced by stopping them.
+    /// A limit below it is refused: for limits that somebody computes.
     pub floor_mw: Option<Milliwatts>,
 }
 
@@ -368,9 +369,10 @@ impl Command {
                     name(&key.name)
                 }
             }
+            Order::SetPowerCap(Some(cap)) => cap.check(),
             Order::RotateKey { add: None, revoke: None } => Err("neither a key to add nor one to revoke"),
             Order::RotateKey { add: None, revoke: Some(_) }
-            | Order::SetPowerCap(_)
+            | Order::SetPowerCap(None)
             | Order::Identify { .. }
             | Order::Probe
             | Order::Snapshot
@@ -379,6 +381,13 @@ impl Command {
             | Order::Reboot
             | Order::Maintenance { .. } => Ok(()),
         }
+    }
+}
+
+impl PowerCap {
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        let below = self.floor_mw.is_some_and(|floor| floor > self.cap_mw);
+        if below { Err("a power cap below its own floor") } else { Ok(()) }
     }
 }
 

@@ -121,7 +121,7 @@ pub struct StandingOrder {
     pub when: Window,
     /// The window is in UTC; else in the rig's own time.
     pub utc: bool,
-    /// A limit; where several hold the lowest does.
+    /// A limit; where several hold, whatever is lowest of them at each moment, ramps included.
     pub power_cap: Option<PowerCap>,
     /// Payloads that shall run, or not, of those that the state itself names; of several orders that name one the last in the
     /// list holds.
@@ -207,6 +207,8 @@ impl Desired {
                 return Err("a standing order gives GPUs to a payload to which the state itself gives none");
             }
         }
+        let caps = standing.iter().map(|order| &order.power_cap).chain([&self.power_cap]);
+        caps.flatten().try_for_each(PowerCap::check)?;
         self.market.as_ref().map_or(Ok(()), Market::check)?;
         once(profiles.iter().map(|entry| entry.gpu.as_deref().unwrap_or_default()), "a GPU has two profiles")?;
         once(fan_targets.iter().map(|target| target.zone.as_str()), "a zone has two targets")?;

@@ -3,6 +3,8 @@
 //! Real: the agent, `rigd-nvml`, the wrapper around NVIDIA's library, the broker, signed commands. Simulated: the library, the
 //! cards, the supply and its meter.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use rigd::alarm::{Cause, Kind};
 use rigd::clock;
 use rigd::control::step::power::{Basis, Rung, Source};
 use rigd::local::Payload;
-use rigd::payload::Hold;
+use rigd::payload::{By, Hold};
 use rigd::wire::{Event, Message, PayloadPhase, Rungs, Subject};
 
 use crate::agent::{Agent, Scratch, Setup, until};
@@ -254,10 +256,18 @@ fn a_cap_below_all_limits_pauses_what_mines_and_drains_what_thinks() {
         std::fs::write(folder.path.join(format!("{name}.toml")), text).unwrap();
     }
     let world = world(&format!("[payload]\nmanifests = {:?}\n", folder.path));
-    world.subscriber.telemetry("both run", |telemetry| {
-        telemetry.payloads.len() == 2 && telemetry.payloads.iter().all(|payload| payload.gpus == 4)
-    });
-    world.cap(330.0);
+    both_run(&world);
+    // What the miner's cards draw is not theirs to give: one that works on would be ended.
+    let idle = at_rest(&world);
+    for gpu in 4..8 {
+        world.say(&format!("set gpu {gpu} load 0.6"));
+    }
+    draws(&world, "the thinker works", |watts| watts > idle + 300.0);
+    let thinker = payload(&world, &names[1]).and_then(|thinker| thinker.pid).unwrap();
+    world.cap((idle + 40.0).round());
+    // Its cards rest when it does. Nothing slower than this look at it: cards that work on for seconds are a pause that is none.
+    until("the thinker ends", || Seen::of(thinker).is_none_or(|seen| seen.state == 'Z').then_some(()));
+    world.say("set gpu all load 0");
     world.alarmed(Kind::PowerPaused, 0);
     world.alarmed(Kind::PowerDrained, 7);
     // The one keeps its processes, the other goes; what holds them is said.
@@ -270,6 +280,96 @@ fn a_cap_below_all_limits_pauses_what_mines_and_drains_what_thinks() {
         let waits = (thinker.hold, thinker.now.phase) == (Hold::Drain, PayloadPhase::Waiting);
         (paused && miner.paused.is_some() && miner.pid.is_some() && waits && thinker.pid.is_none()).then_some(())
     });
+    for name in &names {
+        let _ = world.ctl(&["drain", name, "--within", "1s"]);
+    }
+}
+
+fn both_run(world: &World) {
+    world.subscriber.telemetry("both run", |telemetry| {
+        telemetry.payloads.len() == 2 && telemetry.payloads.iter().all(|payload| payload.gpus == 4)
+    });
+}
+
+/// What it draws when no card works, W.
+fn at_rest(world: &World) -> f64 {
+    world.say("set gpu all load 0");
+    until("it rests", || {
+        let found = world.watch(Duration::from_secs(1));
+        let (least, most) =
+            found.iter().fold((f64::MAX, 0.0_f64), |(least, most), now| (least.min(*now), most.max(*now)));
+        (most - least < 2.0).then_some(most)
+    })
+}
+
+fn payload(world: &World, name: &str) -> Option<Payload> {
+    let said = String::from_utf8(world.ctl(&["ps", "--json"]).stdout).unwrap();
+    let mut payloads = said.lines().map(|line| serde_json::from_str::<Payload>(line).unwrap());
+    payloads.find(|payload| payload.info.name == name)
+}
+
+/// An API that says yes to all that it is asked.
+fn yes() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 1024]);
+            let body = r#"{"result": {"status": "OK"}}"#;
+            // An agent that was killed does not listen any more.
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        }
+    });
+    port
+}
+
+#[test]
+fn a_miner_that_says_it_rests_and_mines_on_is_ended_before_anybody_else_rests_for_it() {
+    let manifest = |gpus: std::ops::Range<u32>, more: &str| {
+        let uuid = |gpu: u32| format!("\"GPU-fa4e000{gpu}-0000-4000-8000-00000000000{gpu}\"");
+        let gpus = gpus.map(uuid).collect::<Vec<_>>().join(", ");
+        format!(
+            "kind = \"mining\"\nautostart = true\nuser = \"nobody\"\nargv = [\"/bin/sleep\", \"100000\"]\n[gpus]\nuuids = [{gpus}]\n\
+             [stop]\ngrace_s = 600\n{more}"
+        )
+    };
+    let folder = Scratch::new("liar");
+    let names = ["liar", "worker"].map(|name| format!("{name}-{}", std::process::id()));
+    let liar = manifest(0..4, &format!("[pause]\napi = \"xmrig\"\nport = {}\n", yes()));
+    for (name, text) in names.iter().zip([liar, manifest(4..8, "")]) {
+        std::fs::write(folder.path.join(format!("{name}.toml")), text).unwrap();
+    }
+    let world = world(&format!("[payload]\nmanifests = {:?}\n", folder.path));
+    both_run(&world);
+    let idle = at_rest(&world);
+    let pid = payload(&world, &names[0]).and_then(|liar| liar.pid).unwrap();
+    for gpu in 0..4 {
+        world.say(&format!("set gpu {gpu} load 1.0"));
+    }
+    draws(&world, "the liar works", |watts| watts > idle + 600.0);
+    let cap = (idle + 60.0).round();
+    world.cap(cap);
+    until("it says that it rests", || payload(&world, &names[0])?.paused.filter(|by| *by == By::Api));
+    // What it draws shows that it does not.
+    let rungs = world.subscriber.wait("it is ended", |heard| {
+        heard.iter().find_map(|one| {
+            let Message::Telemetry(telemetry) = &one.message else { return None };
+            let rungs: Vec<Rung> = telemetry.rungs.iter().map(|rungs| rungs.power).collect();
+            (rungs.first() == Some(&Rung::Stop)).then_some(rungs)
+        })
+    });
+    assert!(rungs[..4].iter().all(|rung| *rung == Rung::Stop), "{rungs:?}");
+    assert!(rungs[4..].iter().all(|rung| *rung < Rung::Pause), "nobody else rests for it: {rungs:?}");
+    world.alarmed(Kind::PowerStopped, 0);
+    until("it is gone and waits", || {
+        let liar = payload(&world, &names[0])?;
+        (liar.hold == Hold::Stop && liar.now.phase == PayloadPhase::Waiting && liar.pid.is_none()).then_some(())
+    });
+    assert_eq!(Seen::of(pid).filter(|seen| seen.state != 'Z'), None, "nothing of it is left");
+    // Its cards are its own in truth; here they are told.
+    world.say("set gpu all load 0");
+    draws(&world, "the cap holds", |watts| watts <= cap);
     for name in &names {
         let _ = world.ctl(&["drain", name, "--within", "1s"]);
     }

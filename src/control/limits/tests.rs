@@ -36,15 +36,10 @@ fn none() -> Setpoints {
 }
 
 #[test]
-fn the_meter_is_the_sum_of_all_supplies_or_missing() {
-    for (inputs, expected) in [
-        (vec![], Err(Missing::NotPresent)),
-        (vec![Ok(1_000)], Ok(Milliwatts(1_000))),
-        (vec![Ok(1_000), Ok(500)], Ok(Milliwatts(1_500))),
-        (vec![Ok(1_000), Err(Missing::Bus)], Err(Missing::Bus)),
-        (vec![Ok(u32::MAX), Ok(500)], Ok(Milliwatts(u32::MAX))),
-    ] {
-        assert_eq!(gather(&Rules::default(), &with(vec![], &inputs, vec![]), &none()).meter, expected);
+fn each_supply_has_its_meter() {
+    for inputs in [vec![], vec![Ok(1_000)], vec![Ok(1_000), Err(Missing::Bus)]] {
+        let found = gather(&Rules::default(), &with(vec![], &inputs, vec![]), &none()).meters;
+        assert_eq!(found, inputs.iter().map(|input| input.map(Milliwatts)).collect::<Vec<_>>());
     }
 }
 
@@ -63,11 +58,12 @@ fn a_guard_is_of_the_gpus_that_it_feeds() {
         &with(vec![gpu(Presence::Seen)], &[Ok(5), Ok(6)], vec![]),
         &none(),
     );
-    let found: Vec<_> = gathered.guards.iter().map(|guard| (guard.measured, guard.gpus.len(), guard.input)).collect();
-    let missing = Err(Missing::NotPresent);
+    let found: Vec<_> =
+        gathered.guards.iter().map(|guard| (guard.meters.clone(), guard.gpus.len(), guard.input)).collect();
+    let (each, missing) = ([5, 6].map(|mw| Ok(Milliwatts(mw))), vec![Err(Missing::NotPresent)]);
     assert_eq!(
         found,
-        [(Ok(Milliwatts(11)), 1, true), (Ok(Milliwatts(6)), 1, true), (missing, 1, true), (missing, 0, false)]
+        [(each.to_vec(), 1, true), (each[1..].to_vec(), 1, true), (missing.clone(), 1, true), (missing, 0, false)]
     );
 }
 
@@ -97,13 +93,11 @@ fn a_gpu_is_what_its_card_its_profile_and_its_owner_make_of_it() {
     assert_eq!((owned.payload, owned.worth), (Some(1), 1));
     assert_eq!(found(gpu(Presence::Seen), vec![other, owner(Phase::Stopped)]).payload, None);
     let snapshot = |hold, paused| with(vec![], &[], vec![Status { hold, paused, ..owner(Phase::Running) }]);
-    for (hold, paused, running) in [
-        (Hold::Free, None, true),
-        (Hold::Pause, None, true),
-        (Hold::Pause, Some(By::Freezer), false),
-        (Hold::Drain, None, true),
-    ] {
-        assert_eq!(gather(&Rules::default(), &snapshot(hold, paused), &none()).payloads[0].running, running);
+    for (hold, paused) in
+        [(Hold::Free, None), (Hold::Pause, None), (Hold::Pause, Some(By::Freezer)), (Hold::Drain, None)]
+    {
+        let found = gather(&Rules::default(), &snapshot(hold, paused), &none()).payloads[0];
+        assert_eq!((found.running, found.paused), (true, paused.is_some()));
     }
 }
 

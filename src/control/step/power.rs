@@ -5,6 +5,7 @@
 //! meter ── believed? ──> what else the rig draws ──^                 ^
 //!    │ no: the sum of the parts, with a margin ──────────────────────┤
 //! guards of supplies and rails, which nothing lifts ─────────────────┘
+//!    each with its own meter, believed or not in the same way
 //! ```
 //!
 //! What the meter shows is what the GPUs draw times the supply's loss ([`NOMINAL`]) and the rest: board, fans, the error of
@@ -13,8 +14,14 @@
 //!
 //! Numbers at ten ticks a second and GPUs with a time constant of 0.3 s, in `plant.rs`, as means of half a second: from 2400 W to
 //! 1200 W within 2 s; at constant load within 2 % below the cap and never above it; under changing load within 3 % below from
-//! 3 s after a change on where no more than one of the cards rests, and in less than one of a thousand more than 2 % above. A meter that fails is noticed after 1.5 s at
-//! most, a frozen one that long after the draw has moved, and from then on the rig is never above the cap.
+//! 3 s after a change on where no more than one of the cards rests, and in less than one of a thousand more than 2 % above.
+//!
+//! A meter that fails is noticed after 0.8 s, on the way down to a cap too, which is met no more than 0.2 s after that. One that
+//! is frozen, also a single one of several supplies, is noticed no later than 1.5 s after the draw has moved by a sixtieth and 3 W;
+//! until then the rig may be above its cap by 3 %. From there on it is never above: cards count by their limits, and what is not
+//! known by its worst. Cards that do not keep to their limits are seen by their own power then, and the next rung is taken after
+//! [`PATIENCE`], as it is by the meter. A meter that shows too little by less than the supplies' loss and the rest together is
+//! taken for a good one, and the rig is above its cap by that.
 //!
 //! A GPU that does not use its limit lends the difference: a cap counts it by what it uses, so that the watts work elsewhere.
 //! A load that comes back is known by its first watts, a tick or two later, and until the others' limits are down a third to a
@@ -22,25 +29,27 @@
 //! above the cap for half a second where all loads come back at once. That costs watts while cards rest, for no card takes a
 //! limit below its lowest: of eight cards that take 100 W at least, one at 57 W costs nothing, two cost 45 W of a cap
 //! of 1200 W and four 135 W; all may be lent (100 %) where 5 % too much for half a second are nobody's harm. A guard counts every GPU by its limit
-//! and is not exceeded for any time, as far as GPUs keep theirs.
+//! and is not exceeded for any time once its cards have come down to it, whatever its meter shows, but for too little by less
+//! than is told above, and as far as GPUs keep their limits.
 
 pub mod cap;
 
 mod budget;
 mod halt;
+mod judge;
 mod share;
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use self::budget::Belief;
 pub use self::budget::{Basis, NOMINAL};
+use self::budget::{Belief, Found};
 pub use self::cap::{Cap, Source};
 use self::halt::Halts;
 use self::share::{Constraint, Shares};
 use crate::payload::manifest::Kind;
-use crate::reading::Reading;
+use crate::reading::{Reading, sum};
 use crate::units::{Megahertz, Milliwatts, MilliwattsPerSecond, Percent};
 
 /// Measured above the cap for so long although the limits should do, and the next rung is taken: six time constants of a GPU
@@ -104,12 +113,19 @@ impl Default for Policy {
 pub struct Guard {
     /// Not to be exceeded.
     pub limit: Milliwatts,
-    /// What is measured there now.
-    pub measured: Reading<Milliwatts>,
+    /// What is measured there now: by one meter, or by that of each supply.
+    pub meters: Vec<Reading<Milliwatts>>,
     /// The GPUs that it feeds, by index.
     pub gpus: Vec<usize>,
     /// Measured before the supply's loss: at its input.
     pub input: bool,
+}
+
+impl Guard {
+    /// All that is measured there; missing as soon as a part of it is.
+    fn measured(&self) -> Reading<Milliwatts> {
+        sum(self.meters.iter().copied())
+    }
 }
 
 /// A GPU as power sees it.
@@ -142,6 +158,8 @@ pub struct Payload {
     pub grace: Duration,
     /// It has processes.
     pub running: bool,
+    /// They are said to rest.
+    pub paused: bool,
 }
 
 /// What is known in this tick.
@@ -151,8 +169,8 @@ pub struct Inputs<'a> {
     pub now: Instant,
     /// What was asked for.
     pub caps: &'a [Cap],
-    /// Input of all supplies together; missing as soon as that of one is.
-    pub meter: Reading<Milliwatts>,
+    /// Input of each supply. Their sum is what counts, and is missing as soon as one is.
+    pub meters: &'a [Reading<Milliwatts>],
     /// Hard limits.
     pub guards: &'a [Guard],
     /// The GPUs, at most 64.
@@ -275,7 +293,7 @@ pub fn step(policy: &Policy, mut state: State, inputs: &Inputs<'_>) -> (State, O
         constraints.push(state.belief.guard(policy, index, guard, inputs.gpus));
     }
 
-    let late = exceeded(&mut state, inputs, cap.filter(|_| found.basis == Basis::Meter), since);
+    let late = exceeded(&mut state, policy, inputs, (cap, &found), since);
     state.halts.step(inputs, &constraints, found.known, &late);
     let before = state.shares.sum();
     let mut orders = state.shares.share(inputs, &constraints, &state.halts, (policy.lend, since));
@@ -290,29 +308,39 @@ pub fn step(policy: &Policy, mut state: State, inputs: &Inputs<'_>) -> (State, O
     (state, orders)
 }
 
-/// What has been exceeded for too long although the limits should do.
-fn exceeded(state: &mut State, inputs: &Inputs<'_>, cap: Option<(i64, Source)>, since: Duration) -> Vec<Cause> {
-    let above = |measured: Reading<Milliwatts>, limit: i64, over: i64| {
-        measured.is_ok_and(|measured| i64::from(measured.0) * 1000 > limit.saturating_mul(over))
+/// What has been exceeded for too long although the limits should do, and whether that was measured or is the sum of the parts.
+fn exceeded(
+    state: &mut State,
+    policy: &Policy,
+    inputs: &Inputs<'_>,
+    (cap, found): (Option<(i64, Source)>, &Found),
+    since: Duration,
+) -> Vec<(Cause, bool)> {
+    let above = |limit: i64| match found.basis {
+        Basis::Meter => {
+            let most = limit.saturating_mul(OVER) / 1000 + state.cap.ahead(since);
+            sum(inputs.meters.iter().copied()).is_ok_and(|measured| i64::from(measured.0) > most)
+        }
+        // The margin is in it already.
+        Basis::Parts { .. } => found.known && found.estimate > limit + state.cap.ahead(since),
     };
-    let cap = cap.filter(|_| !state.cap.falling());
     let first = (
         Cause::Cap(state.cap.source()),
-        cap.is_some_and(|(limit, _)| above(inputs.meter, limit, OVER)),
+        (cap.is_some_and(|(limit, _)| above(limit)), found.basis == Basis::Meter),
         PATIENCE.max(since * PATIENT_TICKS),
     );
     let guard = |(index, guard): (usize, &Guard)| {
-        let above = above(guard.measured, i64::from(guard.limit.0), GUARD_OVER);
+        let above = state.belief.exceeds(policy, index, guard, inputs.gpus, found.known);
         (Cause::Guard(index), above, GUARD_PATIENCE.max(since * PATIENT_TICKS))
     };
     state.over.resize(1 + inputs.guards.len(), None);
     let mut late = Vec::new();
     let all = std::iter::once(first).chain(inputs.guards.iter().enumerate().map(guard));
-    for (over, (cause, above, patience)) in state.over.iter_mut().zip(all) {
+    for (over, (cause, (above, measured), patience)) in state.over.iter_mut().zip(all) {
         if !above {
             *over = None;
         } else if inputs.now.saturating_duration_since(*over.get_or_insert(inputs.now)) >= patience {
-            late.push(cause);
+            late.push((cause, measured));
             // What was done now gets as much time again.
             *over = Some(inputs.now);
         }

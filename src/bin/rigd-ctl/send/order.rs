@@ -38,7 +38,7 @@ pub(crate) enum Verb {
         /// Ends by itself after this time
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         lasts: Option<Duration>,
-        /// Less is not asked of payloads, W
+        /// A cap below it is refused, W: for caps that something computes
         #[arg(long, value_name = "W")]
         floor: Option<u32>,
         /// Take the cap away

@@ -39,12 +39,12 @@ fn run(gpus: &[Gpu], kinds: [Kind; 2], caps: &[Cap], seconds: u32) -> Limited {
     let board = Board::load("simulated-8gpu").unwrap();
     let (start, policy) = (clock::now(), Policy::default());
     let owned: Vec<power::Gpu> = (0..gpus.len()).map(own).collect();
-    let payloads = kinds.map(|kind| Payload { kind, grace: Duration::from_secs(900), running: true });
+    let payloads = kinds.map(|kind| Payload { kind, grace: Duration::from_secs(900), running: true, paused: false });
     let (mut state, mut limited) = (State::new(&board, start), Limited::default());
     for second in 0..=seconds {
         let now = start + Duration::from_secs(second.into());
         let found =
-            power::Inputs { now, caps, meter: Err(Missing::Bus), guards: &[], gpus: &owned, payloads: &payloads };
+            power::Inputs { now, caps, meters: &[Err(Missing::Bus)], guards: &[], gpus: &owned, payloads: &payloads };
         let inputs = Inputs {
             now,
             sensors: &[],
@@ -94,7 +94,7 @@ fn heat_and_power_meet_in_what_a_gpu_may_take_and_how_far_its_payload_is_held() 
         assert_eq!(limited.cap, caps.first().map(|cap| (cap.limit, cap.source)), "{name}");
     }
     // AI work is never paused for heat either, and the lower limit of both holds.
-    let limited = run(&[gpu(60), gpu(92)], kinds, &cap(800), 80);
+    let limited = run(&[gpu(60), gpu(92)], kinds, &cap(900), 80);
     assert_eq!(limited.holds, [Free, Drain]);
     assert_eq!(limited.gpus[1].limits.power, Some(Milliwatts(100_000)));
     assert!(limited.gpus[0].limits.power.is_some_and(|limit| limit > Milliwatts(100_000)));

@@ -1,24 +1,20 @@
 //! How much of a limit is left for the GPUs: what the meter shows, whether it can be believed, and the sum of the parts.
 //!
-//! A meter is not believed when it shows less than the GPUs draw (a supply makes no energy), far more than all parts together,
-//! nothing, or the same to the last bit while the GPUs' draw has moved: each for [`DOUBT`], in which nothing is learnt from it.
-//! It is believed again after [`TRUST`] without any of these.
+//! Of the meter's word and of each guard's [`judge`](super::judge) decides. Of one that is not believed nothing is learnt; the cap, or
+//! the guard, is then held by the sum of its own parts.
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::judge::{Judge, Parts};
 use super::share::{Constraint, Shares};
-use super::{AIM, Cause, GUARD_AIM, Gpu, Guard, Inputs, MOST, Policy};
-use crate::units::{Milliwatts, Percent};
+use super::{AIM, Cause, GUARD_AIM, GUARD_OVER, Gpu, Guard, Inputs, MOST, Policy};
+use crate::units::Percent;
 
 /// Thousandths at a supply's input for one more at a GPU: a good supply's. What a worse one loses is learnt with the rest; until
 /// then a drop goes a little too far, never not far enough.
 pub const NOMINAL: i64 = 1_070;
-/// A meter that cannot be true for so long is not believed: longer than a PMBus supply and a GPU can be apart.
-pub(super) const DOUBT: Duration = Duration::from_millis(700);
-/// And it must be good for so long before it is believed again.
-const TRUST: Duration = Duration::from_secs(5);
 /// What else the rig draws is learnt with this time constant.
 const LEARN_MS: i64 = 700;
 /// What else a guard's members' rail carries sinks so slowly: a fan's start must not be forgotten at once.
@@ -31,6 +27,8 @@ const SETTLE: Duration = Duration::from_millis(800);
 const FOUND: Duration = Duration::from_secs(2);
 /// So much below the sum of the GPUs a meter may read: two instruments, and moments that differ.
 const LOW: (i64, i64) = (970, 30_000);
+/// A rail may carry so much less for each card: its slot has that from elsewhere (PCI Express CEM, 75 W).
+const SLOT: i64 = 75_000;
 /// So much above all parts at their worst.
 const HIGH: (i64, i64) = (1_300, 100_000);
 
@@ -56,28 +54,19 @@ pub(super) struct Belief {
     told: usize,
     /// How many GPUs there are while not all tell that, and since when.
     silent: Option<(usize, Instant)>,
-    /// The same for each guard.
-    guards: Vec<(Option<i64>, usize)>,
+    judge: Judge,
+    guards: Vec<Guarded>,
     /// The GPUs' draw as late as the meter is.
     lagging: Option<i64>,
-    believed: bool,
-    /// Since when it is good, or bad, as opposed to `believed`.
-    turning: Option<Instant>,
-    same: Option<Same>,
     settled_at: Instant,
 }
 
-/// A reading for as long as it is the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Same {
-    meter: Milliwatts,
-    since: Instant,
-    /// The GPUs' draw when it came.
-    drawn: i64,
-    /// How far it was from what that draw explains.
-    off: u64,
-    /// That has been another one since.
-    moved: bool,
+/// The same for a guard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Guarded {
+    rest: Option<i64>,
+    told: usize,
+    judge: Judge,
 }
 
 /// What was found in this tick.
@@ -116,11 +105,9 @@ impl Belief {
             rest: None,
             told: 0,
             silent: None,
+            judge: Judge::new(),
             guards: Vec::new(),
             lagging: None,
-            believed: true,
-            turning: None,
-            same: None,
             settled_at: now,
         }
     }
@@ -137,17 +124,24 @@ impl Belief {
         let mut lagging = self.lagging.map_or(explained, |before| toward(before, explained, millis, LAG_MS));
         let steady = lagging.abs_diff(explained) <= explained.unsigned_abs() / 25 && inputs.now >= self.settled_at;
 
-        let good = self.plausible(policy, inputs);
-        self.believe(good, inputs.now);
+        let most =
+            inputs.gpus.iter().map(at_worst).sum::<i64>().saturating_mul(worst) / 1000 + i64::from(policy.base.0);
+        let most = most.saturating_mul(HIGH.0) / 1000 + HIGH.1;
+        let drawn = told(inputs.gpus, u64::MAX);
+        let parts = Parts { drawn, loss: NOMINAL, rest: self.rest, bounds: (least(drawn), most) };
+        if self.judge.look(inputs.meters, &parts, inputs.now) {
+            // What was learnt before is from another time; what is too much for the parts stays until then.
+            self.rest = None;
+        }
+        let good = self.judge.good;
         let tell = telling(inputs.gpus, u64::MAX);
         let count = inputs.gpus.len();
         let silent = self.silent.filter(|(before, _)| *before == count).unwrap_or((count, inputs.now));
         self.silent = tell.is_none_or(|telling| telling == 0).then_some(silent);
         let known =
             self.silent.is_none_or(|(_, since)| count > 0 && inputs.now.saturating_duration_since(since) >= FOUND);
-        if let Ok(meter) = inputs.meter
-            && good
-            && self.believed
+        if let Some(meter) = good
+            && self.judge.believed
             && (self.rest.is_none() || tell.is_some())
         {
             let telling = tell.unwrap_or(0);
@@ -157,37 +151,19 @@ impl Belief {
                 lagging = explained;
             }
             self.told = telling;
-            let rest = (i64::from(meter.0) - lagging.saturating_mul(NOMINAL) / 1000).max(0);
+            let rest = (meter - lagging.saturating_mul(NOMINAL) / 1000).max(0);
             let learn = |before| if steady { toward(before, rest, millis, LEARN_MS) } else { before };
             self.rest = Some(self.rest.map_or(rest, learn));
         }
         self.lagging = Some(lagging);
-        self.guards.resize(inputs.guards.len(), (None, 0));
-        for ((rest, told), guard) in self.guards.iter_mut().zip(inputs.guards) {
-            let Ok(measured) = guard.measured else { continue };
-            let Some(telling) = telling(inputs.gpus, members(guard)) else { continue };
-            if telling != *told {
-                *rest = None;
-            }
-            // Nor is anything learnt first while it moves: the draw of GPUs that were just found would be taken for the rest's.
-            if rest.is_none() && !steady {
-                continue;
-            }
-            *told = telling;
-            let loss = if guard.input { NOMINAL } else { 1000 };
-            let members = sum(inputs.gpus, shares, members(guard));
-            let found = (i64::from(measured.0) - members.saturating_mul(loss) / 1000).max(0);
-            let learn = |before| match steady {
-                true if found > before => toward(before, found, millis, LEARN_MS),
-                true => toward(before, found, millis, FORGET_MS),
-                false => before,
-            };
-            *rest = Some(rest.map_or(found, learn));
+        self.guards.resize(inputs.guards.len(), Guarded { rest: None, told: 0, judge: Judge::new() });
+        for (memory, guard) in self.guards.iter_mut().zip(inputs.guards) {
+            memory.learn(guard, inputs, shares, most, (steady, millis));
         }
-        match (self.rest, self.believed) {
+        match (self.rest, self.judge.believed) {
             (Some(rest), true) => {
                 let estimate = rest + lagging.saturating_mul(NOMINAL) / 1000;
-                Found { basis: Basis::Meter, estimate, good, known, rest, loss: NOMINAL }
+                Found { basis: Basis::Meter, estimate, good: good.is_some(), known, rest, loss: NOMINAL }
             }
             (rest, _) => {
                 let free = unlimited(inputs.gpus.iter());
@@ -195,71 +171,118 @@ impl Belief {
                 let rest = base.max(rest.unwrap_or(0));
                 let drawn: i64 = inputs.gpus.iter().filter(|gpu| gpu.limits.is_some()).map(at_worst).sum();
                 let estimate = rest.saturating_add(drawn.saturating_mul(worst) / 1000);
-                Found { basis: Basis::Parts { margin: policy.margin }, estimate, good, known, rest, loss: worst }
+                Found {
+                    basis: Basis::Parts { margin: policy.margin },
+                    estimate,
+                    good: good.is_some(),
+                    known,
+                    rest,
+                    loss: worst,
+                }
             }
         }
     }
 
-    /// A guard, as a limit of its GPUs' sum.
+    /// A guard, as a limit of its GPUs' sum; what it carries is then `rest` and so many thousandths of that sum.
     pub(super) fn guard(&self, policy: &Policy, index: usize, guard: &Guard, gpus: &[Gpu]) -> Constraint {
-        let limit = i64::from(guard.limit.0);
-        let measured = guard.measured.ok().and_then(|_| self.guards.get(index)?.0);
-        let (aim, rest, loss) = match (measured, guard.input) {
-            (Some(rest), true) => (limit.saturating_mul(GUARD_AIM) / 1000, rest, NOMINAL),
-            (Some(rest), false) => (limit.saturating_mul(GUARD_AIM) / 1000, rest, 1000),
-            (None, input) => {
-                let aim = limit.saturating_mul(GUARD_AIM - 10 * i64::from(policy.margin.0.min(90))) / 1000;
-                let known = self.guards.get(index).and_then(|(rest, _)| *rest).unwrap_or(0);
-                let (base, loss) = if input { (i64::from(policy.base.0), worst_loss(policy)) } else { (0, 1000) };
-                let fed = gpus.iter().enumerate().filter(|(index, _)| members(guard) & bit(*index) != 0);
-                let free = unlimited(fed.map(|(_, gpu)| gpu));
-                (aim, (base + free.saturating_mul(loss) / 1000).max(known), loss)
-            }
-        };
+        let (rest, loss, margin) = self.carries(policy, index, guard, gpus);
+        let aim = i64::from(guard.limit.0).saturating_mul(GUARD_AIM - margin) / 1000;
         let budget = (aim - rest).saturating_mul(1000) / loss;
         Constraint { cause: Cause::Guard(index), budget, strict: true, members: members(guard) }
     }
 
-    fn plausible(&mut self, policy: &Policy, inputs: &Inputs<'_>) -> bool {
-        let Ok(meter) = inputs.meter else { return false };
-        let known = |gpu: &Gpu| gpu.power.map_or(0, |power| i64::from(power.0));
-        let least: i64 = inputs.gpus.iter().map(known).sum();
-        let most: i64 = inputs.gpus.iter().map(at_worst).sum();
-        let most = most.saturating_mul(worst_loss(policy)) / 1000 + i64::from(policy.base.0);
-        let value = i64::from(meter.0);
-        let off = self.rest.map_or(0, |rest| value.abs_diff(rest.saturating_add(least.saturating_mul(NOMINAL) / 1000)));
-        let mut same = self.same.filter(|same| same.meter == meter).unwrap_or(Same {
-            meter,
-            since: inputs.now,
-            drawn: least,
-            off,
-            moved: false,
-        });
-        // Once the draw was another one it stays frozen, also when the draw comes back, until the meter shows something else. What the
-        // cards tell is a mean and comes to where the meter is already: that is no draw that the meter does not see.
-        let away = self.rest.is_none() || off > same.off;
-        same.moved |= away && least.abs_diff(same.drawn).saturating_mul(60) > value.unsigned_abs();
-        self.same = Some(same);
-        let frozen = same.moved && inputs.now.saturating_duration_since(same.since) >= DOUBT;
-        let low = value < least.saturating_mul(LOW.0) / 1000 - LOW.1;
-        let high = value > most.saturating_mul(HIGH.0) / 1000 + HIGH.1;
-        !(frozen || low || high)
+    /// Whether more is carried than may be, and whether that is measured, or the sum of the parts where what is measured is not believed.
+    pub(super) fn exceeds(
+        &self,
+        policy: &Policy,
+        index: usize,
+        guard: &Guard,
+        gpus: &[Gpu],
+        known: bool,
+    ) -> (bool, bool) {
+        let limit = i64::from(guard.limit.0);
+        let judge = self.guards.get(index).map(|memory| &memory.judge);
+        if let Ok(measured) = guard.measured()
+            && judge.is_some_and(|judge| judge.believed)
+        {
+            return (i64::from(measured.0) * 1000 > limit.saturating_mul(GUARD_OVER), true);
+        }
+        let (rest, loss, _) = self.carries(policy, index, guard, gpus);
+        let limited = fed(guard, gpus).filter(|gpu| gpu.limits.is_some());
+        (known && rest + limited.map(at_worst).sum::<i64>().saturating_mul(loss) / 1000 > limit, false)
     }
 
-    fn believe(&mut self, good: bool, now: Instant) {
-        if good == self.believed {
-            self.turning = None;
-            return;
-        }
-        let began = *self.turning.get_or_insert(now);
-        if now.saturating_duration_since(began) >= if self.believed { DOUBT } else { TRUST } {
-            (self.believed, self.turning) = (good, None);
-            // What was learnt before is from another time; what is too much for the parts stays until then.
-            if good {
-                self.rest = None;
+    /// What it carries beside its GPUs, thousandths for one at a GPU, and the thousandths that stay unused for what is not known.
+    fn carries(&self, policy: &Policy, index: usize, guard: &Guard, gpus: &[Gpu]) -> (i64, i64, i64) {
+        let memory = self.guards.get(index);
+        let known = memory.and_then(|memory| memory.rest);
+        let believed = guard.measured().is_ok() && memory.is_some_and(|memory| memory.judge.believed);
+        match known.filter(|_| believed) {
+            Some(rest) => (rest, nominal(guard), 0),
+            None => {
+                let (base, loss) = if guard.input { (i64::from(policy.base.0), worst_loss(policy)) } else { (0, 1000) };
+                let free = unlimited(fed(guard, gpus)).saturating_mul(loss) / 1000;
+                ((base + free).max(known.unwrap_or(0)), loss, 10 * i64::from(policy.margin.0.min(90)))
             }
         }
     }
+}
+
+impl Guarded {
+    /// Judges its meter, and learns what else it carries.
+    fn learn(&mut self, guard: &Guard, inputs: &Inputs<'_>, shares: &Shares, most: i64, (steady, millis): (bool, i64)) {
+        let set = members(guard);
+        let drawn = told(inputs.gpus, set);
+        let loss = nominal(guard);
+        // Cards that are not named may hang on it too, so no more than the whole rig bounds it; and of a rail not even that.
+        let bounds = if guard.input {
+            (least(drawn), most)
+        } else {
+            (least(drawn) - SLOT.saturating_mul(i64::from(set.count_ones())), i64::MAX)
+        };
+        if self.judge.look(&guard.meters, &Parts { drawn, loss, rest: self.rest, bounds }, inputs.now) {
+            self.rest = None;
+        }
+        let Some(measured) = self.judge.good.filter(|_| self.judge.believed) else { return };
+        let Some(telling) = telling(inputs.gpus, set) else { return };
+        if telling != self.told {
+            self.rest = None;
+        }
+        // Nor is anything learnt first while it moves: the draw of GPUs that were just found would be taken for the rest's.
+        if self.rest.is_none() && !steady {
+            return;
+        }
+        self.told = telling;
+        let found = (measured - sum(inputs.gpus, shares, set).saturating_mul(loss) / 1000).max(0);
+        let learn = |before| match steady {
+            true if found > before => toward(before, found, millis, LEARN_MS),
+            true => toward(before, found, millis, FORGET_MS),
+            false => before,
+        };
+        self.rest = Some(self.rest.map_or(found, learn));
+    }
+}
+
+/// Thousandths that it shows for one at a GPU.
+const fn nominal(guard: &Guard) -> i64 {
+    if guard.input { NOMINAL } else { 1000 }
+}
+
+/// What those GPUs draw, as far as they tell it.
+fn told(gpus: &[Gpu], members: u64) -> i64 {
+    let of = gpus.iter().enumerate().filter(|(index, _)| members & bit(*index) != 0);
+    of.filter_map(|(_, gpu)| gpu.power.ok()).map(|power| i64::from(power.0)).sum()
+}
+
+/// The least that a meter of GPUs that draw so much can show.
+const fn least(drawn: i64) -> i64 {
+    drawn.saturating_mul(LOW.0) / 1000 - LOW.1
+}
+
+/// The GPUs that a guard feeds.
+fn fed<'a>(guard: &Guard, gpus: &'a [Gpu]) -> impl Iterator<Item = &'a Gpu> {
+    let set = members(guard);
+    gpus.iter().enumerate().filter(move |(index, _)| set & bit(*index) != 0).map(|(_, gpu)| gpu)
 }
 
 /// Thousandths at the input for one at a GPU, at the supply's worst.

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::Policy;
 use crate::units::{Milliwatts, MilliwattsPerSecond};
 
+/// Cards and meter together are so many microseconds behind a limit on its way down.
+const BEHIND_US: i64 = 800_000;
+
 /// A limit of what the rig draws from the mains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cap {
@@ -18,8 +21,6 @@ pub struct Cap {
     pub deadline: Option<Instant>,
     /// When it ends by itself.
     pub until: Option<Instant>,
-    /// It asks for no less than this, whatever its limit: for limits that somebody computes. No guard is lifted by it.
-    pub floor: Milliwatts,
     /// Where it came from.
     pub source: Source,
 }
@@ -46,12 +47,15 @@ pub(super) struct Held {
     source: Source,
     /// When it may rise; none while nothing asks for that.
     rises_at: Option<Instant>,
-    falling: bool,
+    /// How far it has come down in this tick.
+    fell: i64,
 }
 
 impl Held {
-    pub(super) const fn falling(self) -> bool {
-        self.falling
+    /// How far the rig may be behind a limit that comes down so fast.
+    pub(super) fn ahead(self, since: Duration) -> i64 {
+        let micros = i64::try_from(since.as_micros()).unwrap_or(i64::MAX).max(1);
+        self.fell.saturating_mul(BEHIND_US) / micros
     }
 
     pub(super) const fn source(self) -> Source {
@@ -68,22 +72,22 @@ impl Held {
         since: Duration,
     ) -> Option<(i64, Source)> {
         let active = caps.iter().filter(|cap| cap.until.is_none_or(|until| now < until));
-        let tightest = active.clone().min_by_key(|cap| (cap.limit.max(cap.floor), cap.source));
+        let tightest = active.clone().min_by_key(|cap| (cap.limit, cap.source));
         if self.limit.is_none() {
             tightest?;
         }
         let from = self.limit.unwrap_or(drawn);
         // Each cap by its own way from here; the lowest counts.
         let way = |cap: &Cap| (down(cap, from, now, since), cap.source);
-        let lower = active.filter(|cap| i64::from(cap.limit.max(cap.floor).0) < from).map(way).min();
-        self.falling = false;
+        let lower = active.filter(|cap| i64::from(cap.limit.0) < from).map(way).min();
+        self.fell = 0;
         if let Some((limit, source)) = lower {
             self.rises_at = None;
-            self.falling = limit < from;
+            self.fell = from.saturating_sub(limit);
             (self.limit, self.source) = (Some(limit), source);
             return Some((limit, source));
         }
-        let goal = tightest.map_or(most, |cap| i64::from(cap.limit.max(cap.floor).0));
+        let goal = tightest.map_or(most, |cap| i64::from(cap.limit.0));
         if self.limit.is_none() || goal <= from {
             // A first cap above what is drawn does not have to be walked up to.
             (self.limit, self.rises_at) = (Some(goal), None);
@@ -102,7 +106,7 @@ impl Held {
 
 /// Where this cap wants the rig to be after this tick.
 fn down(cap: &Cap, from: i64, now: Instant, since: Duration) -> i64 {
-    let limit = i64::from(cap.limit.max(cap.floor).0);
+    let limit = i64::from(cap.limit.0);
     let by_ramp = cap.ramp.map(|ramp| per(ramp, since));
     let by_deadline = cap.deadline.map(|deadline| {
         // `since` has passed already: what is left to go is spread over what is left of the time before it.
@@ -126,7 +130,7 @@ impl Cap {
     /// A limit at once and until it is lifted.
     #[must_use]
     pub const fn at_once(limit: Milliwatts, source: Source) -> Self {
-        Self { limit, ramp: None, deadline: None, until: None, floor: Milliwatts(0), source }
+        Self { limit, ramp: None, deadline: None, until: None, source }
     }
 }
 
@@ -166,7 +170,6 @@ mod tests {
             ("deadline", vec![late], [2160, 1920, 1680, 1440, 1200]),
             ("the faster of both", vec![both], [1800, 1200, 1200, 1200, 1200]),
             ("the tightest of all", vec![late, ramp], [2160, 1920, 1680, 1440, 1200]),
-            ("a floor", vec![Cap { floor: Milliwatts(1_500_000), ..once }], [1500; 5]),
             ("over", vec![Cap { until: Some(start), ..once }], [-1; 5]),
             ("above what is drawn", vec![Cap { limit: Milliwatts(2_900_000), ..once }], [2900; 5]),
         ] {

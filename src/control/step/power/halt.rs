@@ -1,13 +1,16 @@
 //! What limits alone cannot do: clock locks, then payloads one by one, and the way back in reverse order.
 //!
 //! Halted are mining and batch work first, the one that earns least a watt before the others; then AI work, drained; then what
-//! has outlived its grace is ended at once; a breaker gives [`GUARD_GRACE`] at most. A stack remembers the order. Going up needs no
+//! has outlived its grace is ended at once; a breaker gives [`GUARD_GRACE`] at most. What was paused and works on, as its cards' power
+//! shows, is ended before anybody else is halted for it; and where nobody is left to halt and it is still too much, the paused are ended
+//! too, one at a time, the one that draws most first. A stack remembers the order. Going up needs no
 //! patience; coming back waits [`HOLD`] since the last change, twice as long each time that it was too early.
 
 use std::time::{Duration, Instant};
 
-use super::share::{Constraint, at_least};
-use super::{Cause, HOLD, Inputs, LONGEST_HOLD, Rung};
+use super::budget::at_worst;
+use super::share::{Constraint, at_least, at_lowest_clocks};
+use super::{Cause, GUARD_PATIENCE, Gpu, HOLD, Inputs, LONGEST_HOLD, Rung};
 use crate::payload::manifest::Kind;
 
 /// What would be restored must fit with so many hundredths of the budget to spare.
@@ -34,6 +37,8 @@ struct Halted {
     rung: Rung,
     cause: Cause,
     since: Instant,
+    /// Since when it is said to rest, or is gone.
+    rests: Option<Instant>,
 }
 
 impl Halts {
@@ -55,11 +60,21 @@ impl Halts {
         (0..count).map(|payload| self.rung(Some(payload)).map_or(Rung::Free, |(rung, _)| rung)).collect()
     }
 
-    /// `known`: the GPUs' sums hold. `late`: what has been exceeded for too long whatever they say.
-    pub(super) fn step(&mut self, inputs: &Inputs<'_>, constraints: &[Constraint], known: bool, late: &[Cause]) {
+    /// `known`: the GPUs' sums hold. `late`: what has been exceeded for too long whatever they say, and whether that was measured.
+    pub(super) fn step(
+        &mut self,
+        inputs: &Inputs<'_>,
+        constraints: &[Constraint],
+        known: bool,
+        late: &[(Cause, bool)],
+    ) {
         self.stack.retain(|halted| halted.payload < inputs.payloads.len());
         self.clocks.retain(|cause| constraints.iter().any(|one| cause.is(one.cause)));
-        let before = (self.clocks.len(), self.stack.len());
+        for halted in &mut self.stack {
+            let rests = !is_running(halted.payload, inputs);
+            halted.rests = rests.then(|| halted.rests.unwrap_or(inputs.now));
+        }
+        let before = self.count();
         for one in constraints.iter().filter(|_| known) {
             let least = |halts: &Self, clocks| at_least(one, inputs.gpus, halts, clocks);
             // Each round halts one payload or ends it.
@@ -68,7 +83,8 @@ impl Halts {
                 self.clocks.push(one.cause);
             }
         }
-        for one in constraints.iter().filter(|one| late.iter().any(|late| late.is(one.cause))) {
+        let of = |one: &Constraint| late.iter().find(|(late, _)| late.is(one.cause)).map(|(_, measured)| *measured);
+        for (one, measured) in constraints.iter().filter_map(|one| Some((one, of(one)?))) {
             let mut waiting = false;
             for halted in self.stack.iter_mut().filter(|halted| feeds(one, halted.payload, inputs)) {
                 if matches!(one.cause, Cause::Guard(_)) {
@@ -80,19 +96,23 @@ impl Halts {
             if waiting {
                 continue;
             }
-            if self.locks(one) {
-                self.push(inputs, one);
-            } else {
+            let works = |gpu: &Gpu| gpu.power.is_ok_and(|power| i64::from(power.0) >= at_lowest_clocks(gpu));
+            if self.end(inputs, one, works) {
+                continue;
+            }
+            if !self.locks(one) {
                 self.clocks.push(one.cause);
+            } else if !self.push(inputs, one) {
+                // By the parts alone, nobody can tell that it is one of which nobody knows what it draws.
+                self.end(inputs, one, |gpu| measured || gpu.power.is_ok());
             }
         }
         for halted in &mut self.stack {
-            if waits(halted, inputs) || halted.rung == Rung::Stop || !is_running(halted.payload, inputs) {
-                continue;
+            if !waits(halted, inputs) && is_running(halted.payload, inputs) {
+                halted.rung = Rung::Stop;
             }
-            halted.rung = Rung::Stop;
         }
-        if before != (self.clocks.len(), self.stack.len()) {
+        if before != self.count() {
             if self.left && inputs.now.saturating_duration_since(self.changed) < self.hold {
                 self.hold = (self.hold * 2).min(LONGEST_HOLD);
             }
@@ -100,6 +120,23 @@ impl Halts {
             return;
         }
         self.back(inputs, constraints);
+    }
+
+    /// How much is done.
+    fn count(&self) -> (usize, usize, usize) {
+        (self.clocks.len(), self.stack.len(), self.stack.iter().filter(|halted| halted.rung == Rung::Stop).count())
+    }
+
+    /// Ends the payload that draws most of those that were halted for this constraint and have such a GPU; whether there was one.
+    fn end(&mut self, inputs: &Inputs<'_>, one: &Constraint, such: impl Fn(&Gpu) -> bool) -> bool {
+        let of = |payload| inputs.gpus.iter().filter(move |gpu| gpu.payload == Some(payload));
+        let candidate = |halted: &&mut Halted| {
+            let there = inputs.payloads.get(halted.payload).is_some_and(|payload| payload.running);
+            halted.rung < Rung::Stop && there && feeds(one, halted.payload, inputs) && of(halted.payload).any(&such)
+        };
+        let draws = |halted: &&mut Halted| of(halted.payload).map(at_worst).sum::<i64>();
+        let most = self.stack.iter_mut().filter(candidate).max_by_key(draws);
+        most.map(|halted| halted.rung = Rung::Stop).is_some()
     }
 
     /// Halts the next payload of this constraint; whether there was one.
@@ -119,7 +156,7 @@ impl Halts {
             }
         }
         let Some((rung, _, payload)) = best.into_iter().min() else { return false };
-        self.stack.push(Halted { payload, rung, cause: one.cause, since: inputs.now });
+        self.stack.push(Halted { payload, rung, cause: one.cause, since: inputs.now, rests: None });
         true
     }
 
@@ -171,13 +208,15 @@ fn feeds(one: &Constraint, payload: usize, inputs: &Inputs<'_>) -> bool {
     gpus.any(|(index, gpu)| gpu.payload == Some(payload) && one.members & super::budget::bit(index) != 0)
 }
 
-/// It may still be ending by itself.
+/// It may still be ending by itself, or what its rest has brought is not seen yet.
 fn waits(halted: &Halted, inputs: &Inputs<'_>) -> bool {
     let grace = inputs.payloads.get(halted.payload).map_or(Duration::ZERO, |payload| payload.grace);
     let grace = if matches!(halted.cause, Cause::Guard(_)) { grace.min(GUARD_GRACE) } else { grace };
-    is_running(halted.payload, inputs) && inputs.now.saturating_duration_since(halted.since) < grace
+    let (from, time) = halted.rests.map_or((halted.since, grace), |rests| (rests, GUARD_PATIENCE));
+    inputs.now.saturating_duration_since(from) < time
 }
 
+/// Said to work still.
 fn is_running(payload: usize, inputs: &Inputs<'_>) -> bool {
-    inputs.payloads.get(payload).is_some_and(|payload| payload.running)
+    inputs.payloads.get(payload).is_some_and(|payload| payload.running && !payload.paused)
 }

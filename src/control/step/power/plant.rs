@@ -47,6 +47,10 @@ pub(super) struct Card {
     pub(super) blind: bool,
     /// It fell off the bus, and draws what it drew.
     pub(super) lost: bool,
+    /// It takes no limit and no clock lock, and says that it did.
+    pub(super) deaf: bool,
+    /// Its payload says that it rests, and does not.
+    pub(super) lies: bool,
 }
 
 pub(super) struct Plant {
@@ -63,13 +67,21 @@ pub(super) struct Plant {
     pub(super) caps: Vec<Cap>,
     pub(super) guards: Vec<Guard>,
     pub(super) failure: Option<Failure>,
+    /// The only supply of which the meter fails, where there are several.
+    pub(super) broken: Option<usize>,
+    /// How the guards' meters fail.
+    pub(super) guard_failure: Option<Failure>,
+    /// The cards of each supply, board and fans shared by all; one for all where there is none.
+    pub(super) supplies: Vec<Vec<usize>>,
+    /// The supplies share all that is drawn instead.
+    pub(super) sharing: bool,
     /// It decides in every so manieth tick only.
     pub(super) every: u32,
     ticks: u32,
     /// The helper that knows the cards is not there yet.
     pub(super) alone: bool,
-    meter: VecDeque<f64>,
-    shown: Option<Milliwatts>,
+    meters: VecDeque<(Vec<f64>, Vec<f64>)>,
+    shown: Vec<Milliwatts>,
     pub(super) state: Option<State>,
     pub(super) orders: Orders,
     pub(super) seed: u64,
@@ -77,7 +89,16 @@ pub(super) struct Plant {
 
 impl Plant {
     pub(super) fn new(now: Instant, cards: usize, load: f64) -> Self {
-        let card = || Card { load, draw: IDLE, limit: FULL, clock: CLOCK, blind: false, lost: false };
+        let card = || Card {
+            load,
+            draw: IDLE,
+            limit: FULL,
+            clock: CLOCK,
+            blind: false,
+            lost: false,
+            deaf: false,
+            lies: false,
+        };
         let mut plant = Self {
             now,
             policy: Policy::default(),
@@ -90,11 +111,15 @@ impl Plant {
             caps: Vec::new(),
             guards: Vec::new(),
             failure: None,
+            broken: None,
+            guard_failure: None,
+            supplies: Vec::new(),
+            sharing: false,
             every: 1,
             ticks: 0,
             alone: false,
-            meter: VecDeque::new(),
-            shown: None,
+            meters: VecDeque::new(),
+            shown: Vec::new(),
             state: Some(State::new(now)),
             orders: Orders::default(),
             seed: 1,
@@ -121,6 +146,24 @@ impl Plant {
         cards.iter().map(|card| self.cards[*card].draw).sum()
     }
 
+    /// The same at each supply.
+    fn inputs(&self) -> Vec<f64> {
+        let count = self.supplies.len();
+        if count == 0 {
+            return vec![self.input()];
+        }
+        let all = self.cards.iter().map(|card| card.draw).sum::<f64>() + BASE;
+        let many = f64::from(u32::try_from(count).unwrap());
+        let part =
+            |cards: &Vec<usize>| if self.sharing { 1.0 / many } else { (self.output(cards) + BASE / many) / all };
+        self.supplies.iter().map(|cards| self.input() * part(cards)).collect()
+    }
+
+    /// What each guard carries.
+    fn guarded(&self) -> Vec<f64> {
+        self.guards.iter().map(|guard| if guard.input { self.input() } else { self.output(&guard.gpus) }).collect()
+    }
+
     /// The highest input of so many ticks, looked at between them too.
     pub(super) fn run(&mut self, ticks: u32) -> f64 {
         (0..ticks).map(|_| self.tick()).fold(0.0, f64::max)
@@ -128,9 +171,9 @@ impl Plant {
 
     pub(super) fn tick(&mut self) -> f64 {
         self.serve();
-        self.meter.push_back(self.input());
-        if self.meter.len() > LATE + 1 {
-            self.meter.pop_front();
+        self.meters.push_back((self.inputs(), self.guarded()));
+        if self.meters.len() > LATE + 1 {
+            self.meters.pop_front();
         }
         if self.ticks.is_multiple_of(self.every) {
             self.decide();
@@ -139,7 +182,8 @@ impl Plant {
         let mut most: f64 = 0.0;
         for _ in 0..FINE {
             for (index, card) in self.cards.iter_mut().enumerate() {
-                let load = if self.running[index].0 { card.load } else { 0.0 };
+                let ended = self.orders.payloads.get(index).is_some_and(|rung| *rung == Rung::Stop);
+                let load = if self.running[index].0 || card.lies && !ended { card.load } else { 0.0 };
                 let wanted = IDLE + (FULL - IDLE) * load * (card.clock / CLOCK).powi(2);
                 let to = wanted.min(card.limit.max(IDLE));
                 card.draw += (to - card.draw) * (TICK / FINE).as_secs_f64() / 0.3;
@@ -165,26 +209,33 @@ impl Plant {
     }
 
     fn decide(&mut self) {
-        let meter = self.meter();
+        let (meters, guarded) = self.shown();
         let gpus: Vec<Gpu> = if self.alone { Vec::new() } else { self.gpus() };
         let payloads: Vec<Payload> = {
-            let payload = |(kind, (running, _)): (&Kind, &(bool, _))| Payload {
+            let held = |index| self.orders.payloads.get(index).copied().unwrap_or_default();
+            let payload = |(index, (kind, (running, _))): (usize, (&Kind, &(bool, _)))| Payload {
                 kind: *kind,
                 grace: self.grace,
-                running: *running,
+                running: *running || held(index) == Rung::Pause,
+                paused: !*running,
             };
-            self.kinds.iter().zip(&self.running).map(payload).collect()
+            self.kinds.iter().zip(&self.running).enumerate().map(payload).collect()
         };
         let mut guards = self.guards.clone();
-        for guard in &mut guards {
-            let draw = if guard.input { self.input() } else { self.output(&guard.gpus) };
-            guard.measured = guard.measured.map(|_| milli(draw));
+        for (guard, shown) in guards.iter_mut().zip(guarded) {
+            guard.meters = guard.meters.iter().map(|meter| meter.and(shown)).collect();
         }
-        let inputs =
-            Inputs { now: self.now, caps: &self.caps, meter, guards: &guards, gpus: &gpus, payloads: &payloads };
+        let inputs = Inputs {
+            now: self.now,
+            caps: &self.caps,
+            meters: &meters,
+            guards: &guards,
+            gpus: &gpus,
+            payloads: &payloads,
+        };
         let (state, orders) = step(&self.policy, self.state.take().unwrap(), &inputs);
         self.state = Some(state);
-        for (card, order) in self.cards.iter_mut().zip(&orders.gpus).filter(|(card, _)| !card.lost) {
+        for (card, order) in self.cards.iter_mut().zip(&orders.gpus).filter(|(card, _)| !card.lost && !card.deaf) {
             card.limit = order.limit.map_or(300.0, watts);
             card.clock = order.clock.map_or(CLOCK, |clock| f64::from(clock.0));
         }
@@ -206,21 +257,32 @@ impl Plant {
         self.cards.iter().zip(noise).enumerate().map(gpu).collect()
     }
 
-    fn meter(&mut self) -> Reading<Milliwatts> {
-        let noise = 1.0 + (self.random() - 0.5) * 0.008;
-        let late = self.meter.front().copied().unwrap_or_else(|| self.input()) * noise;
-        // Steps of 2 W.
-        let live = milli((late / 2.0).round() * 2.0);
-        let shown = match self.failure {
-            None => Ok(live),
-            Some(Failure::Lost) => Err(Missing::Bus),
-            Some(Failure::Zero) => Ok(Milliwatts(0)),
-            Some(Failure::Frozen) => Ok(self.shown.unwrap_or(live)),
-            Some(Failure::Half) => Ok(Milliwatts(live.0 / 2)),
-            Some(Failure::Double) => Ok(Milliwatts(live.0 * 2)),
-        };
-        self.shown = shown.ok().or(self.shown);
-        shown
+    /// What the supplies' and the guards' meters show.
+    fn shown(&mut self) -> (Vec<Reading<Milliwatts>>, Vec<Reading<Milliwatts>>) {
+        let (supplies, guards) = self.meters.front().cloned().unwrap_or_else(|| (self.inputs(), self.guarded()));
+        // A guard that was just set has none yet.
+        let guards = if guards.len() == self.guards.len() { guards } else { self.guarded() };
+        self.shown.resize(supplies.len() + guards.len(), Milliwatts(0));
+        let mut shown = Vec::new();
+        for (index, true_watts) in supplies.iter().chain(&guards).enumerate() {
+            let noise = 1.0 + (self.random() - 0.5) * 0.008;
+            // Steps of 2 W.
+            let live = milli((true_watts * noise / 2.0).round() * 2.0);
+            let fails = index >= supplies.len() || self.broken.is_none_or(|broken| broken == index);
+            let failure = if index < supplies.len() { self.failure } else { self.guard_failure };
+            let now = match failure.filter(|_| fails) {
+                None => Ok(live),
+                Some(Failure::Lost) => Err(Missing::Bus),
+                Some(Failure::Zero) => Ok(Milliwatts(0)),
+                Some(Failure::Frozen) => Ok(self.shown[index]),
+                Some(Failure::Half) => Ok(Milliwatts(live.0 / 2)),
+                Some(Failure::Double) => Ok(Milliwatts(live.0 * 2)),
+            };
+            self.shown[index] = now.unwrap_or(self.shown[index]);
+            shown.push(now);
+        }
+        let guards = shown.split_off(supplies.len());
+        (shown, guards)
     }
 }
 

@@ -352,10 +352,17 @@ pub(super) fn at_least(one: &Constraint, gpus: &[Gpu], halts: &Halts, clocks: bo
         }
         let used = gpu.power.map_or(lowest, |power| i64::from(power.0));
         let lowest = if one.strict { lowest } else { lowest.min(used * HEADROOM.0 / 100 + HEADROOM.1) };
-        if clocks && gpu.max_clock.is_some() && lowest > idle {
-            return idle + (lowest - idle) * AT_LOWEST_CLOCK / 100;
-        }
-        lowest
+        if clocks && gpu.max_clock.is_some() && lowest > idle { clocked(idle, lowest) } else { lowest }
     };
     gpus.iter().enumerate().filter(|(index, _)| one.members & bit(*index) != 0).map(least).sum()
+}
+
+/// What a card at its lowest clocks draws: less, and nothing works on it. Where its limits are not known, twice what it idles at.
+pub(super) fn at_lowest_clocks(gpu: &Gpu) -> i64 {
+    let idle = i64::from(gpu.idle.0);
+    gpu.limits.map_or(2 * idle, |(lowest, _)| clocked(idle, i64::from(lowest.0)))
+}
+
+const fn clocked(idle: i64, lowest: i64) -> i64 {
+    idle + (lowest - idle) * AT_LOWEST_CLOCK / 100
 }

@@ -205,7 +205,7 @@ fn at_one_tick_a_second_limits_and_clocks_are_enough_where_they_are_at_ten() {
 }
 
 fn guard(watts: u32, gpus: &[usize]) -> Guard {
-    Guard { limit: Milliwatts(watts * 1000), measured: Ok(Milliwatts(0)), gpus: gpus.to_vec(), input: false }
+    Guard { limit: Milliwatts(watts * 1000), meters: vec![Ok(Milliwatts(0))], gpus: gpus.to_vec(), input: false }
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn what_does_not_end_in_its_grace_is_stopped() {
         payload: Some(0),
         worth: 1,
     };
-    let payload = Payload { kind: Kind::Ai, grace: Duration::from_secs(5), running: true };
+    let payload = Payload { kind: Kind::Ai, grace: Duration::from_secs(5), running: true, paused: false };
     let caps = cap(200.0);
     let mut state = State::new(start);
     let mut found = Vec::new();
@@ -297,7 +297,7 @@ fn what_does_not_end_in_its_grace_is_stopped() {
         let inputs = Inputs {
             now: start + TICK * tick,
             caps: &caps,
-            meter: Ok(Milliwatts(250_000)),
+            meters: &[Ok(Milliwatts(250_000))],
             guards: &[],
             gpus: std::slice::from_ref(&gpu),
             payloads: &[payload],
@@ -330,13 +330,13 @@ fn a_breaker_does_not_wait_an_hour_for_a_payload_to_finish() {
 }
 
 #[test]
-fn no_cap_and_no_floor_lifts_a_guard() {
+fn no_cap_lifts_a_guard() {
     let mut plant = Plant::new(clock::now(), 4, 1.0);
     plant.guards = vec![
-        Guard { limit: Milliwatts(400_000), measured: Ok(Milliwatts(0)), gpus: vec![0, 1], input: false },
-        Guard { limit: Milliwatts(1_300_000), measured: Ok(Milliwatts(0)), gpus: vec![0, 1, 2, 3], input: true },
+        Guard { limit: Milliwatts(400_000), meters: vec![Ok(Milliwatts(0))], gpus: vec![0, 1], input: false },
+        Guard { limit: Milliwatts(1_300_000), meters: vec![Ok(Milliwatts(0))], gpus: vec![0, 1, 2, 3], input: true },
     ];
-    plant.caps = vec![Cap { floor: Milliwatts(9_000_000), ..Cap::at_once(Milliwatts(9_000_000), Source::Command) }];
+    plant.caps = cap(9_000.0);
     plant.run(20);
     for _ in 0..100 {
         plant.run(1);
@@ -369,4 +369,5 @@ fn rungs_do_not_come_and_go() {
     }
 }
 
+mod believed;
 mod properties;

@@ -30,14 +30,106 @@ fn meter() -> impl Strategy<Value = Reading<Milliwatts>> {
 fn after(ticks: u32, gpus: &[Gpu], meter: Reading<Milliwatts>, caps: &[Cap], guards: &[Guard]) -> Orders {
     let start = clock::now();
     let payloads: Vec<Payload> = [Kind::Mining, Kind::Ai, Kind::Batch, Kind::Mining, Kind::Ai, Kind::Batch]
-        .map(|kind| Payload { kind, grace: Duration::ZERO, running: false })
+        .map(|kind| Payload { kind, grace: Duration::ZERO, running: false, paused: false })
         .to_vec();
     let (mut state, mut orders) = (State::new(start), Orders::default());
     for tick in 0..ticks {
-        let inputs = Inputs { now: start + TICK * tick, caps, meter, guards, gpus, payloads: &payloads };
+        let inputs = Inputs { now: start + TICK * tick, caps, meters: &[meter], guards, gpus, payloads: &payloads };
         (state, orders) = step(&Policy::default(), state, &inputs);
     }
     orders
+}
+
+/// What is asked of a rig: caps with their ramps, guards with every so manieth card.
+#[derive(Clone, Debug)]
+struct Wanted {
+    caps: Vec<(u32, Option<u32>)>,
+    guards: Vec<(u32, usize)>,
+}
+
+/// What makes it tighter: so much less, of all caps, ramps or guards, or one more of them.
+#[derive(Clone, Copy, Debug)]
+enum Tighter {
+    Caps(u32),
+    Faster(u32),
+    Guards(u32),
+    Cap(u32, Option<u32>),
+    Guard(u32, usize),
+}
+
+fn wanted() -> impl Strategy<Value = Wanted> {
+    let cap = (0..3_000_000_u32, prop::option::of(10_000..400_000_u32));
+    let guard = (0..2_000_000_u32, 1..4_usize);
+    (prop::collection::vec(cap, 0..3), prop::collection::vec(guard, 0..3))
+        .prop_map(|(caps, guards)| Wanted { caps, guards })
+}
+
+fn tighter() -> impl Strategy<Value = Tighter> {
+    let ramp = || prop::option::of(10_000..400_000_u32);
+    prop_oneof![
+        (0..2_000_000_u32).prop_map(Tighter::Caps),
+        (0..200_000_u32).prop_map(Tighter::Faster),
+        (0..1_000_000_u32).prop_map(Tighter::Guards),
+        (0..3_000_000_u32, ramp()).prop_map(|(limit, ramp)| Tighter::Cap(limit, ramp)),
+        (0..2_000_000_u32, 1..4_usize).prop_map(|(limit, step)| Tighter::Guard(limit, step)),
+    ]
+}
+
+impl Wanted {
+    fn tighter(&self, by: Tighter) -> Self {
+        let mut wanted = self.clone();
+        match by {
+            Tighter::Caps(less) => wanted.caps.iter_mut().for_each(|cap| cap.0 = cap.0.saturating_sub(less)),
+            Tighter::Faster(more) => wanted.caps.iter_mut().for_each(|cap| cap.1 = cap.1.map(|ramp| ramp + more)),
+            Tighter::Guards(less) => wanted.guards.iter_mut().for_each(|guard| guard.0 = guard.0.saturating_sub(less)),
+            Tighter::Cap(limit, ramp) => wanted.caps.push((limit, ramp)),
+            Tighter::Guard(limit, step) => wanted.guards.push((limit, step)),
+        }
+        wanted
+    }
+}
+
+/// A rig that runs, of which every tick shows the same.
+#[derive(Clone)]
+struct Run<'a> {
+    gpus: &'a [Gpu],
+    meter: Reading<Milliwatts>,
+    now: Instant,
+    state: State,
+}
+
+impl<'a> Run<'a> {
+    fn new(gpus: &'a [Gpu], meter: Reading<Milliwatts>) -> Self {
+        let now = clock::now();
+        Self { gpus, meter, now, state: State::new(now) }
+    }
+
+    fn tick(&mut self, Wanted { caps, guards }: &Wanted) -> Orders {
+        let cap = |(limit, ramp): &(u32, Option<u32>)| Cap {
+            ramp: ramp.map(MilliwattsPerSecond),
+            ..Cap::at_once(Milliwatts(*limit), Source::Schedule)
+        };
+        let guard = |(limit, step): &(u32, usize)| Guard {
+            limit: Milliwatts(*limit),
+            meters: vec![self.meter],
+            gpus: (0..self.gpus.len()).step_by(*step).collect(),
+            input: true,
+        };
+        let caps: Vec<Cap> = caps.iter().map(cap).collect();
+        let guards: Vec<Guard> = guards.iter().map(guard).collect();
+        let payloads = [Kind::Mining, Kind::Ai, Kind::Batch, Kind::Mining, Kind::Ai, Kind::Batch].map(|kind| Payload {
+            kind,
+            grace: Duration::from_secs(5),
+            running: true,
+            paused: false,
+        });
+        self.now += TICK;
+        let (gpus, now) = (self.gpus, self.now);
+        let inputs = Inputs { now, caps: &caps, meters: &[self.meter], guards: &guards, gpus, payloads: &payloads };
+        let (state, orders) = step(&Policy::default(), self.state.clone(), &inputs);
+        self.state = state;
+        orders
+    }
 }
 
 fn allowed(gpus: &[Gpu], orders: &Orders) -> u64 {
@@ -78,7 +170,7 @@ proptest! {
         guard in prop::option::of(0..2_000_000_u32),
     ) {
         let guards: Vec<Guard> = guard
-            .map(|limit| Guard { limit: Milliwatts(limit), measured: meter, gpus: vec![0, 2, 4], input: true })
+            .map(|limit| Guard { limit: Milliwatts(limit), meters: vec![meter], gpus: vec![0, 2, 4], input: true })
             .into_iter()
             .collect();
         let orders = after(5, &gpus, meter, &[Cap::at_once(Milliwatts(limit), Source::Grid)], &guards);
@@ -107,6 +199,32 @@ proptest! {
     }
 
     #[test]
+    fn a_tighter_input_never_gives_more_to_a_rig_that_runs(
+        gpus in prop::collection::vec(gpu(), 1..9),
+        meter in meter(),
+        earlier in prop::collection::vec((wanted(), 1..40_u32), 0..3),
+        loose in wanted(),
+        tighter in tighter(),
+    ) {
+        let mut run = Run::new(&gpus, meter);
+        for (wanted, ticks) in &earlier {
+            for _ in 0..*ticks {
+                run.tick(wanted);
+            }
+        }
+        let (mut other, tight) = (run.clone(), loose.tighter(tighter));
+        for tick in 0..10 {
+            let (loose, tight) = (run.tick(&loose), other.tick(&tight));
+            prop_assert!(tight.cap.is_some() || loose.cap.is_none());
+            prop_assert!(loose.cap.is_none_or(|loose| tight.cap.is_some_and(|tight| tight <= loose)));
+            let more = 3_000 * u64::try_from(gpus.len()).unwrap();
+            prop_assert!(allowed(&gpus, &tight) <= allowed(&gpus, &loose) + more, "{tick}: {tight:?} {loose:?}");
+            let running = |orders: &Orders| orders.payloads.iter().filter(|rung| **rung < Rung::Pause).count();
+            prop_assert!(running(&tight) <= running(&loose), "{tick}: {tight:?} {loose:?}");
+        }
+    }
+
+    #[test]
     fn blind_is_never_more_than_the_cap_by_the_sum_of_the_parts(
         gpus in prop::collection::vec(gpu(), 1..9),
         limit in 0..5_000_000_u32,
@@ -122,16 +240,16 @@ proptest! {
     fn guards_hold_whatever_the_caps_say(
         gpus in prop::collection::vec(gpu(), 1..9),
         meter in meter(),
-        caps in prop::collection::vec((0..9_000_000_u32, 0..9_000_000_u32), 0..3),
+        caps in prop::collection::vec(0..9_000_000_u32, 0..3),
         limits in (0..2_000_000_u32, 0..2_000_000_u32),
     ) {
         let caps: Vec<Cap> = caps
             .iter()
-            .map(|(limit, floor)| Cap { floor: Milliwatts(*floor), ..Cap::at_once(Milliwatts(*limit), Source::Command) })
+            .map(|limit| Cap::at_once(Milliwatts(*limit), Source::Command))
             .collect();
         let of = |limit, step| Guard {
             limit: Milliwatts(limit),
-            measured: Err(Missing::Bus),
+            meters: vec![Err(Missing::Bus)],
             gpus: (0..gpus.len()).step_by(step).collect(),
             input: false,
         };
