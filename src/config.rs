@@ -161,10 +161,10 @@ impl Config {
         ]);
         let control = root.table("control");
         control.only(&["tick_hz"]);
-        let tick_hz = ranged(&control, "tick_hz", 1, 1, 100);
+        let tick_hz = control.ranged("tick_hz", 1, 100).unwrap_or(1);
         let telemetry = root.table("telemetry");
         telemetry.only(&["period_ms"]);
-        let period_ms = ranged(&telemetry, "period_ms", 5_000, 10, 3_600_000);
+        let period_ms: u32 = telemetry.ranged("period_ms", 10, 3_600_000).unwrap_or(5_000);
         let outbox = OutboxConfig::read(&root);
         let encoding = match root.text("encoding").as_deref() {
             None | Some("postcard") => Encoding::Postcard,
@@ -264,15 +264,6 @@ fn read(path: &Path) -> Result<(String, String), Problems> {
         Ok(text) => Ok((name, text)),
         Err(error) => Err(Problems::one(&name, format!("could not read the configuration: {error}"))),
     }
-}
-
-/// A whole number between bounds, or its default; what is out of them has complained.
-fn ranged(table: &Table<'_>, key: &str, default: u32, low: u32, high: u32) -> u32 {
-    let value = table.number(key).unwrap_or(default);
-    if !(low..=high).contains(&value) {
-        table.complain(key, format!("must be {low} to {high}, not {value}"));
-    }
-    value.clamp(low, high)
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@
 //!
 //! rumqttc is used for the protocol and never as a queue: on any error all its state is thrown away and the [`outbox`]
 //! sends again what was not acknowledged. `poll()` runs in a task of its own, because it is not cancel-safe while it
-//! connects, and under a deadline of its own, because it waits for ever on a peer that stopped reading. `brokers` says to which
-//! broker and when, [`tls`] whom to believe and who we are.
+//! connects; `session` has all guards against what rumqttc does wrong. `brokers` says to which broker and when, [`tls`] whom to
+//! believe and who we are.
 
 pub(crate) mod backoff;
 mod brokers;
@@ -22,6 +22,7 @@ pub mod outbox;
 mod packet;
 mod publisher;
 mod reconcile;
+pub(crate) mod session;
 pub mod tls;
 
 use std::sync::Arc;

@@ -171,6 +171,36 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// A whole number between bounds, both included, that may be left out. What is outside is complained of, and stands at the
+    /// nearer bound.
+    pub(crate) fn ranged<T: TryFrom<i64> + Into<i64>>(&self, key: &str, low: T, high: T) -> Option<T> {
+        self.within(key, low.into(), high.into()).and_then(|value| T::try_from(value).ok())
+    }
+
+    fn within(&self, key: &str, low: i64, high: i64) -> Option<i64> {
+        let value = self.number(key)?;
+        if !(low..=high).contains(&value) {
+            self.complain(key, format!("must be {low} to {high}, not {value}"));
+        }
+        Some(value.clamp(low, high))
+    }
+
+    /// What one of these texts stands for; may be left out.
+    pub(crate) fn chosen<T: Copy>(&self, key: &str, known: &[(&str, T)]) -> Option<T> {
+        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+        let (_, value) = known.get(self.choice(key, &names)?)?;
+        Some(*value)
+    }
+
+    fn choice(&self, key: &str, names: &[&str]) -> Option<usize> {
+        let text = self.text(key)?;
+        let found = names.iter().position(|name| *name == text);
+        if found.is_none() {
+            self.complain(key, format!("must be one of {}, not `{text}`", names.join(", ")));
+        }
+        found
+    }
+
     /// A whole number that must be there; the default, and complained of, where it is not.
     pub(crate) fn needed_number<T: TryFrom<i64> + Default>(&self, key: &str) -> T {
         self.needed(key).then(|| self.number(key)).flatten().unwrap_or_default()
@@ -261,7 +291,8 @@ impl<'a> Table<'a> {
         self.keys?.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value.get_ref())
     }
 
-    fn needed(&self, key: &str) -> bool {
+    /// Whether the key is there; complained of where it is not.
+    pub(crate) fn needed(&self, key: &str) -> bool {
         let there = self.value(key).is_some();
         if !there {
             self.complain(key, "is missing");
@@ -366,6 +397,25 @@ mod tests {
             "f:4: d: must be a whole number, not a number with a fraction",
             "f:5: e: 300 is out of range",
             "f:7: f.g: unknown key; known here are x, y",
+        ];
+        assert_eq!(problems.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_number_out_of_its_bounds_and_a_word_that_is_none_of_those_known_are_named() {
+        let source = Source::parse("f", "a = 3\nb = 300\nc = -1\nd = \"no\"\ne = \"two\"\nf = 0.5\n").unwrap();
+        let root = source.root();
+        let ranged = |key: &str| root.ranged::<u8>(key, 1, 10);
+        assert_eq!(["a", "b", "c", "z", "f"].map(ranged), [Some(3), Some(10), Some(1), None, None]);
+        assert_eq!(root.ranged("c", -2_000, 2_000), Some(-1));
+        let chosen = |key: &str| root.chosen(key, &[("one", 1), ("two", 2)]);
+        assert_eq!(["d", "e", "z"].map(chosen), [None, Some(2), None]);
+        let problems = source.finish().unwrap_err().to_string();
+        let expected = [
+            "f:2: b: must be 1 to 10, not 300",
+            "f:3: c: must be 1 to 10, not -1",
+            "f:4: d: must be one of one, two, not `no`",
+            "f:6: f: must be a whole number, not a number with a fraction",
         ];
         assert_eq!(problems.lines().collect::<Vec<_>>(), expected);
     }

@@ -69,7 +69,7 @@ pub use desired::{
 pub use envelope::{BACKFILL, Encoding, Header, Kind, MAX_MESSAGE, decode, decode_to_a_rig, encode, mark_backfill};
 pub use event::{Event, Subject};
 pub use gpu::{Capability, Gpu, GpuDetail, GpuInfo};
-pub use hex::BadHex;
+pub use hex::{BadHex, hex};
 pub use log::LogLines;
 pub use online::{Online, Reason};
 pub use payload::{Payload, PayloadCause, PayloadInfo, PayloadKind, PayloadPhase, PayloadUnit};

@@ -5,6 +5,7 @@
 //! drives.
 
 pub mod adm1275;
+mod command;
 pub mod common_slot;
 pub mod emc2305;
 pub mod ina226;

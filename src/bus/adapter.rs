@@ -171,11 +171,14 @@ impl AdapterInfo {
     }
 
     /// The number in its device file's name.
-    pub(super) fn number(&self) -> Option<u32> {
+    #[must_use]
+    pub fn number(&self) -> Option<u32> {
         Self::number_of(&self.path)
     }
 
-    pub(super) fn number_of(path: &Path) -> Option<u32> {
+    /// The number in the name of a device file, or of an adapter's directory in sysfs; `None` where it is neither.
+    #[must_use]
+    pub fn number_of(path: &Path) -> Option<u32> {
         path.file_name()?.to_str()?.strip_prefix("i2c-")?.parse().ok()
     }
 

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-use super::ranged;
 use crate::source::{Problems, Table};
 
 /// The broker where none is given: one on the rig itself.
@@ -180,7 +179,7 @@ impl Broker {
         if password_file.is_some() && username.is_none() {
             table.complain("password_file", "needs a username too");
         }
-        let keepalive_s = ranged(table, "keepalive_s", 15, 5, 3_600);
+        let keepalive_s: u32 = table.ranged("keepalive_s", 5, 3_600).unwrap_or(15);
         let keepalive = Duration::from_secs(keepalive_s.into());
         let mut broker = Self { addresses: parsed.collect(), username, password_file, keepalive, tls: None };
         let given = TlsGiven {

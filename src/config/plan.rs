@@ -53,7 +53,7 @@ impl PlanConfig {
             "lead_s",
             "free_mib",
         ]);
-        let number = |key, default, low, high| super::ranged(table, key, default, low, high);
+        let number = |key, default: u32, low, high| table.ranged(key, low, high).unwrap_or(default);
         Self {
             enabled: table.flag("enabled").unwrap_or(false),
             every: Duration::from_secs(number("every_s", 60, 1, 3_600).into()),

@@ -23,7 +23,6 @@
 
 use std::time::Duration;
 
-use super::ranged;
 use crate::board::Board;
 use crate::control::limits::{Place, Rule};
 use crate::control::step::power::{Cap, Policy, Source};
@@ -73,10 +72,9 @@ impl PowerConfig {
             "guard_supplies",
             "limit",
         ]);
-        let watts = |key: &str, default: u32, low: u32| ranged(&table, key, default, low, MOST_W) * 1000;
-        let percent = |key: &str, default: Percent, low: u32, high: u32| {
-            Percent(u8::try_from(ranged(&table, key, default.0.into(), low, high)).unwrap_or(default.0))
-        };
+        let watts = |key: &str, default: u32, low: u32| table.ranged(key, low, MOST_W).unwrap_or(default) * 1000;
+        let percent =
+            |key: &str, default: Percent, low: u8, high: u8| Percent(table.ranged(key, low, high).unwrap_or(default.0));
         let default = Policy::default();
         let policy = Policy {
             efficiency: percent("efficiency_pct", default.efficiency, 50, 100),
@@ -84,7 +82,7 @@ impl PowerConfig {
             margin: percent("margin_pct", default.margin, 0, 50),
             lend: percent("lend_pct", default.lend, 0, 100),
             release: MilliwattsPerSecond(watts("release_w_per_s", default.release.0 / 1000, 1)),
-            jitter: Duration::from_secs(ranged(&table, "jitter_s", 30, 0, 3_600).into()),
+            jitter: Duration::from_secs(table.ranged("jitter_s", 0, 3_600).unwrap_or(30_u32).into()),
         };
         let floor = Milliwatts(watts("floor_w", 0, 0));
         let cap = table.has("cap_w").then(|| Cap {
@@ -170,7 +168,7 @@ fn together(board: &Board) -> Result<Milliwatts, String> {
 impl Limit {
     fn read(name: String, table: &Table<'_>) -> Self {
         table.only(&["w", "gpus"]);
-        let limit = table.has("w").then(|| Milliwatts(ranged(table, "w", 10, 10, MOST_W) * 1000));
+        let limit = table.ranged("w", 10, MOST_W).map(|watts| Milliwatts(watts * 1000));
         let gpus = table.texts("gpus");
         if gpus.is_empty() {
             table.complain("gpus", "must name the GPUs that it feeds: nothing else is held back for it");

@@ -14,13 +14,11 @@ use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
 use rustls::ClientConfig;
 
 use super::backoff::{BackOff, GOOD};
+use super::session::CONNECT;
 use super::tls::{LOOK, Tls};
 use crate::config::Broker;
 use crate::config::Config;
 use crate::config::broker::Address;
-
-/// DNS, TCP, TLS and CONNECT together.
-pub(super) const CONNECT: Duration = Duration::from_secs(10);
 
 /// The brokers, and how it went with them.
 pub(super) struct Brokers {

@@ -3,7 +3,7 @@
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Filter, Publish, SubAck, SubscribeReasonCode};
 
-use super::link::Client;
+use super::session::Client;
 use crate::command::trust::FleetConfig;
 use crate::wire::{CONTROLLER, GroupTopic, RigId, Topic};
 

@@ -3,8 +3,8 @@
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
-use super::link::Client;
 use super::outbox::reply::Reply;
+use super::session::Client;
 use crate::wire::{EARLY, ENDED, Encoding, GAP, Kind, RigId, Topic};
 
 /// Telemetry is worth nothing to a subscriber that comes back after an hour.

@@ -14,10 +14,11 @@ use log::warn;
 use tokio::sync::mpsc;
 
 use super::inbound::Inbound;
-use super::link::{Answer, Client, LOOSE, Report, Up};
+use super::link::{Answer, LOOSE, Report, Up};
 use super::outbox::reply::Reply;
 use super::outbox::{Lane, Outbox};
 use super::packet::Packet;
+use super::session::Client;
 use super::{Inputs, Start, inbox, reliable_ms};
 use crate::alarm::Edge;
 use crate::audit::Who;

@@ -20,6 +20,13 @@ pub(super) fn parse<const N: usize>(text: &str) -> Result<[u8; N], BadHex> {
     Ok(bytes)
 }
 
+/// Bytes as hexadecimal digits, two each, in small letters.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0x0f)]).collect()
+}
+
 macro_rules! hex_bytes {
     ($(#[$doc:meta])* $name:ident($length:literal)) => {
         $(#[$doc])*
@@ -28,7 +35,7 @@ macro_rules! hex_bytes {
 
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                f.write_str(&$crate::wire::hex(&self.0))
             }
         }
 
@@ -68,12 +75,13 @@ pub(super) use hex_bytes;
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::wire::KeyId;
 
     #[test]
     fn digits_come_back_and_nothing_else_is_taken() {
         let id = KeyId([0, 1, 0x7f, 0x80, 0xab, 0xcd, 0xef, 0xff]);
-        assert_eq!(id.to_string(), "00017f80abcdefff");
+        assert_eq!((id.to_string(), hex(&[])), ("00017f80abcdefff".to_owned(), String::new()));
         assert_eq!("00017F80abcdefff".parse(), Ok(id));
         for bad in
             ["", "00017f80abcdeff", "00017f80abcdeffff", "00017f80abcdef+f", "00017f80abcdefä", "0x017f80abcdefff"]

@@ -13,7 +13,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::PublicKey;
-use super::hex::hex_bytes;
+use super::hex::{hex, hex_bytes};
 use crate::board::Board;
 use crate::energy::Books;
 use crate::reading::Snapshot;
@@ -31,7 +31,7 @@ pub struct Hex(pub Vec<u8>);
 impl Serialize for Hex {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if serializer.is_human_readable() {
-            serializer.collect_str(&self.0.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+            serializer.serialize_str(&hex(&self.0))
         } else {
             self.0.serialize(serializer)
         }

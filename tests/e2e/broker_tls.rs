@@ -1,9 +1,9 @@
 //! The broker of `systemd/mosquitto` with real certificates: who may do what, who is refused, and what is renewed.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber, date_time_ymd};
@@ -20,6 +20,7 @@ use rustix::process::Signal;
 use crate::agent::{Agent, Setup, until};
 use crate::broker::{Broker, free_port};
 use crate::certificates::{Authority, Wanted, put};
+use crate::collect::Follower;
 use crate::subscriber::Subscriber;
 
 const CONFIG: &str = include_str!("../../systemd/mosquitto/rigd.conf");
@@ -462,6 +463,24 @@ fn the_tool_gets_in_with_a_certificate_and_says_what_is_wrong_without() {
     let plain = ctl(&["watch", "--once", "--broker", "mqtt://broker"]);
     let said = String::from_utf8_lossy(&plain.stderr).into_owned();
     assert!(!plain.status.success() && said.contains("--broker: mqtt://broker:1883 is not encrypted"), "{said}");
+}
+
+/// Seen to fail where the collector said what rustls says.
+#[test]
+fn a_collector_says_what_to_put_right() {
+    let site = Site::start();
+    put(&site.path("other-ca.pem"), &Authority::new("other").pem());
+    let (store, log) = (site.path("store"), site.path("collector.log"));
+    fs::create_dir(&store).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rigd-ctl"));
+    command.args(["collect", "--broker", &format!("mqtts://localhost:{}", site.control_port), "--store"]).arg(&store);
+    command.arg("--ca").arg(site.path("other-ca.pem")).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+    let _collector = Follower(command.spawn().unwrap());
+    let words = format!(
+        "no connection to broker mqtts://localhost:{}: the broker's certificate is not signed by an authority in ca_file",
+        site.control_port
+    );
+    until("the collector's words", || fs::read_to_string(&log).ok().filter(|log| log.contains(&words)));
 }
 
 #[test]

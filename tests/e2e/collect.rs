@@ -129,7 +129,7 @@ impl Drop for Collector {
 }
 
 /// A process that ends with the test.
-struct Follower(Child);
+pub(crate) struct Follower(pub(crate) Child);
 
 impl Drop for Follower {
     fn drop(&mut self) {

@@ -62,7 +62,7 @@ fn a_broker_that_hangs_up_at_once_is_not_hammered() {
 
 /// `poll()` starts from the beginning when it is dropped while it connects: with a timer beside it in one `select!` a broker
 /// that takes its time is never reached. Samples come here all the while.
-/// Seen to fail with 100 ms as the deadline of a connecting `poll()` in `Link::session`.
+/// Seen to fail with 100 ms as the deadline of a connecting `poll()` in `Session::next`.
 #[test]
 fn a_slow_handshake_is_waited_for() {
     let server = Server::start();
@@ -133,15 +133,15 @@ fn a_broker_that_has_forgotten_the_session_gets_everything_again() {
 
 /// With a session what waits is sent again without regard to the window, and messages under the same packet id overwrite each
 /// other: 140 of 500 were lost. It must not be there to be sent.
-/// Seen to fail without `self.eventloop.pending.clear()` in `Link::forget`: messages came a third time.
+/// Seen to fail without `self.eventloop.pending.clear()` in `Session::forget`: messages came a third time.
 #[test]
 fn a_broker_that_has_the_session_gets_everything_once_more_and_in_our_order() {
     nothing_is_lost(true);
 }
 
 /// A message that waits for the packet id of another survives the connection, and from then on nothing is sent at all.
-/// Seen to fail without `self.eventloop.state.collision = None` in `Link::forget`; and, for there are more ids then, without
-/// `set_outgoing_inflight_upper_limit(WINDOW)` in `ours`, without which rumqttc makes slots of 14 MB for what is on its way.
+/// Seen to fail without `self.eventloop.state.collision = None` in `Session::forget`; and, for there are more ids then, without
+/// `set_outgoing_inflight_upper_limit` in `Bounds::set`, without which rumqttc makes slots of 14 MB for what is on its way.
 #[test]
 fn a_packet_id_that_is_never_given_back_does_not_stop_the_next_connection() {
     let server = Server::start();
@@ -165,7 +165,7 @@ fn a_packet_id_that_is_never_given_back_does_not_stop_the_next_connection() {
 }
 
 /// A peer that stops reading: once the buffer is full the flush never returns, and neither does the ping that would tell.
-/// Seen to fail with an hour as the deadline in `Link::guard`.
+/// Seen to fail with an hour as the deadline in `Session::next`.
 #[test]
 fn a_broker_that_stops_reading_is_given_up() {
     let server = Server::with_receive_buffer(Some(1));
@@ -182,7 +182,7 @@ fn a_broker_that_stops_reading_is_given_up() {
 
 /// A message over the limit that a client has in silence is an error that comes again with each connection: 116 in 6 s. A limit
 /// that is announced is the broker's to keep. And the session outlives a connection.
-/// Seen to fail without `set_max_packet_size` in `ours`; what is too large on its way out is in the end-to-end tests.
+/// Seen to fail without `set_max_packet_size` in `Bounds::set`; what is too large on its way out is in the end-to-end tests.
 #[test]
 fn limits_are_announced() {
     let server = Server::start();
@@ -196,7 +196,7 @@ fn limits_are_announced() {
 }
 
 /// rumqttc acknowledges a message before anybody has seen it: a crash then loses it. Ours is acknowledged when the journal has
-/// it. Seen to fail without `set_manual_acks(true)` in `ours`.
+/// it. Seen to fail without `set_manual_acks(true)` in `Bounds::set`.
 #[test]
 fn a_command_is_acknowledged_when_it_is_written_down() {
     let server = Server::start();

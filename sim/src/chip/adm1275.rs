@@ -11,6 +11,10 @@
 
 use std::time::Duration;
 
+use super::command::{
+    CAPABILITY, CLEAR_FAULTS, MFR_ID, MFR_MODEL, PMBUS_REVISION, READ_IOUT, READ_PIN, READ_TEMPERATURE_1, READ_VIN,
+    READ_VOUT, block,
+};
 use super::status::{
     INVALID_COMMAND, IOUT_OC_WARNING, OT_WARNING, OV_WARNING, STATUS_CML, STATUS_FANS_1_2, STATUS_INPUT, STATUS_IOUT,
     STATUS_TEMPERATURE, STATUS_VOUT, Status, UV_WARNING,
@@ -18,9 +22,7 @@ use super::status::{
 use super::{Ack, Ailment, Chip, RELEASED};
 use crate::quantize::word;
 
-// Command codes.
-const CLEAR_FAULTS: u8 = 0x03;
-const CAPABILITY: u8 = 0x19;
+// Command codes of this family alone.
 const VOUT_OV_WARN_LIMIT: u8 = 0x42;
 const VOUT_UV_WARN_LIMIT: u8 = 0x43;
 const IOUT_OC_WARN_LIMIT: u8 = 0x4a;
@@ -28,14 +30,6 @@ const OT_WARN_LIMIT: u8 = 0x51;
 const VIN_OV_WARN_LIMIT: u8 = 0x57;
 const VIN_UV_WARN_LIMIT: u8 = 0x58;
 const STATUS_MFR_SPECIFIC: u8 = 0x80;
-const READ_VIN: u8 = 0x88;
-const READ_VOUT: u8 = 0x8b;
-const READ_IOUT: u8 = 0x8c;
-const READ_TEMPERATURE_1: u8 = 0x8d;
-const READ_PIN: u8 = 0x97;
-const PMBUS_REVISION: u8 = 0x98;
-const MFR_ID: u8 = 0x99;
-const MFR_MODEL: u8 = 0x9a;
 const PEAK_IOUT: u8 = 0xd0;
 const PMON_CONTROL: u8 = 0xd3;
 const PMON_CONFIG: u8 = 0xd4;
@@ -304,13 +298,6 @@ impl Adm1275 {
         }
         true
     }
-}
-
-/// A block read: its length, then its text.
-fn block(text: &str) -> Vec<u8> {
-    let mut bytes = vec![u8::try_from(text.len()).unwrap_or(u8::MAX)];
-    bytes.extend_from_slice(text.as_bytes());
-    bytes
 }
 
 impl Chip for Adm1275 {

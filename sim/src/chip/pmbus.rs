@@ -6,6 +6,10 @@
 
 use std::time::Duration;
 
+use super::command::{
+    CAPABILITY, CLEAR_FAULTS, MFR_ID, MFR_MODEL, PMBUS_REVISION, READ_IOUT, READ_PIN, READ_TEMPERATURE_1, READ_VIN,
+    READ_VOUT, block,
+};
 use super::status::{
     FAN_1_FAULT, INVALID_COMMAND, IOUT_OC_FAULT, OT_WARNING, STATUS_CML, STATUS_FANS_1_2, STATUS_INPUT, STATUS_IOUT,
     STATUS_TEMPERATURE, Status, VIN_UV_FAULT,
@@ -13,23 +17,13 @@ use super::status::{
 use super::{Ack, Ailment, Chip, RELEASED};
 use crate::quantize::{signed_word, whole, word};
 
-// Command codes (part II, appendix I).
-const CLEAR_FAULTS: u8 = 0x03;
-const CAPABILITY: u8 = 0x19;
+// Command codes that no other part here has (part II, appendix I).
 const VOUT_MODE: u8 = 0x20;
 const FAN_CONFIG_1_2: u8 = 0x3a;
-const READ_VIN: u8 = 0x88;
 const READ_IIN: u8 = 0x89;
-const READ_VOUT: u8 = 0x8b;
-const READ_IOUT: u8 = 0x8c;
-const READ_TEMPERATURE_1: u8 = 0x8d;
 const READ_TEMPERATURE_2: u8 = 0x8e;
 const READ_FAN_SPEED_1: u8 = 0x90;
 const READ_POUT: u8 = 0x96;
-const READ_PIN: u8 = 0x97;
-const PMBUS_REVISION: u8 = 0x98;
-const MFR_ID: u8 = 0x99;
-const MFR_MODEL: u8 = 0x9a;
 
 /// LINEAR16 with exponent -9 (part II, 8.1): 1.95 mV a bit.
 const VOUT_EXPONENT: i32 = -9;
@@ -208,13 +202,6 @@ fn linear11(value: f64) -> u16 {
 
 fn exponent_bits(exponent: i32) -> u16 {
     i16::try_from(exponent).unwrap_or(0).cast_unsigned() << 11
-}
-
-/// A block read: its length, then its text.
-fn block(text: &str) -> Vec<u8> {
-    let mut bytes = vec![u8::try_from(text.len()).unwrap_or(u8::MAX)];
-    bytes.extend_from_slice(text.as_bytes());
-    bytes
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::Context;
 use clap::Subcommand;
 use rigd::audit::{Head, Record, Report, Who, verify};
+use rigd::wire::hex;
 
 use crate::people::harmless;
 use crate::print;
@@ -56,10 +57,6 @@ fn head(text: &str) -> Result<Head, String> {
         Some(Head { n: n.parse().ok()?, hash: hash.0 })
     });
     parsed.ok_or_else(|| "must be a number, a colon and 64 hexadecimal digits".to_owned())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn read(directory: &Path, each: impl FnMut(&Record)) -> anyhow::Result<Report> {

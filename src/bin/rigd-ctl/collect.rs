@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use rigd::collect::{LaneReport, Settings, Status, completeness};
 use rigd::wire::{CONTROLLER, Controller, Message, RigId, decode};
 use rigd::{clock, collect, logger};
@@ -69,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         connect: Box::new(move || flags.options(&name).map_err(|error| format!("{error:#}"))),
         store,
         keep: Duration::from_secs(86_400) * arguments.keep_days,
-        instance: random()?,
+        instance: u32::from_ne_bytes(crate::random()?),
     };
     logger::start();
     // The order of forgetting and acknowledging rests on one thread.
@@ -131,12 +131,6 @@ async fn forget(flags: Flags) -> anyhow::Result<()> {
         }
     }
     bail!("{broker} did not answer")
-}
-
-fn random() -> anyhow::Result<u32> {
-    let mut bytes = [0; 4];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("no random number")?;
-    Ok(u32::from_ne_bytes(bytes))
 }
 
 /// How it stands, every 10 s; `before` is what was stored at the last line.

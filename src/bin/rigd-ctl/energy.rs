@@ -21,7 +21,7 @@ use rigd::{config, energy};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::{Agent, unexpected};
-use crate::people::{harmless_lines, milli, time};
+use crate::people::{harmless_lines, milli, span, time};
 use crate::print;
 
 /// A file of exported lines is no longer: some hundred thousand receipts.
@@ -285,12 +285,7 @@ fn table(head: &Energy, accounts: &[EnergyAccount]) -> String {
 }
 
 fn gap(ms: u64) -> String {
-    match ms / 1_000 {
-        0 if ms == 0 => "-".to_owned(),
-        seconds @ 0..120 => format!("{seconds} s"),
-        seconds @ 120..7_200 => format!("{} min", seconds / 60),
-        seconds => format!("{} h", seconds / 3_600),
-    }
+    if ms == 0 { "-".to_owned() } else { span(ms / 1_000) }
 }
 
 const fn word(unit: PayloadUnit) -> &'static str {

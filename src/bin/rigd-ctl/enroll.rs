@@ -110,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let authority = open(from, holder.side())?;
     let validity = Validity { from_s: now_s.saturating_sub(EARLIER_S), to_s: now_s + arguments.days * DAY_S };
-    let serial = Serial::new(random()?);
+    let serial = Serial::new(crate::random()?);
     // Before it is signed: what is not in the register cannot be revoked.
     register::issued(from, holder.side(), &holder.name(), serial)?;
     let (signed, fingerprint, made) = match (&arguments.request, &holder) {
@@ -214,7 +214,7 @@ fn found(at: &Path, now_s: u64) -> anyhow::Result<(String, Vec<PathBuf>)> {
     let validity = Validity { from_s: now_s.saturating_sub(EARLIER_S), to_s: now_s + AUTHORITY_DAYS * DAY_S };
     let mut said = String::new();
     for side in Side::BOTH {
-        let (certificate, key) = authority::found(side, validity, Serial::new(random()?))?;
+        let (certificate, key) = authority::found(side, validity, Serial::new(crate::random()?))?;
         secret(&file(side, "key"), &key)?;
         put(&file(side, "pem"), &certificate)?;
         let signs = match side {
@@ -269,12 +269,6 @@ fn put(path: &Path, text: &str) -> anyhow::Result<()> {
         fs::rename(&new, path)
     };
     write().with_context(|| format!("{}: could not be written", path.display()))
-}
-
-fn random() -> anyhow::Result<[u8; 16]> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).context("/dev/urandom")?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `rigd-ctl keygen`: makes a key that may give orders to rigs, and the file that holds its secret half.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -75,8 +75,7 @@ fn entry(name: &str, public: &PublicKey, scopes: &[Scope]) -> String {
 }
 
 fn make(path: &Path) -> anyhow::Result<SigningKey> {
-    let mut seed = [0; 32];
-    File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut seed)).context("/dev/urandom")?;
+    let seed = crate::random()?;
     let key = SigningKey::from_seed(&seed).context("no key could be made")?;
     let shown = path.display();
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);

@@ -14,7 +14,7 @@ use rigd::units::MilliPerSecond;
 use rigd::wire::{PayloadPhase, PayloadUnit};
 
 use crate::agent::{Agent, is_away, unexpected};
-use crate::people::say;
+use crate::people::{say, span};
 
 /// A payload may take its whole grace to end, and its start-up to be refused.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -264,7 +264,7 @@ fn table(payloads: &[Payload]) -> String {
             info.name,
             word(&info.kind),
             word(&now.phase),
-            ago(payload.for_s),
+            span(payload.for_s),
             payload.pid.map_or("-".to_owned(), |pid| pid.to_string()),
             now.restarts,
             now.gpus,
@@ -280,15 +280,6 @@ fn word<T: serde::Serialize>(value: &T) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word.replace('_', " "),
         _ => "?".to_owned(),
-    }
-}
-
-fn ago(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7_200 => format!("{} min", seconds / 60),
-        7_200..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} d", seconds / 86_400),
     }
 }
 
@@ -439,9 +430,5 @@ mod tests {
             let pieces: String = said.chars().map(|letter| shown.harmless(&letter.to_string())).collect();
             assert_eq!(pieces, expected, "{said:?}");
         }
-        assert_eq!(
-            (ago(119), ago(120), ago(7_200), ago(200_000)),
-            ("119 s".into(), "2 min".into(), "2 h".into(), "2 d".into())
-        );
     }
 }

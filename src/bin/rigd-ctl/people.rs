@@ -3,6 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context;
+use rigd::reading::Missing;
 use rigd::units::{Duty, Milliamps, Millicelsius, Millivolts, Milliwatts};
 use rigd::wire::{self, Encoding, Header, Message};
 use serde_json::Value;
@@ -78,6 +79,27 @@ pub(crate) fn time(unix_ms: u64) -> String {
     at.map_or_else(String::new, |at| humantime::format_rfc3339_seconds(at).to_string())
 }
 
+/// A time of so many seconds, in the largest unit of which there are two.
+pub(crate) fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        172_800.. => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// A reason that fits a column.
+pub(crate) const fn short(missing: Missing) -> &'static str {
+    match missing {
+        Missing::NotPresent => "absent",
+        Missing::Off => "off",
+        Missing::Bus => "bus",
+        Missing::Stale => "stale",
+        Missing::Implausible => "absurd",
+    }
+}
+
 /// Volts.
 pub(crate) fn volts(voltage: Millivolts) -> String {
     milli(voltage.0, 3)
@@ -144,5 +166,6 @@ mod tests {
             assert_eq!(milli(value, decimals), expected);
         }
         assert_eq!(percent(Duty::saturating(4_250)), "43 %");
+        assert_eq!([119, 120, 7_200, 200_000].map(span), ["119 s", "2 min", "2 h", "2 d"]);
     }
 }

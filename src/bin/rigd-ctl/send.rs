@@ -10,7 +10,7 @@ mod session;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -108,7 +108,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let audience = arguments.to.clone().audience().context("nobody to send it to")?;
     let command = Command {
         audience,
-        id: CommandId(random()?),
+        id: CommandId(crate::random()?),
         counter: 0,
         not_before_ms: now_ms,
         not_after_ms: now_ms.saturating_add(u64::try_from(arguments.valid.as_millis()).unwrap_or(u64::MAX)),
@@ -123,8 +123,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let signer = Signer { key, second, counters: counters.map(|path| Counter::beside(path)).collect() };
     if arguments.dry_run {
         let (_, frame) = signer.frame(command, now_ms)?;
-        let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
-        print(&format!("{hex}\n"))?;
+        print(&format!("{}\n", rigd::wire::hex(&frame)))?;
         return Ok(ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -298,12 +297,6 @@ fn next(counters: &[Counter], now_ms: u64) -> anyhow::Result<u64> {
         counter.reach(highest)?;
     }
     Ok(highest)
-}
-
-fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).context("/dev/urandom")?;
-    Ok(bytes)
 }
 
 /// A piece of a log for people; `skipped` is what was passed over before the last one.

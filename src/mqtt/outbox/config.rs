@@ -52,13 +52,7 @@ impl OutboxConfig {
     pub(crate) fn read(root: &Table<'_>) -> Self {
         let table = root.table("outbox");
         table.only(&["max_kib", "disk_mib", "max_age_h", "delivery", "backlog_per_s"]);
-        let ranged = |key: &str, default: u32, low: u32, high: u32| {
-            let value = table.number(key).unwrap_or(default);
-            if !(low..=high).contains(&value) {
-                table.complain(key, format!("must be {low} to {high}, not {value}"));
-            }
-            value.clamp(low, high)
-        };
+        let ranged = |key: &str, default: u32, low, high| table.ranged(key, low, high).unwrap_or(default);
         let max_kib = ranged("max_kib", 1_024, 64, 1_048_576);
         let delivery = match table.text("delivery").as_deref() {
             None | Some("auto") => Delivery::Auto,

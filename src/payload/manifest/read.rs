@@ -54,7 +54,7 @@ impl Manifest {
         if !is_name(&name) {
             root.complain("name", format!("`{name}` cannot be a payload's name: 1 to 32 of a-z, 0-9 and -"));
         }
-        let kind = chosen(&root, "kind", &[("mining", Kind::Mining), ("ai", Kind::Ai), ("batch", Kind::Batch)]);
+        let kind = root.chosen("kind", &[("mining", Kind::Mining), ("ai", Kind::Ai), ("batch", Kind::Batch)]);
         if kind.is_none() && !root.has("kind") {
             root.complain("kind", "is missing: mining, ai or batch");
         }
@@ -152,7 +152,7 @@ fn read_gpus(table: &Table<'_>) -> Gpus {
         table.complain("count", "is what uuids says already");
     }
     let named = u8::try_from(uuids.len()).unwrap_or(u8::MAX);
-    let count = if uuids.is_empty() { ranged(table, "count", 0, 0, 64) } else { named };
+    let count = if uuids.is_empty() { table.ranged("count", 0, 64).unwrap_or(0) } else { named };
     Gpus {
         count,
         uuids,
@@ -171,7 +171,7 @@ fn read_plan(table: &Table<'_>) -> Planned {
     }
     let guess = table.number::<u64>("guess_rate").map(|rate| Yield {
         rate: MilliPerSecond(rate.saturating_mul(1_000)),
-        power: Milliwatts(ranged(table, "guess_w", 0, 1, 10_000_u32) * 1_000),
+        power: Milliwatts(table.ranged("guess_w", 1, 10_000).unwrap_or(1_u32) * 1_000),
     });
     let hours = table.text("hours").and_then(|hours| {
         let minutes = crate::config::minutes(&hours).filter(|(from, to)| from != to);
@@ -182,7 +182,7 @@ fn read_plan(table: &Table<'_>) -> Planned {
     });
     Planned {
         value: MicroPerTera(table.number("value_micro_per_tera").unwrap_or(0)),
-        most_gpus: ranged(table, "most_gpus", 1, 1, 64),
+        most_gpus: table.ranged("most_gpus", 1, 64).unwrap_or(1),
         hours,
         lost_milli: table.number::<u64>("lost_work").unwrap_or(0).saturating_mul(1_000),
         guess,
@@ -204,7 +204,7 @@ fn read_probe(table: &Table<'_>) -> Option<Probe> {
         let (port, path) = target?;
         Target::Http { port, path }
     } else if table.has("tcp") {
-        Target::Tcp(ranged(table, "tcp", 0, 1, u16::MAX))
+        Target::Tcp(table.ranged("tcp", 1, u16::MAX).unwrap_or_default())
     } else {
         let exec = table.texts("exec");
         match exec.first() {
@@ -217,7 +217,7 @@ fn read_probe(table: &Table<'_>) -> Option<Probe> {
         target,
         interval: seconds(table, "interval_s", 10, 1, 3_600),
         timeout: seconds(table, "timeout_s", 5, 1, 60),
-        failures: ranged(table, "failures", 3, 1, 100),
+        failures: table.ranged("failures", 1, 100).unwrap_or(3),
         startup: seconds(table, "startup_s", 300, 1, 86_400),
     })
 }
@@ -237,10 +237,10 @@ fn read_meter(table: &Table<'_>) -> MeterUse {
     table.only(&["name", "port", "interval_s", "work_within_s", "idle_w", "options"]);
     MeterUse {
         name: table.needed_text("name"),
-        port: table.has("port").then(|| ranged(table, "port", 1, 1, u16::MAX)),
+        port: table.ranged("port", 1, u16::MAX),
         interval: seconds(table, "interval_s", 10, 1, 3_600),
         work_within: seconds(table, "work_within_s", 600, 0, 86_400),
-        idle: Milliwatts(ranged(table, "idle_w", 0, 0, 100_000) * 1_000),
+        idle: Milliwatts(table.ranged("idle_w", 0, 100_000).unwrap_or(0) * 1_000),
         options: sorted::map(table.named_texts("options")),
     }
 }
@@ -254,11 +254,7 @@ fn read_pause(table: &Table<'_>) -> PauseUse {
     }
     let token_file = table.text("token_file");
     token_file.iter().for_each(|path| rooted(table, "token_file", path));
-    PauseUse {
-        api,
-        port: table.has("port").then(|| ranged(table, "port", 1, 1, u16::MAX)),
-        token_file: token_file.map(PathBuf::from),
-    }
+    PauseUse { api, port: table.ranged("port", 1, u16::MAX), token_file: token_file.map(PathBuf::from) }
 }
 
 fn read_stop(table: &Table<'_>) -> Stop {
@@ -266,7 +262,7 @@ fn read_stop(table: &Table<'_>) -> Stop {
     let signals =
         [("TERM", StopSignal::Term), ("INT", StopSignal::Int), ("QUIT", StopSignal::Quit), ("HUP", StopSignal::Hup)];
     Stop {
-        signal: chosen(table, "signal", &signals).unwrap_or(StopSignal::Term),
+        signal: table.chosen("signal", &signals).unwrap_or(StopSignal::Term),
         grace: seconds(table, "grace_s", 30, 0, 3_600),
     }
 }
@@ -279,10 +275,10 @@ fn read_restart(table: &Table<'_>, kind: Kind) -> Restart {
         Kind::Batch => Policy::OnFailure,
     };
     let restart = Restart {
-        policy: chosen(table, "policy", &policies).unwrap_or(usual),
+        policy: table.chosen("policy", &policies).unwrap_or(usual),
         min: seconds(table, "min_s", 1, 1, 3_600),
         max: seconds(table, "max_s", 300, 1, 86_400),
-        budget: ranged(table, "budget", 10, 1, 100),
+        budget: table.ranged("budget", 1, 100).unwrap_or(10),
         window: seconds(table, "window_s", 3_600, 10, 86_400),
         stable: seconds(table, "stable_s", 60, 1, 86_400),
     };
@@ -300,7 +296,7 @@ fn read_expect(table: &Table<'_>, kind: Kind) -> Expectation {
     }
     Expectation {
         rate,
-        min_pct: ranged(table, "min_pct", 70, 1, 100),
+        min_pct: table.ranged("min_pct", 1, 100).unwrap_or(70),
         warmup: seconds(table, "warmup_s", 120, 0, 86_400),
         low: seconds(table, "low_s", 300, 10, 86_400),
     }
@@ -309,11 +305,11 @@ fn read_expect(table: &Table<'_>, kind: Kind) -> Expectation {
 fn read_limits(table: &Table<'_>) -> Limits {
     table.only(&["memory_mib", "cpu_weight", "cpu_pct", "pids", "open_files", "locked_mib"]);
     Limits {
-        memory_mib: table.has("memory_mib").then(|| ranged(table, "memory_mib", 16, 16, u32::MAX)),
-        cpu_weight: table.has("cpu_weight").then(|| ranged(table, "cpu_weight", 100, 1, 10_000)),
-        cpu_pct: table.has("cpu_pct").then(|| ranged(table, "cpu_pct", 100, 1, 1_000_000)),
-        pids: table.has("pids").then(|| ranged(table, "pids", 1, 1, 4_194_304)),
-        open_files: ranged(table, "open_files", 65_536, 64, 1_048_576),
+        memory_mib: table.ranged("memory_mib", 16, u32::MAX),
+        cpu_weight: table.ranged("cpu_weight", 1, 10_000),
+        cpu_pct: table.ranged("cpu_pct", 1, 1_000_000),
+        pids: table.ranged("pids", 1, 4_194_304),
+        open_files: table.ranged("open_files", 64, 1_048_576).unwrap_or(65_536),
         locked_mib: table.number("locked_mib"),
     }
 }
@@ -368,8 +364,8 @@ fn read_log(table: &Table<'_>) -> Log {
         table.complain("mask", "has more than 16 patterns");
     }
     Log {
-        max_bytes: u64::from(ranged(table, "max_kib", 4_096_u32, 64, 1_048_576)) * 1024,
-        max_rate: u64::from(ranged(table, "max_kib_per_s", 256_u32, 1, 65_536)) * 1024,
+        max_bytes: u64::from(table.ranged("max_kib", 64, 1_048_576).unwrap_or(4_096_u32)) * 1024,
+        max_rate: u64::from(table.ranged("max_kib_per_s", 1, 65_536).unwrap_or(256_u32)) * 1024,
         mask,
     }
 }
@@ -392,30 +388,6 @@ fn rooted(table: &Table<'_>, key: &str, path: &str) {
     }
 }
 
-fn chosen<T: Copy>(table: &Table<'_>, key: &str, known: &[(&str, T)]) -> Option<T> {
-    let text = table.text(key)?;
-    let found = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
-    if found.is_none() {
-        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-        table.complain(key, format!("must be one of {}, not `{text}`", names.join(", ")));
-    }
-    found
-}
-
-fn ranged<T: TryFrom<i64> + Ord + Copy + std::fmt::Display>(
-    table: &Table<'_>,
-    key: &str,
-    default: T,
-    low: T,
-    high: T,
-) -> T {
-    let value = table.number(key).unwrap_or(default);
-    if table.has(key) && !(low..=high).contains(&value) {
-        table.complain(key, format!("must be {low} to {high}, not {value}"));
-    }
-    value.clamp(low, high)
-}
-
 fn seconds(table: &Table<'_>, key: &str, default: u32, low: u32, high: u32) -> Duration {
-    Duration::from_secs(ranged(table, key, default, low, high).into())
+    Duration::from_secs(table.ranged(key, low, high).unwrap_or(default).into())
 }

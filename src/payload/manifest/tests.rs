@@ -115,7 +115,7 @@ fn every_mistake_names_file_line_and_key() {
             "kind = \"ai\"\nargv = [\"/a\"]\n[probe]\ninterval_s = 5",
             "x.toml:3: probe.http: is one of http, tcp and exec",
         ),
-        ("kind = \"ai\"\nargv = [\"/a\"]\n[probe]\ntcp = 70000", "x.toml:4: probe.tcp: 70000 is out of range"),
+        ("kind = \"ai\"\nargv = [\"/a\"]\n[probe]\ntcp = 70000", "x.toml:4: probe.tcp: must be 1 to 65535, not 70000"),
         (
             "kind = \"ai\"\nargv = [\"/a\"]\n[stop]\nsignal = \"KILL\"",
             "x.toml:4: stop.signal: must be one of TERM, INT, QUIT, HUP",

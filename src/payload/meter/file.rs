@@ -75,13 +75,7 @@ impl Meter {
 }
 
 fn one_of<T: Copy>(table: &Table<'_>, key: &str, known: &[(&str, T)]) -> Option<T> {
-    let text = table.needed_text(key);
-    let found = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
-    if found.is_none() && table.has(key) {
-        let names: Vec<_> = known.iter().map(|(name, _)| format!("`{name}`")).collect();
-        table.complain(key, format!("must be one of {}", names.join(", ")));
-    }
-    found
+    if table.needed(key) { table.chosen(key, known) } else { None }
 }
 
 /// What is sent, which must not become more than it seems: no white space in a path, one line only.

@@ -16,7 +16,7 @@ fn a_mistake_in_a_meter_file_is_told_with_its_line_and_key() {
     let text = "name = \"m\"\nunit = \"MH/s\"\ntransport = \"tcp\"\nformat = \"json\"\nport = 70000\npath = \"/x\"\nrequest = \"a\\nb\"\nfoo = 1\n[guard]\nat = \"x\"\n[rate]\nat = [\"/a\", \"/b\", \"c\"]\nunits = [\"MH/s\", \"W\"]\n[values]\naccepted = \"/a\"\n";
     let problems = Meter::parse("m.toml", text).unwrap_err().to_string();
     for expected in [
-        "m.toml:2: unit: must be one of `H/s`, `tokens/s`, `requests/s`, `jobs/s`",
+        "m.toml:2: unit: must be one of H/s, tokens/s, requests/s, jobs/s",
         "m.toml:5: port: 70000 is out of range",
         "m.toml:6: path: does not go with this transport, which wants `request`",
         "m.toml:7: request: must be one line",

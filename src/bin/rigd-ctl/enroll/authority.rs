@@ -14,6 +14,7 @@ use rcgen::{
     RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rigd::mqtt::tls;
+use rigd::wire::hex;
 use ring::digest;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -151,7 +152,7 @@ impl Serial {
 
 impl fmt::Display for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex(&self.0))
     }
 }
 
@@ -233,7 +234,7 @@ pub(super) fn read_request(text: &str, rig: &str) -> anyhow::Result<PublicKey> {
 /// SHA-256 of a public key (SubjectPublicKeyInfo, DER), in hexadecimal: what two people compare over the telephone.
 pub(super) fn fingerprint(key: &impl PublicKeyData) -> String {
     let hash = digest::digest(&digest::SHA256, &key.subject_public_key_info());
-    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(hash.as_ref())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use rigd::local::{Head, Series};
 use rigd::reading::{Missing, Reading};
 
 use super::scale::{Axis, number};
+use crate::people::short;
 
 /// Everything, with its time in ms: 0 is now, and what was is below.
 pub(super) struct Chart {
@@ -198,17 +199,6 @@ impl Line {
             });
         }
         runs
-    }
-}
-
-/// A reason that fits a column.
-const fn short(missing: Missing) -> &'static str {
-    match missing {
-        Missing::NotPresent => "absent",
-        Missing::Off => "off",
-        Missing::Bus => "bus",
-        Missing::Stale => "stale",
-        Missing::Implausible => "absurd",
     }
 }
 

@@ -76,7 +76,7 @@ pub(crate) fn adapters(host: &Host, wanted: &[Selector]) -> anyhow::Result<Surve
             chosen.push(adapter);
         }
     }
-    chosen.sort_by_key(|adapter| (depth(&adapter.device), number(adapter)));
+    chosen.sort_by_key(|adapter| (depth(&adapter.device), adapter.number()));
     let mut names = Names::default();
     survey.places = chosen.into_iter().map(|adapter| place(host, adapter, &mut names)).collect();
     Ok(survey)
@@ -128,7 +128,7 @@ fn place(host: &Host, adapter: &AdapterInfo, names: &mut Names) -> Place {
         entry: ("adapter", steadiest(host, adapter).to_string()),
         title: title(adapter),
         name: names.take(&slug(first)),
-        number: number(adapter),
+        number: adapter.number(),
         main_board: is_main_board(adapter),
         channel: channel(adapter),
     }
@@ -195,16 +195,8 @@ pub(crate) fn mux_part(name: &str) -> Option<&'static str> {
     MUXES.iter().map(|part| part.name).find(|known| *known == name)
 }
 
-fn number(adapter: &AdapterInfo) -> Option<u32> {
-    adapter_number(&adapter.path)
-}
-
-fn adapter_number(path: &Path) -> Option<u32> {
-    path.file_name()?.to_str()?.strip_prefix("i2c-")?.parse().ok()
-}
-
 fn is_adapter(path: &Path) -> bool {
-    adapter_number(path).is_some()
+    AdapterInfo::number_of(path).is_some()
 }
 
 /// How many adapters are above it, itself too.

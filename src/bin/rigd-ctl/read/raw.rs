@@ -93,10 +93,7 @@ fn number(device: &mut Device, at: u8, width: u8, order: impl Fn(&mut [u8])) -> 
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold("0x".to_owned(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    format!("0x{}", rigd::wire::hex(bytes))
 }
 
 /// A length and so many bytes, as text too where it is text. An SMBus adapter gives one byte less than a block can have.

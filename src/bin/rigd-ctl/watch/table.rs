@@ -4,12 +4,12 @@ use std::fmt::Write;
 use std::time::Instant;
 
 use rigd::gpu::{Driver, Presence};
-use rigd::reading::{Missing, Reading};
+use rigd::reading::Reading;
 use rigd::units::{Millicelsius, Milliwatts, Rpm};
 use rigd::wire::{Birth, Delivery, Event, Message, Power, Reported, RigId, Subject, Telemetry, Value};
 
 use super::fleet::{Fleet, Rig};
-use crate::people::{amperes, celsius, count, harmless_lines, milli, percent, volts, watts};
+use crate::people::{amperes, celsius, count, harmless_lines, milli, percent, short, volts, watts};
 
 /// The screen: one rig in full, several in a line each.
 pub(super) fn draw(fleet: &Fleet, state: &str, width: usize, height: usize, now: Instant) -> String {
@@ -352,17 +352,6 @@ fn cell<T>(value: Value<T>, show: impl Fn(T) -> String) -> String {
     match value.0 {
         Ok(value) => show(value),
         Err(missing) => short(missing).to_owned(),
-    }
-}
-
-/// A reason that fits a column.
-const fn short(missing: Missing) -> &'static str {
-    match missing {
-        Missing::NotPresent => "absent",
-        Missing::Off => "off",
-        Missing::Bus => "bus",
-        Missing::Stale => "stale",
-        Missing::Implausible => "absurd",
     }
 }
 

@@ -1,5 +1,5 @@
 use rigd::board::Board;
-use rigd::reading::{Health, Snapshot, Stage, Zone};
+use rigd::reading::{Health, Missing, Snapshot, Stage, Zone};
 use rigd::wire::{Encoding, Header, Kind};
 
 use rigd::units::{Duty, Milliamps, Millivolts};
