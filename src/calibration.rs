@@ -99,6 +99,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::scratch::Scratch;
 
     fn percent(percent: u8) -> Duty {
         Duty::from_percent(percent).unwrap()
@@ -125,8 +126,7 @@ mod tests {
 
     #[test]
     fn what_was_learnt_survives_a_restart_and_only_on_its_board() {
-        let directory = std::env::temp_dir().join(format!("rigd-fans-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
+        let directory = Scratch::new("fans");
         let store = Store::new(&directory);
         let board = Board::load("simulated-8gpu").unwrap();
         assert_eq!(store.load(&board), vec![None; 6]);
@@ -142,6 +142,5 @@ mod tests {
             assert_eq!(store.load(&board), vec![None; 6]);
             assert!(directory.join("fans.json.bad").exists() && !directory.join(FILE).exists());
         }
-        fs::remove_dir_all(&directory).unwrap();
     }
 }

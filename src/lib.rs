@@ -107,12 +107,15 @@ pub mod history;
 pub mod hwmon;
 pub mod identity;
 pub mod local;
+mod lock;
 pub mod logger;
 mod mailbox;
 pub mod mqtt;
 pub mod payload;
 pub mod plan;
 pub mod reading;
+#[cfg(test)]
+mod scratch;
 pub mod setpoint;
 mod sorted;
 pub mod source;

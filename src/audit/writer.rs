@@ -123,10 +123,12 @@ fn open<'a>(log: &'a mut Option<Audit>, directory: &std::path::Path) -> std::io:
 mod tests {
     use super::*;
     use crate::audit::verify;
+    use crate::scratch::Scratch;
 
     #[test]
     fn what_is_noted_is_in_the_chain_and_what_could_not_be_is_counted() {
-        let directory = std::env::temp_dir().join(format!("rigd-audit-writer-{}", std::process::id()));
+        let scratch = Scratch::new("audit-writer");
+        let directory = scratch.join("audit");
         // A file where the directory should be: nothing can be written.
         std::fs::write(&directory, "").unwrap();
         let writer = Writer::start(directory.clone(), 7);
@@ -155,6 +157,5 @@ mod tests {
         wait(&|| told(&read().1) == 3 && writer.head().n == read().0.head.n);
         let (report, found) = read();
         assert_eq!((report.broken, report.head.n), (None, u64::try_from(found.len()).unwrap()));
-        std::fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -1,11 +1,11 @@
 //! The file: its tables, who may open it, and what is wrong where it cannot be opened.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
-use rustix::fs::{FlockOperation, flock};
+
+use crate::lock::Lock;
 
 /// `rigd` in ASCII: tells our file from any other of SQLite's.
 const APPLICATION: i32 = 0x7269_6764;
@@ -118,18 +118,13 @@ pub fn file(path: &Path) -> PathBuf {
     if path.is_dir() { path.join("collect.db") } else { path.to_owned() }
 }
 
-/// Opens the store for the one who writes it, and makes it where there is none. The lock is held for as long as the file
-/// that comes with it is open; it is a file beside the store, because closing any descriptor of the store itself would drop
-/// the locks that SQLite has on it (fcntl(2), "Advisory record locking").
-pub(super) fn open(path: &Path) -> Result<(Connection, File), Error> {
+/// Opens the store for the one who writes it, and makes it where there is none. The lock that comes with it is on a file
+/// beside the store, because closing any descriptor of the store itself would drop the locks that SQLite has on it
+/// (fcntl(2), "Advisory record locking").
+pub(super) fn open(path: &Path) -> Result<(Connection, Lock), Error> {
     let beside = PathBuf::from(format!("{}.lock", path.display()));
     let failed = |why| Error::Lock { path: beside.clone(), why };
-    let lock = File::options().create(true).truncate(false).write(true).open(&beside).map_err(failed)?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::Taken(path.to_owned())),
-        Err(error) => return Err(failed(error.into())),
-    }
+    let lock = Lock::take(&beside).map_err(failed)?.ok_or_else(|| Error::Taken(path.to_owned()))?;
     let sqlite = about(path);
     let mut connection = Connection::open(path).map_err(&sqlite)?;
     connection.busy_timeout(BUSY).map_err(&sqlite)?;

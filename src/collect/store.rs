@@ -6,7 +6,6 @@
 mod retention;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Statement, Transaction, params};
@@ -14,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Statement, Transaction, params};
 use super::intake::{Entry, Gone, Incoming, LOST, sort};
 use super::marks::Marks;
 use super::schema::{self, Error, about};
+use crate::lock::Lock;
 use crate::wire::{Header, Kind, MARKS, Mark, RigId, Watermark};
 
 /// Rigs at most; what another one says is rejected, so that whoever may publish cannot fill the memory with names.
@@ -65,7 +65,7 @@ pub struct Store {
     /// Where retention goes on.
     cursor: i64,
     /// Held as long as the store is open.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Store {

@@ -86,12 +86,12 @@ mod tests {
 
     use super::*;
     use crate::energy::{Broken, Interval};
+    use crate::scratch::Scratch;
     use crate::wire::ChainHash;
 
     #[test]
     fn a_key_is_made_once_and_is_nobody_elses_to_read() {
-        let state = std::env::temp_dir().join(format!("rigd-energy-key-{}", std::process::id()));
-        fs::create_dir_all(&state).unwrap();
+        let state = Scratch::new("energy-key");
         fs::write(state.join("energy.key.new"), b"torn").unwrap();
         let made = Key::open(&state, || Ok([7; 32])).unwrap().public();
         assert_eq!(Key::open(&state, || Ok([8; 32])).unwrap().public(), made, "the one that is there");
@@ -99,7 +99,6 @@ mod tests {
         fs::write(state.join(FILE), b"short").unwrap();
         assert_eq!(Key::open(&state, || Ok([8; 32])).unwrap_err().to_string(), "it is not 32 bytes long");
         assert_eq!(fs::read(state.join(FILE)).unwrap(), b"short", "left to whoever wants to repair it");
-        fs::remove_dir_all(&state).unwrap();
     }
 
     #[test]

@@ -31,6 +31,8 @@ const SLOW: Duration = Duration::from_secs(2);
 pub const DEADLINE: Duration = Duration::from_secs(10);
 /// How long a helper may take to end by itself once its input has ended.
 pub const GRACE: Duration = Duration::from_millis(2_500);
+/// What a look at a socket takes that nothing comes from.
+const MOMENT: Duration = Duration::from_millis(1);
 /// Xids that wait to be taken; the oldest go first.
 const XIDS: usize = 64;
 
@@ -106,7 +108,7 @@ impl Abandoned {
     pub fn ended(&mut self) -> bool {
         match &mut self.0 {
             Ok(child) => child.try_wait().is_ok_and(|status| status.is_some()),
-            Err(stream) => closed_within(stream, Duration::from_millis(1)),
+            Err(stream) => closed_within(stream, MOMENT),
         }
     }
 }
@@ -293,7 +295,8 @@ fn closed_within(stream: &mut UnixStream, limit: Duration) -> bool {
     let (deadline, mut bytes) = (now() + limit, [0; 1024]);
     loop {
         let left = deadline.saturating_duration_since(now());
-        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
+        // It is looked at once at least: this thread may not have run for longer than that time.
+        if stream.set_read_timeout(Some(left.max(MOMENT))).is_err() {
             return false;
         }
         match stream.read(&mut bytes) {
@@ -301,6 +304,9 @@ fn closed_within(stream: &mut UnixStream, limit: Duration) -> bool {
             Ok(_) => {}
             Err(error) if again(&error) => {}
             Err(_) => return true,
+        }
+        if left.is_zero() {
+            return false;
         }
     }
 }
@@ -330,12 +336,13 @@ mod tests {
 
     use super::*;
     use crate::gpu::wire::Hello;
+    use crate::scratch::Scratch;
 
     /// Whoever listens there cannot be killed by us: only the end of its socket says that it has ended.
     #[test]
     fn one_behind_a_socket_has_ended_when_its_end_is_closed_and_not_before() {
-        let path = std::env::temp_dir().join(format!("rigd-helper-{}", std::process::id()));
-        let _ = std::fs::remove_file(&path);
+        let scratch = Scratch::new("helper");
+        let path = scratch.join("socket");
         let listener = UnixListener::bind(&path).unwrap();
         let program = Program::Connect(path.clone());
         let launch = Launch { program, library: None, simulation: None, start: START, deadline: DEADLINE };
@@ -353,13 +360,31 @@ mod tests {
         let theirs = held.recv().unwrap();
         let mut abandoned = helper.give_up().expect("it has not closed its end");
         assert!(!abandoned.ended());
-        drop(theirs);
-        assert!(abandoned.ended());
+        // Not dropped: a child that another test has just forked may have a copy of it.
+        theirs.shutdown(Shutdown::Both).unwrap();
+        let end = now() + Duration::from_secs(60);
+        while !abandoned.ended() {
+            assert!(now() < end, "its end is closed");
+        }
         let helper = Helper::start(&launch).map_err(|(failure, _)| failure).unwrap();
         let mut theirs = held.recv().unwrap();
-        let polite = std::thread::spawn(move || theirs.read(&mut [0; 64]).unwrap());
+        let (reads, reading) = std::sync::mpsc::sync_channel(0);
+        let polite = std::thread::spawn(move || {
+            reads.send(()).unwrap();
+            let read = theirs.read(&mut [0; 64]).unwrap();
+            theirs.shutdown(Shutdown::Both).unwrap();
+            read
+        });
+        reading.recv().unwrap();
         assert!(helper.give_up().is_none(), "it ends when its input does");
         assert_eq!(polite.join().unwrap(), 0);
-        let _ = std::fs::remove_file(&path);
+    }
+
+    #[test]
+    fn a_closed_end_is_seen_also_when_no_time_is_left() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        assert!(!closed_within(&mut ours, Duration::ZERO));
+        theirs.shutdown(Shutdown::Both).unwrap();
+        assert!(closed_within(&mut ours, Duration::ZERO));
     }
 }

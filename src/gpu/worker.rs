@@ -12,7 +12,7 @@ use log::{debug, error, info, warn};
 use tokio::sync::watch;
 
 use super::backoff::{self, Backoff};
-use super::card::{Card, FORGIVEN};
+use super::card::Card;
 use super::config::GpuConfig;
 use super::helper::{Abandoned, Failure, Helper};
 use super::keeper::{self, Act, Rules};
@@ -26,6 +26,11 @@ use crate::sorted;
 
 mod bus;
 mod operator;
+#[cfg(test)]
+mod tests;
+mod unblamed;
+
+use unblamed::Unblamed;
 
 /// Time between looks at the processes on each GPU.
 const PROCESSES: Duration = Duration::from_secs(10);
@@ -66,8 +71,7 @@ pub(super) struct Worker {
     limits: Vec<Option<Limits>>,
     /// Let go of the driver until then.
     released: Option<Instant>,
-    /// When a helper was lost in the middle of several calls: nobody knows over which.
-    unblamed: Option<Instant>,
+    unblamed: Unblamed,
 }
 
 impl Worker {
@@ -97,7 +101,7 @@ impl Worker {
             commands,
             limits: Vec::new(),
             released: None,
-            unblamed: None,
+            unblamed: Unblamed::default(),
         }
     }
 
@@ -283,9 +287,8 @@ impl Worker {
     fn lose(&mut self, card: Option<usize>, failure: &Failure) {
         if let Some(card) = card.and_then(|index| self.cards.get_mut(index)) {
             warn!("GPU {}: {failure}, while it was asked", card.now.pci);
-            // The time before it was somebody, and now it is known who.
-            let before = self.unblamed.is_some_and(|lost| now().saturating_duration_since(lost) < FORGIVEN);
-            if card.hangs(now()) + u32::from(before) >= HANGS {
+            // The time before it was somebody, most likely the one that does it again.
+            if card.hangs(now()) + u32::from(self.unblamed.blame(now())) >= HANGS {
                 error!("GPU {}: left alone from now on: it takes the driver's helper along", card.now.pci);
                 card.turn(Presence::Hung);
             }
@@ -347,7 +350,7 @@ impl Worker {
     /// Calls, each about a card that takes the answer. All at once, which costs the least; where that has cost a helper
     /// lately, one after the other, so that the one that does it again is known.
     fn calls(&mut self, calls: &[(usize, Request)]) {
-        if self.unblamed.is_none_or(|lost| now().saturating_duration_since(lost) >= FORGIVEN) {
+        if !self.unblamed.lately(now()) {
             return self.calls_at_once(calls);
         }
         for call in calls {
@@ -388,7 +391,7 @@ impl Worker {
         let xids = helper.xids();
         match asked {
             Err((_, failure)) if calls.len() > 1 => {
-                self.unblamed = Some(now());
+                self.unblamed.lost(now());
                 self.lose(None, &failure);
                 // Nobody's profile is struck for what may be another's doing.
                 self.cards.iter_mut().for_each(|card| card.spare(true));

@@ -88,6 +88,7 @@ pub fn manifests(config: &Config) -> (Vec<Manifest>, Vec<Problems>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::Scratch;
 
     #[test]
     fn restarts_of_the_rig_are_off_unless_somebody_switches_them_on() {
@@ -109,8 +110,7 @@ mod tests {
 
     #[test]
     fn a_manifest_that_names_what_is_not_there_is_refused_alone() {
-        let folder = std::env::temp_dir().join(format!("rigd-manifests-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
+        let folder = Scratch::new("manifests");
         let start = "kind = \"mining\"\nargv = [\"/bin/true\"]\n";
         for (name, more) in [
             ("good", "[meter]\nname = \"xmrig\"\nport = 16000\n"),
@@ -120,9 +120,8 @@ mod tests {
         ] {
             std::fs::write(folder.join(format!("{name}.toml")), format!("{start}{more}")).unwrap();
         }
-        let text = format!("board = \"a\"\n[payload]\nmanifests = {folder:?}\n");
+        let text = format!("board = \"a\"\n[payload]\nmanifests = {:?}\n", &*folder);
         let (manifests, problems) = manifests(&Config::parse("rigd.toml", &text, "host").unwrap());
-        std::fs::remove_dir_all(&folder).unwrap();
         assert_eq!(manifests.iter().map(|manifest| manifest.name.as_str()).collect::<Vec<_>>(), ["good"]);
         let told = problems.iter().map(ToString::to_string).collect::<String>();
         for (name, why) in [

@@ -132,6 +132,7 @@ fn median(all: Vec<u64>) -> Option<u64> {
 mod tests {
     use super::super::Gpu;
     use super::*;
+    use crate::scratch::Scratch;
 
     /// Rates ten seconds apart, each minute's the same; the figures that come of them.
     fn figures(minutes: &[u64]) -> Vec<u64> {
@@ -203,15 +204,13 @@ mod tests {
         ] {
             assert_ne!(mark(&parse(&manifest), &grant), first, "{name}");
         }
-        let home = std::env::temp_dir().join(format!("rigd-learnt-{}", std::process::id()));
-        std::fs::create_dir_all(&home).unwrap();
+        let home = Scratch::new("learnt");
         assert_eq!(Learnt::load(&home, first), Learnt::nothing(first));
         let mut learnt = Learnt::nothing(first);
         assert!(learnt.take(60));
         learnt.save(&home).unwrap();
         assert_eq!(Learnt::load(&home, first).rate(), Some(60));
         assert_eq!(Learnt::load(&home, first ^ 1), Learnt::nothing(first ^ 1));
-        std::fs::remove_dir_all(&home).unwrap();
     }
 
     proptest::proptest! {

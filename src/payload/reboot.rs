@@ -186,6 +186,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
+    use crate::scratch::Scratch;
 
     #[test]
     fn it_is_off_or_within_a_budget() {
@@ -234,8 +235,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_budget_outlives_the_restart_and_the_payload_gets_another_chance() {
-        let state = std::env::temp_dir().join(format!("rigd-reboot-{}", std::process::id()));
-        std::fs::create_dir_all(&state).unwrap();
+        let state = Scratch::new("reboot");
         let miner = [Why::Payload("miner".to_owned())];
         let made = || MADE.load(Ordering::Relaxed);
         assert!(boot(&state, "a", 0, &miner).await.is_empty());
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(made(), 2, "spent");
         assert!(boot(&state, "d", 2, &[]).await.is_empty(), "one chance each");
         // What cannot be written down is not made.
-        std::fs::remove_dir_all(&state).unwrap();
+        std::fs::remove_dir_all(&*state).unwrap();
         assert!(boot(&state, "e", 2, &[Why::Gpu(String::new())]).await.is_empty());
         assert_eq!(made(), 2);
     }
@@ -265,8 +265,7 @@ mod tests {
             (2, 2, "not restarted again: 2 in a day are enough"),
             (2, 1, "could not be restarted: no systemd here"),
         ] {
-            let state = std::env::temp_dir().join(format!("rigd-reboot-order-{most}-{before}-{}", std::process::id()));
-            std::fs::create_dir_all(&state).unwrap();
+            let state = Scratch::new("reboot-order");
             let now = clock::unix_ms() / 1_000;
             let kept = Kept { restarts: vec![now; before], ..Kept::default() };
             file(&state).save(&kept).unwrap();
@@ -275,7 +274,7 @@ mod tests {
             order.send(answer).await.unwrap();
             let inputs = Inputs {
                 per_day: 0,
-                state: state.clone(),
+                state: state.to_owned(),
                 boot: String::new(),
                 wishes,
                 ordered_per_day: most,
@@ -285,7 +284,6 @@ mod tests {
             };
             tokio::spawn(run(inputs));
             assert_eq!(answered.await.unwrap(), Err(expected.to_owned()));
-            std::fs::remove_dir_all(&state).unwrap();
         }
     }
 }

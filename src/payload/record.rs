@@ -216,6 +216,7 @@ mod tests {
     use super::super::Gpu;
     use super::super::lifecycle::{Cause, Event, Expectation, Policy, Restart, Rules, next};
     use super::*;
+    use crate::scratch::Scratch;
     use std::time::Duration;
 
     #[test]
@@ -240,8 +241,7 @@ mod tests {
 
     #[test]
     fn a_record_is_found_again_and_after_a_boot_only_what_outlives_it() {
-        let directory = std::env::temp_dir().join(format!("rigd-record-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
+        let directory = Scratch::new("record");
         let shelf = Shelf::new(&directory, "boot-1");
         assert_eq!(shelf.load(), None);
         let second = Duration::from_secs(1);
@@ -265,13 +265,11 @@ mod tests {
             assert_eq!(shelf.load(), None, "{}", damage.len());
             assert!(!directory.join(FILE).exists());
         }
-        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]
     fn the_newest_record_counts_and_one_that_was_cut_short_does_not() {
-        let directory = std::env::temp_dir().join(format!("rigd-records-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
+        let directory = Scratch::new("records");
         let shelf = Shelf::new(&directory, "boot-1");
         let record = |counters: &[u64]| Record { counters: counters.to_vec(), ..Record::default() };
         let found = || Shelf::new(&directory, "boot-1").load().map(|record| record.counters);
@@ -308,6 +306,5 @@ mod tests {
         next.load().unwrap();
         next.save(&record(&[100]), Survives::Agent).unwrap();
         assert_eq!((found(), by_turns()), (Some(vec![100]), 1));
-        fs::remove_dir_all(&directory).unwrap();
     }
 }

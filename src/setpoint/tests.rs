@@ -2,17 +2,17 @@ use super::*;
 use crate::gpu::plan::tests::card;
 use crate::gpu::wire::Device;
 use crate::gpu::{Gpu, GpuSnapshot};
+use crate::scratch::Scratch;
 
 pub(super) struct Bench {
-    state: std::path::PathBuf,
+    state: Scratch,
     board: Arc<Board>,
     gpus: GpuConfig,
 }
 
 impl Bench {
     pub(super) fn new(name: &str) -> Self {
-        let state = std::env::temp_dir().join(format!("rigd-setpoint-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&state).unwrap();
+        let state = Scratch::new(&format!("setpoint-{name}"));
         let profile = crate::gpu::profile::Profile { name: "eco".to_owned(), ..Default::default() };
         let board = Arc::new(Board::load("frame-12gpu").unwrap());
         let mut gpus = GpuConfig::default();
@@ -27,12 +27,6 @@ impl Bench {
     /// The first zone that holds a temperature.
     fn zone(&self) -> &crate::board::Zone {
         self.board.zones.iter().find(|zone| zone.hold.is_some()).unwrap()
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.state);
     }
 }
 

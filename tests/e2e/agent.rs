@@ -38,7 +38,12 @@ impl Drop for Scratch {
 
 /// Asks again until there is an answer; for what has no way to call back (a process, a socket, a file).
 pub(crate) fn until<T>(what: &str, ask: impl Fn() -> Option<T>) -> T {
-    let deadline = clock::now() + Duration::from_secs(40);
+    until_within(Duration::from_secs(40), what, ask)
+}
+
+/// The same for what takes its time.
+pub(crate) fn until_within<T>(time: Duration, what: &str, ask: impl Fn() -> Option<T>) -> T {
+    let deadline = clock::now() + time;
     loop {
         if let Some(answer) = ask() {
             return answer;

@@ -3,8 +3,8 @@
 //! payload takes a lock on every GPU that it is given, and says so where somebody else has it; and a [`Referee`] looks at processes,
 //! at what is set on the cards, and at what was used, all the time.
 //!
-//! Faults are random, by the seed that is printed. By default the GPUs change hands six times. `RIGD_SWITCHES=200` is the whole
-//! proof; `RIGD_SWITCHES=200,7` repeats it with the seed 7.
+//! By default the GPUs change hands six times, with the same faults each time. `RIGD_SWITCHES=200` is the whole proof, with random
+//! faults by the seed that is printed; `RIGD_SWITCHES=200,7` repeats it with the seed 7.
 
 mod fault;
 
@@ -277,6 +277,11 @@ impl World {
         }
     }
 
+    /// What its program writes that nobody else is to see.
+    fn private(&self, which: usize) -> PathBuf {
+        self.agent.scratch.path.join("payloads").join(&self.names[which]).join("state/private")
+    }
+
     /// Waits until the journal has a switch at this step, or none any more.
     fn at_step(&self, step: &str, done: usize) {
         patiently("the step", || {
@@ -327,7 +332,7 @@ impl Drop for World {
 
 /// How often GPUs change hands, and the seed of what breaks meanwhile.
 fn rounds() -> (usize, u64) {
-    let asked = std::env::var("RIGD_SWITCHES").unwrap_or_default();
+    let asked = std::env::var("RIGD_SWITCHES").unwrap_or_else(|_| "6,1".to_owned());
     let (rounds, seed) = asked.split_once(',').unwrap_or((&asked, ""));
     (rounds.parse().unwrap_or(6), seed.parse().unwrap_or_else(|_| clock::unix_ms() | 1))
 }
@@ -359,6 +364,8 @@ fn a_market_flips_the_gpus_and_nothing_is_ever_on_one_twice() {
         // Who comes now will not listen when it is to go.
         world.mark("deaf", comer, deaf);
         world.mark("fail", comer, fault == Fault::Fails);
+        let private = world.private(leaver);
+        until("who has them has something private", || private.exists().then_some(()));
         world.worth(Some(comer));
         if fault != Fault::None && fault != Fault::Fails {
             world.at_step(step, comer);
@@ -376,7 +383,6 @@ fn a_market_flips_the_gpus_and_nothing_is_ever_on_one_twice() {
         }
         world.has_both(comer);
         world.mark("deaf", comer, false);
-        let private = world.agent.scratch.path.join("payloads").join(&world.names[leaver]).join("state/private");
         assert!(!private.exists(), "what was private of the one that left is gone");
     }
     assert!(world.outcomes().contains(&SwitchOutcome::Done));
@@ -430,8 +436,8 @@ fn what_somebody_stopped_stays_out_of_the_plan_and_a_lease_goes_first() {
     world.worth(Some(0));
     world.has_both(0);
     // The miner is stopped by hand: the other one earns less, and has the GPUs all the same.
-    let private = world.agent.scratch.path.join("payloads").join(&world.names[0]).join("state/private");
-    assert!(private.exists());
+    let private = world.private(0);
+    until("it has something private", || private.exists().then_some(()));
     assert!(world.ctl(&["stop", &world.names[0]]).status.success());
     until("what was private of it is gone", || (!private.exists()).then_some(()));
     world.has_both(1);

@@ -1,9 +1,11 @@
 //! A mosquitto of the test's own, on a free port of the loopback.
 
+use std::cell::RefCell;
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::agent::{Scratch, until};
 
@@ -56,9 +58,14 @@ impl Broker {
         let mosquitto = mosquitto.expect("mosquitto is not installed: `cargo xtask test` installs it");
         let child =
             Command::new(mosquitto).arg("-c").arg(&self.config).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        self.process = Some(child.unwrap());
+        let child = RefCell::new(child.unwrap());
         let port = self.port;
-        until("mosquitto listens", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+        until("mosquitto listens", || {
+            let ended = child.borrow_mut().try_wait().unwrap();
+            assert_eq!(ended, None, "mosquitto does not run with {}, or port {port} is taken", self.config.display());
+            TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        self.process = Some(child.into_inner());
     }
 
     /// SIGKILL.
@@ -82,7 +89,17 @@ impl Drop for Broker {
     }
 }
 
-/// A port that nobody listens on now.
+/// A port that nobody listens on now, and that is given to nobody else: each is given out once, and none of them is one of those
+/// that the kernel gives out (ip_local_port_range, from 32768 on).
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    const FIRST: u32 = 20_000;
+    const COUNT: u32 = 12_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let ports = std::iter::repeat_with(|| {
+        // Beside the tests of another process, most likely.
+        let place = std::process::id().wrapping_mul(367).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        u16::try_from(FIRST + place % COUNT).unwrap()
+    });
+    let mut free = ports.take(1_000).filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.next().expect("one of a thousand ports is free")
 }

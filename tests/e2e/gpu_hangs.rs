@@ -19,13 +19,16 @@ use rigd::gpu::{self, Driver, GpuSnapshot, Handle, Limits, Order, Phase, Places,
 use rigd::units::Duty;
 use rigd_sim::{Options, Sim};
 
-use crate::agent::{Scratch, until};
+use crate::agent::{Scratch, until, until_within};
 use crate::gpu_breaks::{library, setup};
+use crate::gpu_matrix::rigs;
 
 /// Far beyond what a call of the simulated driver takes on a busy machine, which is some milliseconds.
-const DEADLINE: Duration = Duration::from_millis(700);
+const DEADLINE: Duration = Duration::from_secs(3);
 /// The same of what brings it up, which is a process and some calls.
-const START: Duration = Duration::from_secs(3);
+const START: Duration = Duration::from_secs(8);
+/// Some helpers that hang, each with the wait before the next one.
+const PATIENCE: Duration = Duration::from_secs(150);
 /// Between two orders.
 const TICK: Duration = Duration::from_millis(100);
 const ILL: usize = 3;
@@ -65,7 +68,7 @@ impl Rig {
 
     /// Orders as control does until this is true.
     fn until(&self, what: &str, good: impl Fn(&GpuSnapshot) -> bool) -> Arc<GpuSnapshot> {
-        until(what, || {
+        until_within(PATIENCE, what, || {
             let drive = Some(Duty::from_percent(60).unwrap());
             self.gpus.order(
                 Order { fans: vec![drive; 8], limits: vec![Some(Limits::default()); 8], ..Order::default() },
@@ -119,27 +122,23 @@ fn a_function_that_hangs_costs_one_gpu_whichever_it_is() {
         ("GetFieldValues", true),
         ("GetFanControlPolicy_v2", true),
     ];
-    thread::scope(|scope| {
-        for (function, later) in rows {
-            scope.spawn(move || {
-                let fault = format!("fault gpu {ILL} {function} hang");
-                let rig = if later { Rig::new(&[]) } else { Rig::new(&[&fault]) };
-                if later {
-                    rig.until("the profile is set", all_well);
-                    until("fans are driven", || rig.by_hand(ILL).then_some(()));
-                    rig.sim.control(&fault).unwrap();
-                }
-                rig.until(&format!("{function}: one is left alone, the others go on"), |snapshot| {
-                    snapshot.gpus.len() == 8
-                        && snapshot.gpus[ILL].presence == Presence::Hung
-                        && (0..8).all(|gpu| gpu == ILL || well(snapshot, gpu))
-                });
-                rig.until("its fans are the driver's, the others' are driven", |_| {
-                    (0..8).all(|gpu| rig.by_hand(gpu) == (gpu != ILL))
-                });
-                rig.ends(function);
-            });
+    rigs(&rows, |(function, later)| {
+        let fault = format!("fault gpu {ILL} {function} hang");
+        let rig = if *later { Rig::new(&[]) } else { Rig::new(&[&fault]) };
+        if *later {
+            rig.until("the profile is set", all_well);
+            until("fans are driven", || rig.by_hand(ILL).then_some(()));
+            rig.sim.control(&fault).unwrap();
         }
+        rig.until(&format!("{function}: one is left alone, the others go on"), |snapshot| {
+            snapshot.gpus.len() == 8
+                && snapshot.gpus[ILL].presence == Presence::Hung
+                && (0..8).all(|gpu| gpu == ILL || well(snapshot, gpu))
+        });
+        rig.until("its fans are the driver's, the others' are driven", |_| {
+            (0..8).all(|gpu| rig.by_hand(gpu) == (gpu != ILL))
+        });
+        rig.ends(function);
     });
 }
 

@@ -3,7 +3,8 @@
 //! A cell is a function and a fault, on a GPU of its own: up to six at once, so that rigs are few, and two GPUs that nothing
 //! is wrong with. What must hold in each cell:
 //!
-//! - rails, sensors and frame fans go on, telemetry comes, and no tick is later than a period;
+//! - rails, sensors and frame fans go on, telemetry comes, and no tick is later than a period and what this machine is late
+//!   for everybody;
 //! - the GPUs that are well are read, within a helper's time-out where one was lost;
 //! - once the fault is gone, the profile is on the card, or in quarantine with a reason, or what the card said that it
 //!   cannot do is left out of it;
@@ -17,12 +18,13 @@
 //! is among `gpu_breaks`. Functions that are only asked where their successor is missing are in
 //! `an_old_driver_lacks_functions`.
 
+use std::collections::VecDeque;
 use std::fs;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use rigd::clock::now;
+use rigd::clock::{now, unix_ms};
 use rigd::gpu::{Driver, Phase, Presence};
 use rigd::reading::Stage;
 use rigd::wire::{Message, Telemetry};
@@ -40,6 +42,8 @@ type Cell = (&'static str, &'static str);
 const TICK_HZ: u32 = 4;
 /// GPUs that cells are on; 0 and 7 are well.
 const ILL: std::ops::RangeInclusive<usize> = 1..=6;
+/// Kept of what the witness saw: more than an hour.
+const WITNESSED: usize = 100_000;
 /// Rigs at a time: most of what they do is wait.
 const RIGS: usize = 3;
 /// W: less than every simulated card allows, and what the profile sets.
@@ -94,7 +98,31 @@ fn cells(functions: &[&'static str], kinds: &[&'static str]) -> Vec<Cell> {
     functions.iter().flat_map(|function| kinds.iter().map(|kind| (*function, *kind))).collect()
 }
 
+/// How late a thread of this process is that does nothing but wait, since it was asked for first: when, ms since 1970, and how
+/// late, us. What is later is the agent's own doing.
+fn witness() -> &'static Mutex<VecDeque<(u64, u64)>> {
+    static LATE: OnceLock<Mutex<VecDeque<(u64, u64)>>> = OnceLock::new();
+    LATE.get_or_init(|| {
+        thread::spawn(|| {
+            loop {
+                let due = now() + Duration::from_millis(50);
+                while now() < due {
+                    thread::park_timeout(due.saturating_duration_since(now()));
+                }
+                let late_us = u64::try_from(now().saturating_duration_since(due).as_micros()).unwrap();
+                let mut late = witness().lock().unwrap();
+                if late.len() >= WITNESSED {
+                    late.pop_front();
+                }
+                late.push_back((unix_ms(), late_us));
+            }
+        });
+        Mutex::default()
+    })
+}
+
 fn rig(ill: &[Cell]) -> World {
+    witness();
     let broker = Broker::start();
     let subscriber = Subscriber::new(broker.port);
     let setup = Setup { tick_hz: TICK_HZ, ..setup() };
@@ -176,17 +204,21 @@ impl World {
             let left = (self.truth(gpu, "manual"), self.truth(gpu, "limit_mw"));
             assert_eq!(left, (0, 350_000), "GPU {gpu} after {ill:?}");
         }
-        let ticks: Vec<(u64, u32)> = self.subscriber.wait("what was heard", |heard| {
+        let ticks: Vec<(u64, u64, u32)> = self.subscriber.wait("what was heard", |heard| {
             let tick = |one: &Heard| {
                 let Message::Telemetry(telemetry) = &one.message else { return None };
-                Some((telemetry.uptime_ms, telemetry.tick_late_us))
+                Some((telemetry.unix_ms, telemetry.uptime_ms, telemetry.tick_late_us))
             };
             Some(heard.iter().filter_map(tick).collect())
         });
-        let latest = ticks.iter().map(|(_, late)| *late).max().unwrap();
-        assert!(latest < 1_000_000 / TICK_HZ, "a tick was {latest} us late beside {ill:?}");
-        let longest = ticks.windows(2).map(|two| two[1].0.saturating_sub(two[0].0)).max().unwrap();
-        assert!(longest < 2_000, "no telemetry for {longest} ms beside {ill:?}");
+        let began = ticks[0].0;
+        let busy = witness().lock().unwrap().iter().filter(|(at, _)| *at >= began).map(|(_, late)| *late).max();
+        let busy = busy.unwrap_or(0);
+        let latest = u64::from(ticks.iter().map(|(.., late)| *late).max().unwrap());
+        let period = u64::from(1_000_000 / TICK_HZ);
+        assert!(latest < period + busy, "a tick was {latest} us late beside {ill:?}, the machine {busy}");
+        let longest = ticks.windows(2).map(|two| two[1].1.saturating_sub(two[0].1)).max().unwrap();
+        assert!(longest < 2_000 + busy / 1_000, "no telemetry for {longest} ms beside {ill:?}, the machine {busy} us");
     }
 
     fn limits_held(&self, ill: &[Cell]) {
@@ -240,7 +272,7 @@ fn restarted(ill: &[Cell], from_the_start: bool) {
 }
 
 /// Rigs beside each other.
-fn rigs<T: Sync>(rows: &[T], run: impl Fn(&T) + Sync) {
+pub(crate) fn rigs<T: Sync>(rows: &[T], run: impl Fn(&T) + Sync) {
     let next = Mutex::new(rows.iter());
     let take = || next.lock().unwrap().next();
     thread::scope(|scope| {

@@ -60,7 +60,9 @@ fn payloads_under_load_outlive_every_agent_and_are_never_doubled() {
         house.until(place, "it is measured", |payload| payload.now.accepted.0.is_ok() && payload.now.rate.0.is_ok())
     };
     // The last one has spent two of its three starts before the first agent dies.
-    kill(house.runs(2));
+    let first = house.runs(2);
+    until("it has spoken", || house.log(2).contains("line 1\n").then_some(()));
+    kill(first);
     house.until(2, "started again", |payload| payload.now.restarts == 1 && payload.now.phase == PayloadPhase::Running);
     let before = all.map(|place| Seen::of(house.runs(place)).unwrap());
     let counted = all.map(|place| measured(&house, place).now.accepted.0.unwrap());
@@ -111,6 +113,7 @@ fn payloads_under_load_outlive_every_agent_and_are_never_doubled() {
     // The third start is its last: what it spent under other agents is spent.
     kill(before[2].pid);
     let third = house.until(2, "its third start", |payload| payload.now.restarts == 2 && payload.pid.is_some());
+    until("its third start is written down", || (starts(&house, 2).lines().count() == 3).then_some(()));
     kill(third.pid.unwrap());
     house.until(2, "no fourth start", |payload| payload.now.phase == PayloadPhase::OutOfBudget);
     assert_eq!(starts(&house, 2).lines().count(), 3);

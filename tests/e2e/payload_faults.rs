@@ -136,7 +136,7 @@ fn a_flood_and_four_bad_apis_cost_nobody_else_anything() {
     assert!(largest > 0 && largest <= BUDGET * 1024, "the log has {largest} bytes");
     assert!(grown <= GROWTH, "the agent has grown by {grown} KiB");
     assert!(busy < 0.5, "the agent takes {busy} of a processor");
-    assert!(slowest < Duration::from_secs(2), "the agent answered after {slowest:?}");
+    assert!(slowest < Duration::from_secs(10), "the agent answered after {slowest:?}");
     for (place, pid) in pids.iter().enumerate() {
         let payload = house.one(place).unwrap();
         assert_eq!((payload.pid, payload.now.restarts, payload.now.phase), (Some(*pid), 0, PayloadPhase::Running));

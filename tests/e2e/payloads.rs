@@ -117,8 +117,10 @@ fn gpus_and_their_profile_come_with_a_payload_and_go_with_it() {
         })
     });
     assert_eq!(birth.payloads[0].name, world.name);
-    let log = String::from_utf8(world.ctl(&["logs", &world.name]).stdout).unwrap();
-    assert!(log.contains("up\n"), "{log:?}");
+    until("it has said so", || {
+        let log = String::from_utf8(world.ctl(&["logs", &world.name]).stdout).unwrap();
+        log.contains("up\n").then_some(())
+    });
     assert!(world.ctl(&["stop", &world.name]).status.success());
     world.subscriber.telemetry("it is gone, and so is its profile", |telemetry| {
         phase(telemetry) == Some(PayloadPhase::Stopped) && slowed(telemetry) == 0

@@ -3,6 +3,7 @@
 //! Real: the agent, `rigd-nvml`, the wrapper around NVIDIA's library, the broker, signed commands. Simulated: the library, the
 //! cards, the supply and its meter.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Output};
@@ -21,6 +22,9 @@ use crate::broker::Broker;
 use crate::gpu_breaks::{helper, library};
 use crate::house::Seen;
 use crate::subscriber::Subscriber;
+
+/// Ticks come later than this, microseconds, where something else has the processors: a tenth of a tick.
+const LATE_US: u32 = 10_000;
 
 struct World {
     agent: Agent,
@@ -84,6 +88,24 @@ impl World {
         found
     }
 
+    /// Does this until it goes well. Where it does not, it is done again, three times in all, if a tick of control came late
+    /// meanwhile: that is this machine's doing, and what is held within some per cent is held by one tick's work.
+    fn fairly(&self, round: impl Fn() -> Result<(), String>) {
+        let late = || {
+            self.subscriber.all(|heard| {
+                let Message::Telemetry(telemetry) = &heard.message else { return None };
+                Some(telemetry.tick_late_us)
+            })
+        };
+        for left in (0..3).rev() {
+            let before = late().len();
+            let Err(wrong) = round() else { return };
+            let latest = late().into_iter().skip(before).max().unwrap_or(0);
+            println!("{wrong}; a tick was {latest} us late");
+            assert!(left > 0 && latest > LATE_US, "{wrong}; the latest tick was {latest} us late");
+        }
+    }
+
     /// Sets a cap by command; returns when the rig has said that it is taken.
     fn cap(&self, watts: f64) {
         let sent = self.send(&["set-power-cap", &format!("{watts}")]);
@@ -113,22 +135,37 @@ fn draws(world: &World, what: &str, good: impl Fn(f64) -> bool) {
     until(what, || good(world.input()).then_some(()));
 }
 
+/// Watts as they were seen, where they are not as they should be.
+fn wrong(good: bool, what: &str, found: &[f64]) -> Result<(), String> {
+    if good { Ok(()) } else { Err(format!("{what}: {found:.0?}")) }
+}
+
 #[test]
 fn half_the_power_is_met_within_two_seconds_at_the_true_input_and_held_whatever_fails() {
     let world = world("");
-    world.say("set gpu all load 0.78");
-    draws(&world, "it draws 2380 W or more", |watts| watts > 2_380.0);
-    let before = world.input();
-    let cap = (before / 2.0).round();
-    world.cap(cap);
-    let found = world.watch(Duration::from_secs(6));
-    let met = found.iter().position(|watts| *watts <= cap).expect("it is met");
-    println!("{before:.0} W to {cap} W: met after {} ms: {:.0?}", met * 50, &found[..40]);
-    assert!(met * 50 <= 2_000, "{:.0?}", &found[..60]);
-    assert!(found.iter().all(|watts| *watts <= before * 1.02), "no overshoot: {:.0?}", &found[..60]);
-    for mean in means(&found[80..]) {
-        assert!((cap * 0.98..=cap * 1.005).contains(&mean), "{mean} of {cap} at constant load");
-    }
+    let cap = Cell::new(0.0);
+    world.fairly(|| {
+        // Again, where this is not the first time.
+        assert!(world.send(&["set-power-cap", "--clear"]).status.success());
+        world.say("set gpu all load 0.78");
+        draws(&world, "it draws 2380 W or more", |watts| watts > 2_380.0);
+        let before = world.input();
+        let half = (before / 2.0).round();
+        cap.set(half);
+        world.cap(half);
+        let found = world.watch(Duration::from_secs(6));
+        let met = found.iter().position(|watts| *watts <= half).ok_or("it is not met")?;
+        println!("{before:.0} W to {half} W: met after {} ms: {:.0?}", met * 50, &found[..40]);
+        wrong(met * 50 <= 2_000, "met late", &found[..60])?;
+        wrong(found.iter().all(|watts| *watts <= before * 1.02), "overshoot", &found[..60])?;
+        let constant = means(&found[80..]);
+        wrong(
+            constant.iter().all(|mean| (half * 0.98..=half * 1.005).contains(mean)),
+            "not held at constant load",
+            &constant,
+        )
+    });
+    let cap = cap.get();
     world.subscriber.telemetry("the cap, whose it is and what each GPU is held back by", |telemetry| {
         let Some(power) = telemetry.power else { return false };
         let limited =
@@ -144,35 +181,40 @@ fn half_the_power_is_met_within_two_seconds_at_the_true_input_and_held_whatever_
     assert!(text.contains(&format!("{cap:.1} W by command")) && text.contains("limit (cap by command)"), "{text}");
     // Loads that change: some rest, and come back, at last all of them at once.
     for rest in [&[0, 1][..], &[3, 5, 6], &[0, 1, 2, 3, 4, 5, 6, 7]] {
-        for gpu in rest {
-            world.say(&format!("set gpu {gpu} load 0.1"));
-        }
-        let resting = world.watch(Duration::from_secs(5));
-        world.say("set gpu all load 0.95");
-        let back = world.watch(Duration::from_secs(5));
-        println!("{} rest: {:.0?}, and come back: {:.0?}", rest.len(), means(&resting), means(&back));
-        for mean in means(&resting).iter().chain(&means(&back)) {
+        world.fairly(|| {
+            for gpu in rest {
+                world.say(&format!("set gpu {gpu} load 0.1"));
+            }
+            let resting = means(&world.watch(Duration::from_secs(5)));
+            world.say("set gpu all load 0.95");
+            let back = means(&world.watch(Duration::from_secs(5)));
+            println!("{} rest: {resting:.0?}, and come back: {back:.0?}", rest.len());
             // 1.9 % were measured; what else this machine does may cost a tick.
-            assert!(*mean <= cap * 1.025, "{mean} of {cap}, {} rest: {:.0?}", rest.len(), means(&back));
-        }
-        let last = means(&back[60..]);
-        assert!(last.iter().all(|mean| *mean >= cap * 0.98), "{} rest: {last:.0?}", rest.len());
-        if rest.len() <= 2 {
-            let last = means(&resting[70..]);
-            assert!(last.iter().all(|mean| *mean >= cap * 0.94), "{} rest: {last:.0?}", rest.len());
-        }
+            let held = |found: &[f64]| found.iter().all(|mean| *mean <= cap * 1.025);
+            wrong(held(&resting), "above the cap at rest", &resting)?;
+            wrong(held(&back), "above the cap as they come back", &back)?;
+            wrong(back[6..].iter().all(|mean| *mean >= cap * 0.98), "too little at last", &back)?;
+            let used = rest.len() > 2 || resting[7..].iter().all(|mean| *mean >= cap * 0.94);
+            wrong(used, "what some leave is not used", &resting)
+        });
     }
     // The meter is gone, is frozen, and comes back.
     for (fault, told) in [("nack", true), ("frozen", false)] {
-        world.say(&format!("fault main {fault} PS1"));
-        world.say("set gpu all load 0.6");
-        let found = world.watch(Duration::from_secs(4));
-        world.say("set gpu all load 1.0");
-        let found = [found, world.watch(Duration::from_secs(4))].concat();
-        let most = found.iter().fold(0.0_f64, |most, watts| most.max(*watts));
-        println!("{fault}: most {most:.0} W, at last {:.0?}", means(&found[140..]));
-        assert!(most <= cap * 1.02, "{fault}: {most} W of {cap}");
-        assert!(found[60..].iter().all(|watts| *watts <= cap), "{fault}: {:.0?}", means(&found));
+        world.fairly(|| {
+            world.say("clear main PS1");
+            world.subscriber.telemetry("the meter is believed", |telemetry| {
+                telemetry.power.is_some_and(|power| power.basis == Basis::Meter)
+            });
+            world.say(&format!("fault main {fault} PS1"));
+            world.say("set gpu all load 0.6");
+            let found = world.watch(Duration::from_secs(4));
+            world.say("set gpu all load 1.0");
+            let found = [found, world.watch(Duration::from_secs(4))].concat();
+            let most = found.iter().fold(0.0_f64, |most, watts| most.max(*watts));
+            println!("{fault}: most {most:.0} W, at last {:.0?}", means(&found[140..]));
+            wrong(most <= cap * 1.02, &format!("{fault}: {most} W of {cap}"), &means(&found))?;
+            wrong(found[60..].iter().all(|watts| *watts <= cap), fault, &means(&found))
+        });
         if told {
             world.subscriber.telemetry("what it is held by is said", |telemetry| {
                 telemetry.power.is_some_and(|power| matches!(power.basis, Basis::Parts { .. }))

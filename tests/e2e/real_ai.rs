@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use rigd::wire::{PayloadPhase, PayloadUnit};
 
 use crate::agent::until;
+use crate::broker::free_port;
 use crate::house::{House, Seen, cgroup, kill, procs};
 
 const EXAMPLE: &str = include_str!("../../examples/payloads/llama-server.toml");
@@ -107,7 +108,7 @@ fn llama_cpp_is_started_measured_killed_and_drained() {
     let folder =
         std::env::var("RIGD_REAL_AI").expect("RIGD_REAL_AI names no folder; cargo xtask test --real-ai makes it");
     let place = Public::copy(Path::new(&folder));
-    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let library = PathBuf::from(env!("CARGO_BIN_EXE_rigd")).with_file_name("deps/librigd_fake_nvml.so");
     let tables = format!("[gpu]\nlibrary = {library:?}\n[profile.inference]\ncore_lock_mhz = [210, 900]\n");
     let house = House::with("real-ai", &tables, &[manifest(&place.0, port)]);

@@ -2,13 +2,13 @@
 //!
 //! Nothing is fetched: the image is one file, busybox, imported into podman's own storage and removed from it again.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use rigd::wire::PayloadPhase;
 
 use crate::agent::{Scratch, until};
+use crate::broker::free_port;
 use crate::house::{House, Seen, cgroup, kill, procs};
 
 const IMAGE: &str = "localhost/rigd-test-busybox:1";
@@ -58,7 +58,7 @@ fn containers(name: &str) -> String {
 #[ignore = "takes podman: cargo xtask test --podman"]
 fn a_container_is_started_probed_killed_and_stopped_and_nothing_of_it_is_left() {
     let _image = Image::make();
-    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let scratch = Scratch::new("podman-files");
     let (options, variables) = here(&scratch);
     let manifest = format!(

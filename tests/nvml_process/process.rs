@@ -16,9 +16,9 @@ use rigd::gpu::wire::{Answer, Call, Device, Hello, Message, PciAddress, Read as 
 use rigd_sim::world::card::Profile;
 use rigd_sim::{Options, Sim};
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// Between two looks at something that is waited for.
-pub(crate) const POLL: Duration = Duration::from_millis(2);
+const POLL: Duration = Duration::from_millis(2);
 
 pub(crate) fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_rigd-nvml"))
@@ -28,6 +28,15 @@ pub(crate) fn program() -> Command {
 pub(crate) fn library() -> PathBuf {
     // A library that tests depend on is left among the dependencies, not beside the programs.
     Path::new(env!("CARGO_BIN_EXE_rigd-nvml")).with_file_name("deps/librigd_fake_nvml.so")
+}
+
+/// Waits until it is so.
+pub(crate) fn until(condition: impl Fn() -> bool) {
+    let began = now();
+    while !condition() {
+        assert!(now() - began < DEADLINE, "it does not happen");
+        thread::sleep(POLL);
+    }
 }
 
 /// A rig whose time stands, with these cards first.

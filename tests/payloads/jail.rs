@@ -74,7 +74,9 @@ fn tried(name: &str, user: &str, sandbox: &str) -> (Vec<String>, Layers) {
     // Where everybody may run it, and out of /tmp.
     let home = super::rig::directory(&format!("{name}-bin"));
     let program = home.join("payload");
-    fs::copy(exe, &program).unwrap();
+    // By another process: a child that another test forks while this one writes could not be told to let go of it, and what
+    // somebody may write to is not run (execve(2), ETXTBSY).
+    assert!(std::process::Command::new("cp").arg(exe).arg(&program).status().unwrap().success());
     let text = format!(
         "kind = \"batch\"\nargv = [\"{}\", \"--exact\", \"jail::payload_that_tries\", \"--ignored\", \"--nocapture\"]\n{user}\n\
          [sandbox]\nread = [\"{}\"]\n{sandbox}\n[restart]\npolicy = \"never\"",

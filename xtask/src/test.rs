@@ -272,7 +272,7 @@ fn demo(checkout: &Checkout) -> Result<()> {
     let programs = checkout.build_programs(true)?;
     // As a user runs it, in a process of its own; rigd-ctl watch prints plain lines where there is no terminal.
     let mut command = Command::new("/proc/self/exe");
-    command.args(["demo", "--rigs", "2", "--seconds", "8", "--programs"]).arg(programs).stdout(Stdio::piped());
+    command.args(["demo", "--rigs", "2", "--seconds", "20", "--programs"]).arg(programs).stdout(Stdio::piped());
     let demo = command.spawn()?;
     let scratch = std::env::temp_dir().join(format!("rigd-demo-{}", demo.id()));
     let output = demo.wait_with_output()?;

@@ -274,10 +274,12 @@ fn put(path: &Path, text: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::Scratch;
 
     #[test]
     fn secrets_are_the_owners_alone_and_nothing_is_overwritten() {
-        let at = std::env::temp_dir().join(format!("rigd-enroll-{}", std::process::id()));
+        let scratch = Scratch::new("enroll");
+        let at = scratch.join("site");
         let now_s = 1_700_000_000;
         found(&at, now_s).unwrap();
         for name in ["rigs-ca.key", "control-ca.key"] {
@@ -293,7 +295,6 @@ mod tests {
         let (again, _) = key(&at.join("ctl.operator")).unwrap();
         assert_eq!(authority::fingerprint(&first), authority::fingerprint(&again));
         assert!(path.ends_with("ctl.operator.key"));
-        fs::remove_dir_all(&at).unwrap();
     }
 
     #[test]

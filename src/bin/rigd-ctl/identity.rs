@@ -243,6 +243,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::scratch::Scratch;
 
     fn octo() -> Identity {
         Identity { name: "octo".to_owned(), revision: "b".to_owned(), serial: "0042".to_owned() }
@@ -250,11 +251,10 @@ mod tests {
 
     #[test]
     fn the_kernels_driver_is_used_where_it_has_the_chip() {
-        let root = std::env::temp_dir().join(format!("rigd-identity-{}", std::process::id()));
-        fs::create_dir_all(&root).unwrap();
+        let root = Scratch::new("identity");
         symlink("../drivers/at24", root.join("driver")).unwrap();
         fs::write(root.join("eeprom"), [0xff; 256]).unwrap();
-        let mut memory = Memory::through_kernel(root.clone()).unwrap();
+        let mut memory = Memory::through_kernel(root.to_owned()).unwrap();
         assert_eq!(Identity::decode(&memory.read().unwrap()), Err(Problem::Blank));
         memory.write(&octo().encode().unwrap(), false).unwrap();
         assert_eq!(Identity::decode(&memory.read().unwrap()), Ok(octo()));
@@ -262,9 +262,8 @@ mod tests {
         // A memory module's is never written to.
         fs::remove_file(root.join("driver")).unwrap();
         symlink("../drivers/ee1004", root.join("driver")).unwrap();
-        let error = Memory::through_kernel(root.clone()).map(drop).unwrap_err().to_string();
+        let error = Memory::through_kernel(root.to_owned()).map(drop).unwrap_err().to_string();
         assert_eq!(error, "the kernel's driver ee1004 has it: this is no EEPROM of the board");
-        fs::remove_dir_all(&root).unwrap();
     }
 
     #[test]

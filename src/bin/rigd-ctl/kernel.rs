@@ -161,6 +161,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::scratch::Scratch;
 
     #[test]
     fn what_belongs_together_is_known_by_its_labels() {
@@ -190,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_device_is_told_with_its_driver_and_its_sensors() {
-        let root = std::env::temp_dir().join(format!("rigd-kernel-{}", std::process::id()));
+        let root = Scratch::new("kernel");
         let device = root.join("4-0018");
         let hwmon = device.join("hwmon/hwmon3");
         fs::create_dir_all(&hwmon).unwrap();
@@ -218,6 +219,5 @@ mod tests {
         let expected = [("temp2_crit", "95000"), ("temp2_input", "25000"), ("temp10_input", "30000")];
         assert_eq!(attributes, expected.map(|(name, text)| (name.to_owned(), text.to_owned())));
         assert_eq!(Owner::of(&root.join("4-0019")), Owner::default(), "nothing is known of it");
-        fs::remove_dir_all(&root).unwrap();
     }
 }

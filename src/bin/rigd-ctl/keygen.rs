@@ -116,11 +116,11 @@ mod tests {
     use rigd::wire::TrustedKey;
 
     use super::*;
+    use crate::scratch::Scratch;
 
     #[test]
     fn a_key_comes_back_and_is_never_overwritten_nor_read_where_others_could() {
-        let directory = std::env::temp_dir().join(format!("rigd-keygen-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
+        let directory = Scratch::new("keygen");
         let path = directory.join("ops.key");
         let made = make(&path).unwrap().public();
         assert_eq!(load(&path).unwrap().public(), made);
@@ -131,7 +131,6 @@ mod tests {
         mode(0o600);
         fs::write(&path, "ssh-ed25519 AAAA").unwrap();
         assert!(load(&path).unwrap_err().to_string().contains("this is no secret key"));
-        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

@@ -23,6 +23,9 @@ mod plot;
 mod power;
 mod probe;
 mod read;
+#[cfg(test)]
+#[path = "../../scratch.rs"]
+mod scratch;
 mod send;
 mod session;
 mod simulate;

@@ -319,7 +319,7 @@ fn state_is_kept_when_it_is_news_and_rejects_are_bounded() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
 
     /// Whatever comes in whatever order, with starts in between: what is stored is what was sent, marks are those of the set.
     #[test]

@@ -5,6 +5,7 @@ use crate::gpu::wire::Device;
 use crate::gpu::{GpuSnapshot, ProfileNow};
 use crate::payload::lifecycle::Phase as Life;
 use crate::payload::supervisor::Status;
+use crate::scratch::Scratch;
 
 fn gpu(uuid: &str, profile: Option<&str>, phase: Phase) -> Gpu {
     let device = Device { uuid: uuid.to_owned(), ..card() };
@@ -48,19 +49,12 @@ struct Bench {
     actor: Actor,
     told: Arc<std::sync::Mutex<Vec<String>>>,
     ends: mpsc::Receiver<()>,
-    state: std::path::PathBuf,
+    state: Scratch,
     _snapshots: watch::Sender<Arc<Snapshot>>,
 }
 
-impl Drop for Bench {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.state);
-    }
-}
-
 fn bench(name: &str) -> Bench {
-    let state = std::env::temp_dir().join(format!("rigd-act-{name}-{}", std::process::id()));
-    std::fs::create_dir_all(&state).unwrap();
+    let state = Scratch::new(&format!("act-{name}"));
     let text = "board = \"frame-12gpu\"\n[profile.eco]\npower_limit_w = 200\n";
     let config = Config::parse("rigd.toml", text, "rig-1").map_err(|problems| problems.to_string()).unwrap();
     let board = Arc::new(Board::load("frame-12gpu").unwrap());

@@ -5,15 +5,13 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-
 use super::disk::Files;
+use crate::lock::Lock;
 
 /// Files by their paths; the one that was written last stays open.
 #[derive(Debug, Default)]
 pub(super) struct Real {
-    lock: Option<File>,
+    lock: Option<Lock>,
     open: Option<(PathBuf, File)>,
 }
 
@@ -38,14 +36,9 @@ impl Files for Real {
 
     fn lock(&mut self, path: &Path) -> io::Result<bool> {
         if self.lock.is_none() {
-            let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => self.lock = Some(file),
-                Err(Errno::WOULDBLOCK) => return Ok(false),
-                Err(error) => return Err(error.into()),
-            }
+            self.lock = Lock::take(path)?;
         }
-        Ok(true)
+        Ok(self.lock.is_some())
     }
 
     fn list(&mut self, directory: &Path) -> io::Result<Vec<String>> {

@@ -1,6 +1,7 @@
 use super::super::lifecycle::Policy;
 use super::super::sandbox::Layer;
 use super::*;
+use crate::scratch::Scratch;
 
 /// Every example, by its name.
 const EXAMPLES: [(&str, &str); 8] = [
@@ -182,8 +183,7 @@ fn every_mistake_names_file_line_and_key() {
 
 #[test]
 fn one_bad_file_keeps_no_other_away() {
-    let directory = std::env::temp_dir().join(format!("rigd-manifests-{}", std::process::id()));
-    fs::create_dir_all(&directory).unwrap();
+    let directory = Scratch::new("manifests");
     for (file, text) in [
         ("a.toml", "kind = \"ai\"\nargv = [\"/a\"]"),
         ("b.toml", "kind = 1"),
@@ -196,5 +196,4 @@ fn one_bad_file_keeps_no_other_away() {
     assert_eq!(loaded.iter().map(|manifest| manifest.name.as_str()).collect::<Vec<_>>(), ["a"]);
     assert_eq!(problems.len(), 2);
     assert_eq!(Manifest::load_all(Path::new("/nonexistent")), (vec![], vec![]));
-    fs::remove_dir_all(&directory).unwrap();
 }

@@ -214,7 +214,7 @@ fn lines(child: &mut std::process::Child) -> std::sync::mpsc::Receiver<String> {
 }
 
 fn until(lines: &std::sync::mpsc::Receiver<String>, word: &str) -> bool {
-    while let Ok(line) = lines.recv_timeout(Duration::from_secs(10)) {
+    while let Ok(line) = lines.recv_timeout(Duration::from_secs(60)) {
         if line.contains(word) {
             return true;
         }
@@ -254,13 +254,13 @@ fn a_call_may_hang_for_good_and_hangs_that_process_alone() {
 fn a_call_may_take_its_time() {
     let host = Host::new("ampere");
     host.say("fault gpu 0 GetTemperature slow 700ms");
-    let mut slow = host.start("faults::calls_and_ends");
-    let said = lines(&mut slow);
-    assert!(until(&said, "calls"));
+    // Before it is started: what it says may be heard late.
     #[expect(clippy::disallowed_methods, reason = "what a client waits for is wall time")]
     let began = Instant::now();
+    let mut slow = host.start("faults::calls_and_ends");
+    let said = lines(&mut slow);
     assert!(until(&said, "called Ok("));
-    assert!(began.elapsed() >= Duration::from_millis(600));
+    assert!(began.elapsed() >= Duration::from_millis(700));
     assert!(slow.wait().unwrap().success());
 }
 

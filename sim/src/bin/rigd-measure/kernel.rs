@@ -145,6 +145,7 @@ mod tests {
     #[test]
     fn this_process_can_be_read() {
         let sample = Sample::take(std::process::id()).unwrap();
-        assert!(sample.rss >= sample.pss && sample.pss > 0, "{sample:?}");
+        // Which is the larger cannot be said: pages come and go between the two files.
+        assert!(sample.rss > 0 && sample.pss > 0, "{sample:?}");
     }
 }

@@ -8,6 +8,7 @@ use super::*;
 /// A copy of /sys with one kernel driver's sensors.
 fn host(test: &str) -> Host {
     let sysfs = std::env::temp_dir().join(format!("rigd-read-{test}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&sysfs);
     let hwmon = sysfs.join("class/hwmon/hwmon0");
     fs::create_dir_all(&hwmon).unwrap();
     fs::create_dir_all(sysfs.join("devices/0000:00:18.3")).unwrap();

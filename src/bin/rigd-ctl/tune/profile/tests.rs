@@ -1,4 +1,5 @@
 use super::*;
+use crate::scratch::Scratch;
 
 const TEXT: &str = "# mine\nboard = \"a\" # the board\n\n[gpu]\nprofile = \"day\"\n\n\
     [profile.day]   # with the sun\nmemory_offset_mhz = 1000 # fast\npower_limit_pct = 80\ncore_lock_mhz = [ 900, 1800 ]\n\n\
@@ -80,15 +81,9 @@ fn a_memory_lock_is_replaced_where_it_was_tuned_and_else_kept() {
     }
 }
 
-fn folder(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("rigd-tune-{name}-{}", std::process::id()));
-    fs::create_dir_all(&folder).unwrap();
-    folder
-}
-
 #[test]
 fn what_cannot_be_written_well_is_refused_and_nothing_is_written() {
-    let folder = folder("refused");
+    let folder = Scratch::new("tune-refused");
     let path = folder.join("rigd.toml");
     let inline = "board = \"a\"\nprofile = { day = { fan_pct = 40 } }\n";
     let dotted = "board = \"a\"\nprofile.day.fan_pct = 40\n[control]\ntick_hz = 2\n";
@@ -108,14 +103,13 @@ fn what_cannot_be_written_well_is_refused_and_nothing_is_written() {
         assert!(error.contains(expected), "{name}: {error}");
         assert!(target.write(TUNED).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(&*folder).unwrap().count(), 1);
     }
-    fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
 fn the_old_text_is_kept_and_the_file_keeps_its_mode_and_its_link() {
-    let folder = folder("written");
+    let folder = Scratch::new("tune-written");
     let (path, link) = (folder.join("real.toml"), folder.join("rigd.toml"));
     fs::write(&path, TEXT).unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
@@ -127,10 +121,9 @@ fn the_old_text_is_kept_and_the_file_keeps_its_mode_and_its_link() {
     assert_eq!(fs::read_to_string(&link).unwrap(), edited("best", None, TUNED));
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
-    let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let mut names: Vec<_> = fs::read_dir(&*folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["real.toml", "real.toml.old", "rigd.toml"], "nothing is left over");
     let somebody = put(&path, TEXT, "x").unwrap_err();
     assert!(format!("{somebody:#}").contains("somebody else has changed it"), "{somebody:#}");
-    fs::remove_dir_all(folder).unwrap();
 }
