@@ -13,6 +13,7 @@
 //! | `process`, `spawn`, `prepare` | from a manifest to a running program and to its end |
 //! | [`sandbox`] | the layers that keep it to itself |
 //! | `cgroup` | what it started, as one |
+//! | `directory` | its directories, opened past every link of its own |
 //! | `hold` | how far a payload is held back, and what pauses it |
 //! | `record` | what the next agent has to know |
 //! | `log` | what it says, within a budget |
@@ -37,6 +38,7 @@ pub mod sandbox;
 pub mod supervisor;
 
 mod cgroup;
+mod directory;
 mod hold;
 mod learnt;
 mod log;

@@ -157,6 +157,13 @@ fn own(cgroups: &str) -> Option<String> {
     cgroups.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }
 
+/// Of a process in this group, the payload's group of this name, from the mount.
+fn above(own: &str, name: &str) -> Option<PathBuf> {
+    let known = Path::new(GROUPS).join(name);
+    let found = Path::new(own).ancestors().find(|group| group.ends_with(&known))?;
+    found.strip_prefix("/").ok().map(Path::to_owned)
+}
+
 /// That of the unit beside ours which is there for payloads; else the group above `agent`, where that is what an earlier run or
 /// systemd (DelegateSubgroup=agent) made of ours.
 fn base(mount: &Path, own: &str, is_there: impl Fn(&Path) -> bool) -> PathBuf {
@@ -168,7 +175,7 @@ fn base(mount: &Path, own: &str, is_there: impl Fn(&Path) -> bool) -> PathBuf {
 }
 
 /// One group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Group {
     path: PathBuf,
 }
@@ -221,18 +228,32 @@ impl Group {
         events.ok().and_then(|events| value(&events, "oom_kill")).unwrap_or(0)
     }
 
-    /// Whether this process is in it, or in a group that was made below it.
+    /// The payload's group of this name that a process is in, or in one that was made below it: where the kernel says that it is.
+    /// `None` where it is in no such group; in it there is none where that place cannot be seen from here.
     #[must_use]
-    pub(super) fn has(&self, pid: i32) -> bool {
-        let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        let Some(name) = self.path.file_name() else { return false };
-        let known = Path::new(GROUPS).join(name);
-        own(&cgroups).is_some_and(|own| Path::new(&own).ancestors().any(|group| group.ends_with(&known)))
+    pub(super) fn of(pid: i32, name: &str) -> Option<Option<Self>> {
+        let path = above(&own(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?)?, name)?;
+        let mount = fs::read_to_string("/proc/self/mountinfo").ok().and_then(|mountinfo| mount(&mountinfo));
+        let group = mount.map(|mount| Self { path: mount.join(path) });
+        Some(group.filter(|group| group.path.join("cgroup.procs").exists()))
     }
 
     pub(super) fn procs(&self) -> Vec<u32> {
         let procs = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
         procs.lines().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
+    /// Processes in it and in all groups below it.
+    fn everyone(&self) -> Vec<u32> {
+        let below = self.below().iter().flat_map(Self::everyone).collect();
+        [self.procs(), below].concat()
+    }
+
+    /// The groups that were made in it: a container engine makes some.
+    fn below(&self) -> Vec<Self> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        directories.map(|entry| Self { path: entry.path() }).collect()
     }
 
     /// Kills everything in it.
@@ -247,12 +268,12 @@ impl Group {
         }
     }
 
-    /// Frozen first: what does not run cannot fork away from it. A SIGKILL gets through to what is frozen.
+    /// Frozen first, and with it all groups below: what does not run cannot fork away from it. A SIGKILL gets through to what is frozen.
     fn kill_one_by_one(&self) -> io::Result<()> {
         let freeze = self.path.join("cgroup.freeze");
         let _ = fs::write(&freeze, "1");
         for _ in 0..ROUNDS {
-            let procs = self.procs();
+            let procs = self.everyone();
             if procs.is_empty() {
                 break;
             }
@@ -319,12 +340,8 @@ impl Group {
 
     /// Removes it, where nobody is in it.
     pub(super) fn remove(&self) {
-        // A container engine makes groups below: they go first, deepest first.
-        for inner in fs::read_dir(&self.path).into_iter().flatten().flatten() {
-            if inner.file_type().is_ok_and(|kind| kind.is_dir()) {
-                Self { path: inner.path() }.remove();
-            }
-        }
+        // Those below go first, deepest first.
+        self.below().iter().for_each(Self::remove);
         // What it passed on to them would keep a process out of it.
         let passed_on = fs::read_to_string(self.path.join("cgroup.subtree_control")).unwrap_or_default();
         for controller in passed_on.split_whitespace() {
@@ -384,6 +401,20 @@ mod tests {
     }
 
     #[test]
+    fn a_payloads_group_is_found_above_what_was_made_in_it_under_any_root() {
+        for (own, expected) in [
+            ("/payloads/x", Some("payloads/x")),
+            ("/system.slice/rigd.service/payloads/x", Some("system.slice/rigd.service/payloads/x")),
+            ("/old/payloads/x/libpod/container", Some("old/payloads/x")),
+            ("/old/payloads/x.log", None),
+            ("/old/payloads/xy/x", None),
+            ("/old/agent", None),
+        ] {
+            assert_eq!(above(own, "x").as_deref(), expected.map(Path::new), "{own}");
+        }
+    }
+
+    #[test]
     fn flat_keyed_files_are_read_by_whole_keys() {
         let events = "low 0\noom 3\noom_kill 2\noom_group_kill 1\n";
         assert_eq!((value(events, "oom_kill"), value(events, "oom"), value(events, "max")), (Some(2), Some(3), None));
@@ -429,12 +460,26 @@ mod tests {
         for child in &children {
             fs::write(group.path.join("cgroup.procs"), child.id().to_string()).unwrap();
         }
-        assert!(group.populated() && group.has(i32::try_from(children[0].id()).unwrap()));
+        // As a container engine does it: one is moved below, and a second one below that.
+        let inner = [group.path.join("a"), group.path.join("a/b")];
+        for (path, child) in inner.iter().zip(&children) {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("cgroup.procs"), child.id().to_string()).unwrap();
+        }
+        for child in children.iter().take(3) {
+            let pid = i32::try_from(child.id()).unwrap();
+            assert_eq!((Group::of(pid, "old"), Group::of(pid, "ol")), (Some(Some(group.clone())), None));
+        }
+        assert!(group.populated());
         group.kill_one_by_one().unwrap();
+        let deadline = crate::clock::now() + Duration::from_secs(60);
+        while group.populated() {
+            assert!(crate::clock::now() < deadline, "{:?} are left", group.everyone());
+            std::thread::sleep(Duration::from_millis(1));
+        }
         for child in &mut children {
             assert!(!child.wait().unwrap().success());
         }
-        assert!(!group.populated());
         group.remove();
         assert!(!group.path.exists());
         for group in [&root.path, &base] {

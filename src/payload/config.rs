@@ -8,10 +8,12 @@
 //! reboots_per_day = 2                 # at most
 //! ```
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::manifest::Manifest;
 use super::meter::Meter;
+use super::user;
 use crate::config::Config;
 use crate::source::{Problems, Table};
 
@@ -64,8 +66,12 @@ pub fn manifests(config: &Config) -> (Vec<Manifest>, Vec<Problems>) {
             false => manifest.plan = None,
         }
     }
+    // Whoever has the agent's state is the agent, also where it is a person who asks.
+    let agent = std::fs::metadata(&config.state).ok().map(|state| state.uid());
     manifests.retain(|manifest| {
         let file = manifest.file.clone();
+        let user = user::wrong(manifest, agent);
+        problems.extend(user.map(|why| Problems::one(&file, format!("user: {why}"))));
         let profile = manifest.gpus.profile.as_ref().filter(|name| config.gpus.named_profile(name).is_none());
         if let Some(name) = profile {
             let text = format!("gpus.profile: there is no [profile.{name}] in the agent's configuration");
@@ -80,7 +86,7 @@ pub fn manifests(config: &Config) -> (Vec<Manifest>, Vec<Problems>) {
         });
         let measured = unmeasured.is_none();
         problems.extend(unmeasured.map(|text| Problems::one(&file, text)));
-        profile.is_none() && measured
+        profile.is_none() && measured && user.is_none()
     });
     (manifests, problems)
 }
@@ -111,7 +117,7 @@ mod tests {
     #[test]
     fn a_manifest_that_names_what_is_not_there_is_refused_alone() {
         let folder = Scratch::new("manifests");
-        let start = "kind = \"mining\"\nargv = [\"/bin/true\"]\n";
+        let start = "kind = \"mining\"\nargv = [\"/bin/true\"]\nuser = \"nobody\"\n";
         for (name, more) in [
             ("good", "[meter]\nname = \"xmrig\"\nport = 16000\n"),
             ("portless", "[meter]\nname = \"xmrig\"\n"),
@@ -120,7 +126,9 @@ mod tests {
         ] {
             std::fs::write(folder.join(format!("{name}.toml")), format!("{start}{more}")).unwrap();
         }
-        let text = format!("board = \"a\"\n[payload]\nmanifests = {:?}\n", &*folder);
+        // An agent that can become others keeps its state there: root, whoever runs this.
+        std::fs::write(folder.join("userless.toml"), "kind = \"ai\"\nargv = [\"/bin/true\"]\n").unwrap();
+        let text = format!("board = \"a\"\nstate = \"/\"\n[payload]\nmanifests = {:?}\n", &*folder);
         let (manifests, problems) = manifests(&Config::parse("rigd.toml", &text, "host").unwrap());
         assert_eq!(manifests.iter().map(|manifest| manifest.name.as_str()).collect::<Vec<_>>(), ["good"]);
         let told = problems.iter().map(ToString::to_string).collect::<String>();
@@ -128,6 +136,7 @@ mod tests {
             ("meterless", "meter.name: "),
             ("portless", "meter.port: is missing: `xmrig`"),
             ("profileless", "gpus.profile: there is no [profile.fast]"),
+            ("userless", "user: would run as root; its manifest must name a user"),
         ] {
             assert!(told.contains(&format!("{name}.toml: {why}")), "{name}: {told}");
         }

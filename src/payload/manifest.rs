@@ -44,7 +44,8 @@ pub struct Manifest {
     pub environment: BTreeMap<String, String>,
     /// Variables whose values are in these files, less newlines at their end.
     pub secrets: BTreeMap<String, PathBuf>,
-    /// Who it runs as; the agent's own user where it is left out, which the agent refuses where that is root.
+    /// Who it runs as. Left out, the agent's own user, which the agent refuses where it is root or may become others: it is then only
+    /// for an agent that a person runs as themselves.
     pub user: Option<String>,
     /// Its group; the user's own where it is left out.
     pub group: Option<String>,

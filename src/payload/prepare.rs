@@ -13,9 +13,10 @@ use rustix::process::{Resource, Rlimit, getrlimit};
 use rustix::thread::CapabilitySet;
 
 use super::Grant;
+use super::directory;
 use super::log::Mask;
 use super::manifest::{Limits, Manifest};
-use super::process::{NotStarted, Site, make};
+use super::process::{NotStarted, Site};
 use super::sandbox::{Layer, LayerSet, Reach, Rules, filters};
 use super::spawn::{Launch, ignored};
 use super::user::{self, User};
@@ -46,19 +47,18 @@ pub(super) fn prepare(
     output: OwnedFd,
 ) -> Result<Prepared, NotStarted> {
     let own = user::own();
-    let user = match &manifest.user {
-        Some(name) => User::find(name, manifest.group.as_deref()).map_err(NotStarted::refused)?,
-        None if own.uid == 0 => return Err(NotStarted::refused("would run as root; its manifest must name a user")),
-        None => own.clone(),
-    };
+    let user = user::of(manifest, own.clone()).map_err(NotStarted::refused)?;
     site.make_home(&manifest.name)?;
     let home = site.home(&manifest.name);
     let state = manifest.state_directory.clone().unwrap_or_else(|| home.join("state"));
     let tmp = home.join("tmp");
-    for directory in [&state, &tmp] {
-        let made = make(directory, 0o700)
-            .and_then(|made| if made { chown(directory, Some(user.uid), Some(user.gid)) } else { Ok(()) });
-        made.map_err(|error| NotStarted::io(&format!("could not make {}", directory.display()), &error))?;
+    // What is not in the agent's own directory may be where the payload can write.
+    let foreign = Some(&user);
+    let mut opened = Vec::new();
+    for (directory, may_link) in [(&state, foreign.filter(|_| manifest.state_directory.is_some())), (&tmp, None)] {
+        let made = directory::make(directory, 0o700, may_link, Some(&user));
+        let failed = |error| NotStarted::io(&format!("could not make {}", directory.display()), &error);
+        opened.push(made.map_err(failed)?);
     }
     // What says `> /dev/stderr` opens it anew, under its own name and user. Not where it has no log.
     let pipe = site.pipe(&manifest.name);
@@ -75,9 +75,18 @@ pub(super) fn prepare(
     let mut wanted =
         Layer::ALL.into_iter().filter(|layer| !manifest.sandbox.off.has(*layer)).fold(LayerSet::NONE, LayerSet::with);
     let sandbox = &manifest.sandbox;
-    let mut reach = Reach {
+    for path in sandbox.write.iter().chain(&manifest.working_directory).filter(|_| wanted.has(Layer::Files)) {
+        match directory::open(path, foreign) {
+            Ok(found) => opened.push(found),
+            // What does not exist needs no rule.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(NotStarted::io(&format!("could not open {}", path.display()), &error)),
+        }
+    }
+    let reach = Reach {
         read: sandbox.read.clone(),
-        write: sandbox.write.iter().cloned().chain([state.clone(), directory.clone(), tmp.clone()]).collect(),
+        write: Vec::new(),
+        own: opened,
         devices: grant.gpus.iter().flat_map(|gpu| gpu.nodes.iter().cloned()).chain([pipe]).collect(),
         bind: sandbox.tcp_bind.clone(),
         connect: sandbox.tcp_connect.clone(),
@@ -85,9 +94,6 @@ pub(super) fn prepare(
     // Its own would hide these.
     let hidden = [&state, &directory, &tmp, &PathBuf::from(&program)].into_iter().any(|path| path.starts_with("/tmp"));
     let own_tmp = wanted.has(Layer::Tmp) && !hidden;
-    if own_tmp {
-        reach.write.push(tmp.clone());
-    }
     let reach = reach.with_system().with_program(Path::new(&program));
     let landlocked = Rules::wanted(&reach, sandbox.off);
     if !landlocked.has(Layer::Ports) {
@@ -115,7 +121,9 @@ pub(super) fn prepare(
         CString::new(text).map_err(|_| NotStarted::refused("has a zero byte in its command or environment"))
     };
     let (mut limits, unfit) = limits(&manifest.limits);
-    let unlimited: Vec<_> = unlimited.into_iter().chain(unfit).collect();
+    // No other user is to be had: told, as every downgrade.
+    let same = (user.uid == own.uid && own.uid != 0).then_some("a user of its own");
+    let unlimited: Vec<_> = unlimited.into_iter().chain(unfit).chain(same).collect();
     // Where the kernel does not count a group's processes it counts a user's, which is more than nothing and more than the payload's.
     if let Some(pids) = manifest.limits.pids.filter(|_| unlimited.contains(&"pids.max") && user.uid != own.uid) {
         limits.push((Resource::Nproc, Rlimit { current: Some(pids.into()), maximum: Some(pids.into()) }));

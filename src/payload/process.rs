@@ -4,10 +4,8 @@
 //! how its end is learnt: our own is waited for; another agent's is read of in `/proc` while it is a zombie and asked about later
 //! (`PIDFD_GET_INFO`, Linux 6.15). On an older kernel whose init was faster, it has ended in a way that nobody knows.
 
-use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +15,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::cgroup::{Group, Root};
+use super::directory;
 use super::hold::By;
 use super::lifecycle::Exit;
 use super::log::Ring;
@@ -31,6 +30,8 @@ const EMPTIED: Duration = Duration::from_secs(2);
 
 /// For a cgroup to freeze. The kernel stops what runs within a tick; what is in a driver's hands stops when it comes out of there.
 const FROZEN: Duration = Duration::from_secs(2);
+/// A child that cannot be watched is asked so often whether it has ended.
+const ASKED: Duration = Duration::from_millis(100);
 /// Who is in a removed payload's cgroup for longer than this is there to stay.
 const LEAVES: Duration = Duration::from_mins(1);
 
@@ -132,7 +133,8 @@ impl Site {
         }
     }
 
-    /// Makes a payload's directory; others may pass through it and see nothing.
+    /// Makes a payload's directory. Others may pass through it and see nothing in it; whether they get as far is for the mode of the
+    /// agent's state directory to say.
     ///
     /// # Errors
     /// What the system says.
@@ -145,17 +147,9 @@ impl Site {
     }
 }
 
-/// A directory with this mode; whether it was made.
-pub(super) fn make(directory: &Path, mode: u32) -> io::Result<bool> {
-    match DirBuilder::new().mode(mode).create(directory) {
-        Ok(()) => {
-            // The agent's umask has taken bits away.
-            fs::set_permissions(directory, fs::Permissions::from_mode(mode))?;
-            Ok(true)
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(error),
-    }
+/// A directory of the agent's own with this mode; one that is there stays as it is.
+pub(super) fn make(directory: &Path, mode: u32) -> io::Result<OwnedFd> {
+    directory::make(directory, mode, None, None)
 }
 
 /// A process that runs, or did a moment ago.
@@ -167,6 +161,8 @@ pub(super) struct Process {
     group: Option<Group>,
     /// Whether this agent has started it.
     ours: bool,
+    /// Its group is not where this agent makes one for it.
+    moved: bool,
 }
 
 impl Process {
@@ -196,12 +192,18 @@ impl Process {
             drop(Reaped(Some(waiting.pidfd)));
             return Err(NotStarted::io("could not be written down", &error));
         }
+        // Watched before it gets the word: nothing runs whose end would not be seen.
+        let watched = match waiting.pidfd.try_clone().and_then(|pidfd| watch(pidfd, Interest::READABLE)) {
+            Ok(watched) => watched,
+            Err(error) => {
+                drop(Reaped(Some(waiting.pidfd)));
+                return Err(NotStarted::passing("could not be watched", &error));
+            }
+        };
         let (pid, pidfd, ran) = waiting.go().await;
         match ran {
             Ok(layers) => {
-                let pidfd = watch(pidfd, Interest::READABLE);
-                let pidfd = pidfd.map_err(|error| NotStarted::passing("could not be watched", &error))?;
-                Ok(Self { known: Known { layers, ..known }, pid, pidfd, group, ours: true })
+                Ok(Self { known: Known { layers, ..known }, pid, pidfd: watched, group, ours: true, moved: false })
             }
             Err(failed) => {
                 drop(Reaped(Some(pidfd)));
@@ -210,19 +212,21 @@ impl Process {
         }
     }
 
-    /// Finds it again; `None` where it is gone.
+    /// Finds it again; `None` where it is gone. `group` is the one that this agent would start it in. What runs is in the one that
+    /// the agent before has started it in, which is another one where the configuration names another place by now.
     #[must_use]
-    pub(super) fn adopt(known: Known, group: Option<Group>) -> Option<Self> {
+    pub(super) fn adopt(name: &str, known: Known, group: Option<Group>) -> Option<Self> {
         let pid = Pid::from_raw(known.pid)?;
         // First the descriptor, then the question who that is: it cannot become another in between.
         let pidfd = spawn::open(pid).ok()?;
         let same = started(known.pid) == Some(known.start);
-        let grouped = !known.grouped || group.as_ref().is_some_and(|group| group.has(known.pid));
-        if !same || !grouped {
+        if !same {
             return None;
         }
+        let found = if known.grouped { Group::of(known.pid, name)?.or_else(|| group.clone()) } else { None };
         let pidfd = watch(pidfd, Interest::READABLE).ok()?;
-        Some(Self { known, pid, pidfd, group: group.filter(|_| known.grouped), ours: false })
+        let moved = known.grouped && found != group;
+        Some(Self { known, pid, pidfd, group: found, ours: false, moved })
     }
 
     /// Waits until its first process has ended.
@@ -255,6 +259,10 @@ impl Process {
             if group.emptied(EMPTIED).await.is_err() {
                 return Err(exit);
             }
+        }
+        if self.moved {
+            // The next run is in another one.
+            group.remove();
         }
         Ok(exit)
     }
@@ -400,9 +408,22 @@ impl Drop for Reaped {
 
 /// Waits for a child in the background.
 pub(super) async fn reap(pidfd: OwnedFd) {
-    if let Ok(pidfd) = watch(pidfd, Interest::READABLE)
-        && pidfd.readable().await.is_ok()
+    let gone = |pidfd: &OwnedFd| {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        !matches!(waitid(WaitId::PidFd(pidfd.as_fd()), options), Ok(None))
+    };
+    let asked = pidfd.try_clone();
+    if let Ok(watched) = watch(pidfd, Interest::READABLE)
+        && watched.readable().await.is_ok()
     {
-        let _ = waitid(WaitId::PidFd(pidfd.get_ref().as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        gone(watched.get_ref());
+    } else if let Ok(pidfd) = asked {
+        // What cannot be watched is asked again and again, until it is gone or the agent is.
+        while !gone(&pidfd) {
+            tokio::time::sleep(ASKED).await;
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,14 +6,15 @@
 //! | `tmp` | a `/tmp` of its own, in its state directory | CAP_SYS_ADMIN |
 //! | `no-new-privs` | no set-uid program gives it anything | Linux 3.5 |
 //! | `capabilities` | none, and none to be had | |
-//! | `files` | reads the system, writes its own directories, opens its own GPUs and no others | landlock, Linux 5.13 |
+//! | `files` | reads the system, writes its own directories, opens its own GPUs and no others | landlock, Linux 5.13; without it what its user may |
 //! | `ports` | listens on and connects to the TCP ports of its manifest, where that names any | landlock 4, Linux 6.7 |
 //! | `scope` | no signal and no abstract socket to outside | landlock 6, Linux 6.12 |
 //! | `system-calls` | no mount, module, kexec, ptrace, bpf, keyring, clock, other processor architecture … | seccomp |
 //!
 //! A kernel without a layer does not keep a payload from earning: what held is in [`Layers`], in telemetry and in the log, and
 //! a manifest that insists (`sandbox.require`) is not started without. Another user is no layer: where the switch fails, there is
-//! no start.
+//! no start. Nor is it one that a payload has none of the agent's own capabilities: without `capabilities` it has those of its user,
+//! which are root's or none.
 //!
 //! Everything is made ready before the fork: rules as a file descriptor, filters as an array. Between fork and exec there are
 //! system calls only. A stage of the agent's own binary in between (`rigd payload-exec`) would allow any code there, and would
@@ -25,6 +26,7 @@
 mod landlock;
 mod system_calls;
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -166,12 +168,14 @@ pub struct Layers {
 }
 
 /// What a payload's file rules are made of.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Reach {
     /// Read, and run programs from.
     pub(super) read: Vec<PathBuf>,
     /// Anything.
     pub(super) write: Vec<PathBuf>,
+    /// The same, of what a payload could have put a link in the place of: as it was found, and not by its name.
+    pub(super) own: Vec<OwnedFd>,
     /// Device nodes.
     pub(super) devices: Vec<PathBuf>,
     /// TCP ports to listen on; any where there is no list.
@@ -235,7 +239,10 @@ impl Reach {
     #[must_use]
     pub(super) fn with_program(mut self, program: &Path) -> Self {
         let real = program.canonicalize().unwrap_or_else(|_| program.to_owned());
-        let own = real.parent().filter(|parent| parent.components().count() > 2 && !parent.starts_with("/etc"));
+        // Of these one below is somebody's, or something's, as a whole.
+        let shared = ["/home", "/var"].iter().any(|shared| real.starts_with(shared));
+        let deep = if shared { 3 } else { 2 };
+        let own = real.parent().filter(|parent| parent.components().count() > deep && !parent.starts_with("/etc"));
         self.read.push(own.unwrap_or(&real).to_owned());
         self.read.push(real);
         self
@@ -263,6 +270,10 @@ mod tests {
             ("/opt/x/miner", "/opt/x"),
             ("/opt/miner", "/opt/miner"),
             ("/etc/x/y/script", "/etc/x/y/script"),
+            ("/home/alice/miner", "/home/alice/miner"),
+            ("/home/alice/x/miner", "/home/alice/x"),
+            ("/var/lib/miner", "/var/lib/miner"),
+            ("/var/lib/x/miner", "/var/lib/x"),
         ] {
             let reach = Reach::default().with_program(Path::new(program));
             assert_eq!(reach.read.first().map(PathBuf::as_path), Some(Path::new(expected)), "{program}");

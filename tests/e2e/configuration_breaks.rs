@@ -114,3 +114,27 @@ fn the_tool_says_what_it_cannot_do() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("could not write to standard output"));
     assert!(ctl(&["completions", "bash"]).status.success());
 }
+
+#[test]
+fn a_payload_that_would_run_as_the_agent_is_refused_by_the_tool() {
+    // An agent of anybody else can become nobody else.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let manifests = Scratch::new("userless");
+    for (name, user) in [("named", "user = \"nobody\""), ("unnamed", "")] {
+        let text = format!("kind = \"batch\"\nargv = [\"/bin/true\"]\n{user}\n");
+        fs::write(manifests.path.join(format!("{name}.toml")), text).unwrap();
+    }
+    let tables = format!("[payload]\nmanifests = {:?}\n", manifests.path);
+    let agent = Agent::prepare("mqtt://127.0.0.1:1", Setup { broker: tables, ..Setup::default() });
+    let checked = ctl(&["check", "--config", agent.scratch.path.join("rigd.toml").to_str().unwrap()]);
+    let stderr = String::from_utf8_lossy(&checked.stderr);
+    assert_eq!(checked.status.code(), Some(1), "{stderr}");
+    let file = manifests.path.join("unnamed.toml");
+    assert!(
+        stderr.contains(&format!("{}: user: would run as root; its manifest must name a user", file.display())),
+        "{stderr}"
+    );
+    assert_eq!(stderr.matches(": user: ").count(), 1, "{stderr}");
+}

@@ -52,6 +52,9 @@ check "processor: the limit is the kernel's" limit_is busy cpu.max "20000 100000
 check "processor: a busy loop gets what it is given" between 15 "$(guest 'share busy')" 21
 check "processor: the kernel has held it back" guest 'grep -q "^nr_throttled [1-9]" $groups/busy/cpu.stat'
 
+check "ports: it listens on the one that its manifest names" guest 'grep -q ":1B59 0*:0000 0A" /proc/net/tcp /proc/net/tcp6'
+check "ports: and on no other" guest 'said refused | grep -q "denied" && ! grep -q ":1B5A 0*:0000 0A" /proc/net/tcp /proc/net/tcp6'
+
 check "daemon: what left its session is in its group" guest '[ $(count daemon) -ge 2 ]'
 busy=$(guest 'first busy')
 began=$(guest "cut -d' ' -f22 /proc/$busy/stat")

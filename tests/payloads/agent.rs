@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rigd::payload::Hold;
 use rigd::payload::lifecycle::{Exit, Phase};
 use rigd::payload::supervisor::{self, Order, What};
+use rigd::payload::{By, Hold};
 use rustix::process::Signal;
 
 use super::rig::{
-    DEADLINE, Rig, block_on, cgroup, clean, directory, inputs, kill, lives, procs, root, script_of, until, until_quiet,
+    DEADLINE, Guard, Rig, block_on, cgroup, clean, directory, inputs, kill, lives, procs, root, script_of, until,
+    until_quiet,
 };
 
 const PLACE: &str = "RIGD_TEST_PLACE";
@@ -170,6 +171,49 @@ fn agents_that_are_killed_while_they_pause_leave_one_payload_that_goes_on() {
         rig.stop("kept").await;
         rig.end().await;
     });
+}
+
+#[test]
+fn one_that_was_started_under_another_cgroup_is_paused_and_ended_as_one_all_the_same() {
+    if !root() {
+        return;
+    }
+    let (Some(old), Some(new)) = (cgroup("moved-old"), cgroup("moved-new")) else { return };
+    let _guard = Guard(Some(old.clone()));
+    // What leaves its session is held by its cgroup alone.
+    let body =
+        "setsid sh -c 'trap \"\" TERM; echo $$ > child; while :; do echo >> count; sleep 0.01; done' & exec sleep 1000";
+    let manifest = || script_of("mining", "kept", body, "[stop]\ngrace_s = 1");
+    block_on(async {
+        let rig = Rig::with(directory("moved"), Some(old.clone()), vec![manifest()], |_| {});
+        rig.start("kept").await.unwrap();
+        let pid = rig.until("kept", |status| status.phase == Phase::Running).await.pid;
+        let state = rig.directory.join("payloads/kept/state");
+        let count = || fs::metadata(state.join("count")).map_or(0, |file| file.len());
+        until_quiet("its child counts", || count() > 0).await;
+        let child = fs::read_to_string(state.join("child")).unwrap().trim().parse().unwrap();
+        let (place, _) = rig.leave().await;
+
+        let rig = Rig::with(place, Some(new), vec![manifest()], |_| {});
+        let status = rig.until("kept", |status| status.phase == Phase::Running).await;
+        assert_eq!((status.pid, status.adopted), (pid, true));
+        rig.hold("kept", Hold::Pause).await;
+        rig.until("kept", |status| status.phase == Phase::Paused && status.paused == Some(By::Freezer)).await;
+        assert_eq!(fs::read_to_string(old.join("payloads/kept/cgroup.freeze")).unwrap(), "1\n");
+        rig.hold("kept", Hold::Free).await;
+        let before = count();
+        until_quiet("it goes on", || count() > before).await;
+        rig.stop("kept").await;
+        assert!(!lives(child), "{child} is left");
+        assert!(!old.join("payloads/kept").exists());
+        // From now on it is where it belongs.
+        rig.start("kept").await.unwrap();
+        let pid = rig.until("kept", |status| status.phase == Phase::Running).await.pid.unwrap();
+        assert!(rig.procs("kept").contains(&pid));
+        rig.stop("kept").await;
+        rig.end().await;
+    });
+    clean(Path::new("/nonexistent"), Some(&old));
 }
 
 #[test]

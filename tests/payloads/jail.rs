@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 
-use rigd::payload::lifecycle::Phase;
+use rigd::payload::lifecycle::{Exit, Phase};
 use rigd::payload::manifest::Manifest;
 use rigd::payload::sandbox::{Layer, Layers};
 
@@ -68,8 +68,25 @@ fn payload_that_tries() {
     writeln!(said, "the end").unwrap();
 }
 
-/// Runs it with this sandbox, and gives what it said.
-fn tried(name: &str, user: &str, sandbox: &str) -> (Vec<String>, Layers) {
+/// Whether this kernel has what a layer takes, asked apart from the agent.
+pub(crate) fn possible(layer: Layer) -> bool {
+    // SAFETY: with this flag the kernel reads no attribute and answers its version (landlock_create_ruleset(2)).
+    let landlock = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, 1_u32) };
+    let possible = match layer {
+        Layer::Files => landlock >= 1,
+        Layer::Ports => landlock >= 4,
+        Layer::Scope => landlock >= 6,
+        Layer::SystemCalls => fs::exists("/proc/sys/kernel/seccomp/actions_avail").unwrap(),
+        Layer::Cgroup | Layer::Tmp | Layer::NoNewPrivs | Layer::Capabilities => true,
+    };
+    if !possible {
+        eprintln!("this kernel cannot give the layer {}", layer.name());
+    }
+    possible
+}
+
+/// Runs one of these tests as a payload with this sandbox, and gives what it said and how it ended.
+pub(crate) fn tried(name: &str, test: &str, user: &str, sandbox: &str) -> (Vec<String>, Layers, Exit) {
     let exe = std::env::current_exe().unwrap();
     // Where everybody may run it, and out of /tmp.
     let home = super::rig::directory(&format!("{name}-bin"));
@@ -78,7 +95,7 @@ fn tried(name: &str, user: &str, sandbox: &str) -> (Vec<String>, Layers) {
     // somebody may write to is not run (execve(2), ETXTBSY).
     assert!(std::process::Command::new("cp").arg(exe).arg(&program).status().unwrap().success());
     let text = format!(
-        "kind = \"batch\"\nargv = [\"{}\", \"--exact\", \"jail::payload_that_tries\", \"--ignored\", \"--nocapture\"]\n{user}\n\
+        "kind = \"batch\"\nargv = [\"{}\", \"--exact\", \"{test}\", \"--ignored\", \"--nocapture\"]\n{user}\n\
          [sandbox]\nread = [\"{}\"]\n{sandbox}\n[restart]\npolicy = \"never\"",
         program.display(),
         home.display(),
@@ -92,7 +109,7 @@ fn tried(name: &str, user: &str, sandbox: &str) -> (Vec<String>, Layers) {
             .until(name, |status| matches!(status.phase, Phase::Stopped | Phase::Failed(_)) && status.exit.is_some())
             .await;
         let said = rig.until_said(name, "the end").await;
-        found = Some((said.lines().map(str::to_owned).collect(), status.layers));
+        found = Some((said.lines().map(str::to_owned).collect(), status.layers, status.exit.unwrap()));
         rig.end().await;
     });
     fs::remove_dir_all(home).unwrap();
@@ -109,15 +126,19 @@ fn check(said: &[String], expected: &[(&str, &str)]) {
     }
 }
 
+const TRIES: &str = "jail::payload_that_tries";
 const DENIED: &str = "Permission denied";
 const REFUSED: &str = "Operation not permitted";
 
 #[test]
 fn a_jailed_payload_does_no_more_than_it_is_for() {
     let root = root();
-    let (said, layers) =
-        tried("jailed", if root { "user = \"root\"" } else { "" }, "tcp_bind = [1]\ntcp_connect = [1]");
+    let user = if root { "user = \"root\"" } else { "" };
+    let (said, layers, _) = tried("jailed", TRIES, user, "tcp_bind = [1]\ntcp_connect = [1]");
     eprintln!("{layers:?}");
+    for layer in [Layer::NoNewPrivs, Layer::Files, Layer::Ports, Layer::Scope, Layer::SystemCalls] {
+        assert_eq!(layers.held.has(layer), possible(layer), "{}", layer.name());
+    }
     if layers.held.has(Layer::Files) {
         check(
             &said,
@@ -175,8 +196,9 @@ fn what_is_left_off_is_left_off() {
     if !root() {
         return;
     }
-    let (said, layers) = tried(
+    let (said, layers, _) = tried(
         "open",
+        TRIES,
         "user = \"root\"",
         "off = [\"files\", \"ports\", \"scope\", \"capabilities\", \"tmp\"]\ntcp_bind = [1]",
     );
@@ -190,7 +212,7 @@ fn another_user_is_another_user() {
     if !root() {
         return;
     }
-    let (said, _) = tried("other", "user = \"nobody\"", "off = [\"files\"]");
+    let (said, ..) = tried("other", TRIES, "user = \"nobody\"", "off = [\"files\"]");
     check(&said, &[("own file", "ok"), ("passwords", DENIED), ("etc", DENIED), ("listen", "ok")]);
     let uid = said.iter().find(|line| line.starts_with("Uid: ")).unwrap();
     assert_eq!(uid, "Uid: 65534 65534 65534 65534");

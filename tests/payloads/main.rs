@@ -10,11 +10,15 @@
 )]
 
 mod agent;
+mod calls;
 mod faults;
 mod held;
 mod jail;
 mod life;
+mod links;
 mod loud;
 mod metered;
+mod nodes;
 mod reload;
 mod rig;
+mod unit;

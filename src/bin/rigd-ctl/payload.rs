@@ -334,7 +334,7 @@ fn remark(payload: &Payload) -> String {
         remarks.push(format!("its rate cannot be believed: {}", payload.belief));
     }
     if !payload.unlimited.is_empty() {
-        remarks.push(format!("without limit of {}", payload.unlimited.join(", ")));
+        remarks.push(format!("does not hold here: {}", payload.unlimited.join(", ")));
     }
     let [_, missing] = &payload.layers;
     if !missing.is_empty() {

@@ -4,9 +4,10 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, Scope,
 };
+use rustix::fs::{FileType, Mode, OFlags, fstat};
 
 use super::{Layer, LayerSet, Reach};
 
@@ -60,8 +61,13 @@ impl Rules {
             let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev;
             let paths = reach.read.iter().map(|path| (path, read));
             let paths = paths.chain(reach.write.iter().map(|path| (path, AccessFs::from_all(newest))));
-            for (path, access) in paths.chain(reach.devices.iter().map(|path| (path, device))) {
-                let Some((fd, directory)) = open(path) else { continue };
+            let paths = paths.chain(reach.devices.iter().map(|path| (path, device)));
+            // What does not exist needs no rule.
+            let opened: Vec<_> = paths.filter_map(|(path, access)| Some((open(path)?, access))).collect();
+            let own = reach.own.iter().map(|fd| (fd, AccessFs::from_all(newest)));
+            for (fd, access) in opened.iter().map(|(fd, access)| (fd, *access)).chain(own) {
+                let Ok(found) = fstat(fd) else { continue };
+                let directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
                 let access = if directory { access } else { access & AccessFs::from_file(newest) };
                 rules = rules.add_rule(PathBeneath::new(fd, access))?;
             }
@@ -88,10 +94,9 @@ impl Rules {
     }
 }
 
-/// What exists of it, and whether it is a directory. What does not exist needs no rule.
-fn open(path: &Path) -> Option<(PathFd, bool)> {
-    let directory = path.metadata().ok()?.is_dir();
-    Some((PathFd::new(path).ok()?, directory))
+/// What a path of the system leads to, over every link.
+fn open(path: &Path) -> Option<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
 /// The kernel's landlock, 0 where it has none.

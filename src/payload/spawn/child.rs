@@ -172,15 +172,16 @@ fn prepare(plan: &Plan<'_>, how: How, words: &mut Words) -> Result<(), Failed> {
         rustix::thread::set_thread_res_gid(*gid, *gid, *gid).map_err(at(Stage::User))?;
         rustix::thread::set_thread_res_uid(*uid, *uid, *uid).map_err(at(Stage::User))?;
     }
-    rustix::process::chdir(launch.directory.as_c_str()).map_err(at(Stage::Directory))?;
+    let root = rustix::process::geteuid().is_root();
+    let dropped = drop_capabilities(root && !wants(Layer::Capabilities));
     if wants(Layer::Capabilities) {
-        let none = CapabilitySet::empty();
-        let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
-        let dropped = rustix::thread::set_capabilities(None, sets);
         // Only root gets back by exec what the bounding set still has.
-        let bounded = if rustix::process::geteuid().is_root() { bounded } else { Ok(()) };
-        layer(plan, words, Layer::Capabilities, dropped.and(bounded))?;
+        layer(plan, words, Layer::Capabilities, dropped.and(if root { bounded } else { Ok(()) }))?;
+    } else {
+        dropped.map_err(at(Stage::User))?;
     }
+    // With no more rights than the program will have, which must be able to come back to it.
+    rustix::process::chdir(launch.directory.as_c_str()).map_err(at(Stage::Directory))?;
     if let Some(rules) = &launch.rules {
         let done = restrict(rules.fd.as_raw_fd());
         for each in [Layer::Files, Layer::Ports, Layer::Scope] {
@@ -233,6 +234,17 @@ fn mortal() {
     if let Ok(file) = rustix::fs::open(c"/proc/self/oom_score_adj", flags, rustix::fs::Mode::empty()) {
         let _ = rustix::io::write(file, b"100");
     }
+}
+
+/// The agent's own, which another user would keep over setresuid and exec where they are ambient (capabilities(7)): the kernel takes
+/// out of that set what is not inheritable. `keep`: root has what is its own by being root, and whoever builds containers needs it.
+fn drop_capabilities(keep: bool) -> Result<(), Errno> {
+    let none = CapabilitySet::empty();
+    let mut sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    if keep {
+        sets = CapabilitySets { inheritable: none, ..rustix::thread::capabilities(None)? };
+    }
+    rustix::thread::set_capabilities(None, sets)
 }
 
 fn drop_bounding_set() -> Result<(), Errno> {

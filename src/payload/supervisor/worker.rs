@@ -164,7 +164,7 @@ impl Worker {
         (self.state, self.counters, self.status.out) = (state.taken_up(clock::since_boot()), counters, out);
         let name = &self.manifest.name;
         let group = self.site.group(name);
-        let adopted = process.and_then(|known| Process::adopt(known, group.clone()));
+        let adopted = process.and_then(|known| Process::adopt(name, known, group.clone()));
         if let Some(process) = adopted.filter(|_| self.state.alive()) {
             info!("payload {name}: adopted, process {}", process.known.pid);
             self.grant = Some(grant);

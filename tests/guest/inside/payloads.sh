@@ -30,6 +30,11 @@ CONFIG
   # A shell that may not fork ends; the one around it does not.
   payload crowd 'sh -c "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 1000 & done"; exec sleep 1000' 'pids = 10'
   payload busy 'while :; do :; done' 'cpu_pct = 20'
+  # Of two ports it may have one.
+  payload ports 'nc -l -p 7001 > taken 2>&1 & nc -l -p 7002 > refused 2>&1; echo $? >> refused; exec sleep 1000' 'pids = 20
+[sandbox]
+tcp_bind = [7001]
+tcp_connect = []'
   # Out of its session, its parent gone, deaf to SIGTERM.
   payload daemon "(setsid sh -c 'trap \"\" TERM; while :; do sleep 1; done' &) ; exec sleep 1000" 'memory_mib = 64' always
 }
@@ -75,6 +80,9 @@ limit() { cat $groups/$1/$2; }
 left() {
   for pid in "$@"; do [ ! -d /proc/$pid ] || echo $pid; done
 }
+
+# said FILE: what the payload with ports has left in its directory
+said() { cat /var/lib/rigd/payloads/ports/state/$1; }
 
 count() { wc -l < $groups/$1/cgroup.procs; } # NAME: processes of a payload
 
