@@ -30,7 +30,6 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::{Basis, Books, Gpu, Kept, Key, Moment, SAVE_EVERY, SYNC_EVERY, State, Store, step};
 use crate::board::Board;
 use crate::clock;
-use crate::control::step::power;
 use crate::reading::{Missing, Reading, Snapshot, sum};
 use crate::units::{MilliPerSecond, Millijoules, Milliwatts};
 use crate::wire::Receipt;
@@ -348,12 +347,8 @@ impl Keeper {
 /// What the rig draws, and what that is made of.
 fn rig(board: &Board, snapshot: &Snapshot) -> (Basis, Reading<Milliwatts>) {
     if !board.supplies.is_empty() {
-        // What nobody is held to is put into no books either: it is a gap.
-        let believed = snapshot.restraint.basis == power::Basis::Meter;
-        return (
-            Basis::Input,
-            snapshot.input().and_then(|input| believed.then_some(input).ok_or(Missing::Implausible)),
-        );
+        // Also where control holds the rig to its parts: it doubts rather too often, and in the books a doubt would be a gap.
+        return (Basis::Input, snapshot.input());
     }
     if !board.rails.is_empty() {
         return (Basis::Rails, sum(snapshot.rails.iter().map(|rail| rail.power)));
