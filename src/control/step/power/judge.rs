@@ -15,7 +15,7 @@ use crate::units::Milliwatts;
 pub(super) const DOUBT: Duration = Duration::from_millis(700);
 /// And it must be good for so long before it is believed again.
 const TRUST: Duration = Duration::from_secs(5);
-/// The draw has moved: by this part of what is shown, and so much. Less is noise of as many cards.
+/// The draw has moved: by this part of what is shown, and for one of several meters so much on top. Less is noise of as many cards.
 const MOVED: (i64, i64) = (60, 3_000);
 /// Of several, one of so many parts of what is a supply's where all share was seen by no meter. Less is what an efficiency changes.
 const UNSEEN: u64 = 2;
@@ -38,6 +38,8 @@ pub(super) struct Judge {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Same {
     meter: Milliwatts,
+    /// Since when.
+    since: Instant,
     /// The GPUs' draw when it came.
     drawn: i64,
     /// What else was drawn, as it was known then.
@@ -90,23 +92,29 @@ impl Judge {
         let share = u64::try_from(meters.len()).unwrap_or(u64::MAX).saturating_mul(UNSEEN).max(1);
         let mut frozen = false;
         for (memory, meter) in self.same.iter_mut().zip(meters.iter().flatten()) {
-            let fresh =
-                Same { meter: *meter, drawn: parts.drawn, rest: known, off: rest.abs_diff(known), unseen: None };
+            let off = rest.abs_diff(known);
+            let fresh = Same { meter: *meter, since: now, drawn: parts.drawn, rest: known, off, unseen: None };
             let same = memory.insert(memory.filter(|same| same.meter == *meter).unwrap_or(fresh));
             let moved = parts.drawn.abs_diff(same.drawn);
-            let far = moved > (value / MOVED.0 + MOVED.1).unsigned_abs();
             // What the cards tell is a mean and comes to where the meter is already: that is no draw that the meter does not see.
-            let least = if alone { 0 } else { moved / share };
-            let unseen = far && rest.abs_diff(same.rest) > same.off + least;
-            let long = same.unseen.is_some_and(|since| now.saturating_duration_since(since) >= DOUBT);
-            if unseen && (alone || i64::from(meter.0) * MATTERS > value) {
-                same.unseen.get_or_insert(now);
-            } else if !alone && !long {
+            let unseen = if alone {
+                let away = parts.rest.is_none() || off.max(rest.abs_diff(same.rest)) > same.off;
+                away && moved > (value / MOVED.0).unsigned_abs()
+            } else {
+                let far = moved > (value / MOVED.0 + MOVED.1).unsigned_abs();
+                let matters = i64::from(meter.0) * MATTERS > value;
+                matters && far && rest.abs_diff(same.rest) > same.off + moved / share
+            };
+            let passed = |since| now.saturating_duration_since(since) >= DOUBT;
+            if unseen {
+                // One that has stood for long already has had its time.
+                same.unseen.get_or_insert(if alone { same.since } else { now });
+            } else if !alone && !same.unseen.is_some_and(passed) {
                 // Of several one may stand by chance while the draw of another's cards is on its way to that one's meter.
                 same.unseen = None;
             }
             // Once that has been long enough it stays frozen, also when the draw comes back, until it shows something else.
-            frozen |= long;
+            frozen |= same.unseen.is_some_and(passed);
         }
         (!frozen && (parts.bounds.0..=parts.bounds.1).contains(&value)).then_some(value)
     }
