@@ -24,7 +24,7 @@ const EACH: usize = 4;
 const GAP: Duration = Duration::from_millis(100);
 /// The least age of what is killed.
 const AGE: Duration = Duration::from_millis(1_100);
-const GOALS: [f64; 2] = [1.5, 10.0];
+const GOALS: [f64; 2] = [1.2, 6.0];
 /// Each is killed once in a turn of 1.2 s: some 50 starts in the window.
 const MORE: &str = "[restart]\nbudget = 100\nwindow_s = 60\nstable_s = 1\nmin_s = 1\n";
 
